@@ -1,0 +1,1 @@
+"""Building, reading and augmenting the dataset (NumPy only, no JAX)."""

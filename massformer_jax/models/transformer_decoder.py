@@ -1,0 +1,71 @@
+"""Mask2Former's transformer decoder: masked cross attention, self attention, feed-forward.
+
+Source: Cheng et al., "Masked-attention Mask Transformer" (CVPR 2022); mmdet's
+`Mask2FormerTransformerDecoder`.
+"""
+
+import functools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from massformer_jax.models.layers import FFN, Attention
+
+
+class DecoderLayer(nnx.Module):
+    """One layer: every step is residual and followed by LayerNorm."""
+
+    def __init__(self, features: int, hidden: int, *, rngs: nnx.Rngs):
+        xavier = jax.nn.initializers.xavier_normal()
+        gelu = functools.partial(jax.nn.gelu, approximate=False)
+        self.cross_attn = Attention(features, 8, kernel_init=xavier, rngs=rngs)
+        self.self_attn = Attention(features, 8, kernel_init=xavier, rngs=rngs)
+        self.ffn = FFN(features, hidden, gelu, kernel_init=xavier, rngs=rngs)
+        self.norms = nnx.List([layer_norm(features, rngs=rngs) for _ in range(3)])
+
+    def __call__(
+        self,
+        queries: Float[Array, "b q d"],
+        memory: Float[Array, "b n d"],
+        *,
+        query_positions: Float[Array, "1 q d"],
+        key_positions: Float[Array, "1 n d"],
+        closed: Bool[Array, "b q n"],
+    ) -> Float[Array, "b q d"]:
+        """`closed` marks the positions outside a query's mask so far."""
+        after_cross, after_self, after_ffn = self.norms
+        queries = after_cross(
+            self.cross_attn(
+                queries,
+                memory,
+                query_positions=query_positions,
+                key_positions=key_positions,
+                closed=closed,
+            )
+        )
+        queries = after_self(
+            self.self_attn(
+                queries, queries, query_positions=query_positions, key_positions=query_positions
+            )
+        )
+        return after_ffn(self.ffn(queries))
+
+
+class TransformerDecoder(nnx.Module):
+    """The layers and the LayerNorm in front of every head.
+
+    Args:
+        features: width of queries and memories.
+        hidden: width of the feed-forward networks.
+        layers: how many.
+    """
+
+    def __init__(self, features: int, hidden: int, layers: int, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([DecoderLayer(features, hidden, rngs=rngs) for _ in range(layers)])
+        self.post_norm = layer_norm(features, rngs=rngs)
+
+
+def layer_norm(features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """torch's LayerNorm. The fast variance, E[x²] - E[x]², would lose digits to cancellation."""
+    return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)

@@ -1,0 +1,26 @@
+"""Normalised sine positions, as in DETR and Mask2Former."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def sine_positions(height: int, width: int, features: int, dtype) -> Float[Array, "h w {features}"]:
+    """Position features of a map, the y half before the x half, sine and cosine interleaved.
+
+    Coordinates run over (1..n) / (n + 1e-6) · 2π; temperature 10000.
+
+    Source: mmdet's `SinePositionalEncoding(normalize=True)`.
+    """
+    y = jnp.asarray(_table(height, features // 2), dtype)[:, None]
+    x = jnp.asarray(_table(width, features // 2), dtype)[None, :]
+    # Two small tables and a broadcast: the map itself is never a constant of the program.
+    shape = (height, width, features // 2)
+    return jnp.concatenate([jnp.broadcast_to(y, shape), jnp.broadcast_to(x, shape)], -1)
+
+
+def _table(n: int, features: int) -> np.ndarray:
+    coordinate = np.arange(1, n + 1) / (n + 1e-6) * 2 * np.pi
+    frequency = 10000.0 ** (2 * (np.arange(features) // 2) / features)
+    angle = coordinate[:, None] / frequency
+    return np.where(np.arange(features) % 2 == 0, np.sin(angle), np.cos(angle))

@@ -1,0 +1,53 @@
+# Every target makes the virtual environment .venv itself; Python 3.11 or newer is all it needs.
+#
+#   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
+#   make test       the tests, without those marked slow
+#   make test-all   every test
+#   make lint       ruff: errors and format
+#   make clean      remove .venv, sample/ and what tools left behind
+#
+# Another interpreter: make test PYTHON=python3.12 (after make clean, if .venv exists).
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(VENV)/bin/python -m pytest
+
+.PHONY: sample test test-all lint clean
+.DELETE_ON_ERROR:
+
+sample: $(VENV)/.installed
+	@PYTHON=$(VENV)/bin/python bash scripts/sample.sh
+
+test: $(VENV)/.installed-test
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(PYTEST)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps, so that packages are installed again only after pyproject.toml has changed.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax and what it needs into $(VENV) (about 1 GB, some minutes)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax and its test tools into $(VENV) (about 1 GB, some minutes)"
+	@$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed $@
+
+# An environment whose making was interrupted has no stamp and is made afresh.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer: name one, as in make test PYTHON=python3.12" >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@

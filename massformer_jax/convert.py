@@ -7,6 +7,7 @@ leaf here are torch's counters `num_batches_tracked`.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -59,7 +60,7 @@ def from_torch_layout(path: str, tensor: np.ndarray) -> np.ndarray:
     return tensor.transpose(2, 3, 1, 0)
 
 
-def flatten(tree) -> dict[str, jax.Array]:
+def flatten(tree) -> dict[str, Any]:
     """Leaves of a nested dictionary by path, the keys joined with "/"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

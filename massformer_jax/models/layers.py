@@ -158,7 +158,7 @@ class UpsamplingDeformLayer(DeformLayer):
 
     def __call__(
         self, x: Float[Array, "b h w c"]
-    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b {2*h} {2*w} d"]]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"]]:
         """Returns the map of the deformable layer and its upsampled successor."""
         x = super().__call__(x)
         return x, jax.nn.relu(self.up_bn(self.up_sample(x)))

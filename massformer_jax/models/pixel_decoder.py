@@ -86,9 +86,9 @@ class CST(nnx.Module):
         self,
         context: Float[Array, "b 1 1 d"],
         s5: Float[Array, "b h w d"],
-        s4: Float[Array, "b {2*h} {2*w} d"],
+        s4: Float[Array, "b 2*h 2*w d"],
     ) -> tuple[
-        Float[Array, "b h w d"], Float[Array, "b {2*h} {2*w} d"], Float[Array, "b {4*h} {4*w} d"]
+        Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"], Float[Array, "b 4*h 4*w d"]
     ]:
         """Returns d5, d4 and d4 upsampled to 1/8."""
         d5, up = self.dcn1(s5 + context)
@@ -110,7 +110,7 @@ class RFB(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w d"]
-    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b {2*h} {2*w} d"]]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"]]:
         """Returns d3 and d3 upsampled to 1/4."""
         fields = jnp.concatenate([layer(x) for layer in self.deformaspp], -1)
         d3 = jax.nn.relu(self.bn(self.conv1(fields)))
@@ -130,8 +130,8 @@ class LSE(nnx.Module):
         self.cbn2 = ConvBNReLU(features, features, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], s2: Float[Array, "b {h//4} {w//4} d"]
-    ) -> Float[Array, "b {h//2} {w//2} d"]:
+        self, images: Float[Array, "b h w 3"], s2: Float[Array, "b i j d"]
+    ) -> Float[Array, "b h//2 w//2 d"]:
         size = (images.shape[1] // 2, images.shape[2] // 2)
         images = resize_bilinear(images, size)
         first, second = jnp.split(resize_bilinear(s2, size), 2, -1)

@@ -108,7 +108,7 @@ def _shortcut(features_in: int, features_out: int, *, stride: int, rngs: nnx.Rng
     )
 
 
-def _through(downsample: nnx.List | None, x: Array) -> Array:
+def _through(downsample, x: Array) -> Array:
     if downsample is None:
         return x
     projection, norm = downsample

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float
 
 def deform_conv(
     x: Float[Array, "b h w c"],
-    offsets: Float[Array, "b h w {2*k*k}"],
-    modulation: Float[Array, "b h w {k*k}"],
+    offsets: Float[Array, "b h w offsets"],
+    modulation: Float[Array, "b h w taps"],
     kernel: Float[Array, "k k c o"],
 ) -> Float[Array, "b h w o"]:
     """Stride 1, dilation 1, padding k // 2, no bias, one deformable group.

@@ -1,0 +1,1 @@
+"""mass13k dataset."""

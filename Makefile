@@ -35,12 +35,12 @@ clean:
 
 # Stamps, so that packages are installed again only after pyproject.toml has changed.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.made
-	@echo "Installing massformer_jax and what it needs into $(VENV) (about 1 GB, some minutes)"
+	@echo "Installing massformer_jax and what it needs into $(VENV) (1.2 GB, some minutes)"
 	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
-	@echo "Installing massformer_jax and its test tools into $(VENV) (about 1 GB, some minutes)"
+	@echo "Installing massformer_jax and its test tools into $(VENV) (1.2 GB, some minutes)"
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
 

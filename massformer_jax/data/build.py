@@ -55,8 +55,8 @@ def build(manual_dir: str | os.PathLike, data_dir: str | os.PathLike) -> tfds.co
             # A killed build leaves its folder behind; it never has the dataset's own name.
             for leftover in version.parent.glob(f"{version.name}.incomplete*"):
                 shutil.rmtree(leftover)
-            # Nothing is downloaded: TFDS gets a folder that vanishes for its empty download folders,
-            # and its lines about "Downloading, unknown size" are not printed.
+            # Nothing is downloaded: the empty download folders of TFDS go where they vanish,
+            # and its lines about "Downloading, unknown size" are kept from the user.
             with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(None):
                 builder.download_and_prepare(
                     download_dir=downloads,

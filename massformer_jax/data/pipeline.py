@@ -1,0 +1,171 @@
+"""The input pipeline: from the dataset's records to batches of crops, and to whole photographs.
+
+Decoding, resizing and cropping run in threads (OpenCV, Pillow and the record reader release
+Python's lock); what leaves is uint8. Normalisation and edge maps are made on the device.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import grain
+import tensorflow_datasets as tfds
+
+from massformer_jax.data import transforms
+from massformer_jax.data.images import decode_image, decode_mask
+
+_BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
+_KEPT_ENCODED = {
+    "image": tfds.decode.SkipDecoding(),
+    "segmentation_mask": tfds.decode.SkipDecoding(),
+}
+
+
+class PipelineError(ValueError):
+    """A dataset or a setting that cannot be used; the message is one line."""
+
+
+def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, bytes]]:
+    """Opens the records of a split for reading in any order.
+
+    Args:
+      data_dir: the folder given to the build command; the newest version below it is read.
+      split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
+
+    Returns:
+      A sequence of {'image': JPEG bytes, 'segmentation_mask': PNG bytes, 'file_name': bytes}.
+
+    Raises:
+      PipelineError: no complete dataset there, or no such split in it.
+    """
+    versions = [
+        info.parent
+        for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
+        # What a killed build leaves is called 1.0.0.incomplete and something.
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    if not versions:
+        raise PipelineError(
+            f"{data_dir}: no mass13k dataset; build it with `{_BUILD_COMMAND} {data_dir}`"
+        )
+    newest = max(versions, key=lambda path: tfds.core.Version(path.name))
+    builder = tfds.builder_from_directory(newest)
+    name = re.split(r"[\[+]", split)[0]
+    if name not in builder.info.splits:
+        present = ", ".join(builder.info.splits)
+        raise PipelineError(f"{newest}: no split {name!r}; it has {present}")
+    return builder.as_data_source(split, decoders=_KEPT_ENCODED)
+
+
+def train_dataset(
+    data_dir: str | os.PathLike,
+    *,
+    split: str = "train",
+    batch_size: int,
+    seed: int,
+    crop_size: int,
+    short_edges: Sequence[int],
+    max_long_edge: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_threads: int = 8,
+) -> grain.IterDataset:
+    """Endless batches of augmented crops.
+
+    The stream of crops is a function of the seed alone: host `i` of `n` takes every n-th of it from
+    the i-th on. So no two hosts see one photograph in an epoch, every photograph is seen once an
+    epoch, and the batches of all hosts together hold the same crops whatever the number of hosts
+    and threads. The order is drawn anew each epoch.
+
+    Args:
+      data_dir: the folder given to the build command.
+      split: which photographs.
+      batch_size: crops a step over all hosts; each host delivers its equal share.
+      seed: decides order and augmentation.
+      crop_size: edge of the square crops, pixels.
+      short_edges: the short edges a photograph is resized to, one drawn for each crop, pixels.
+      max_long_edge: bound of the long edge then, pixels.
+      host_index, host_count: `jax.process_index()` and `jax.process_count()`.
+      num_threads: threads of this host that decode and crop.
+
+    Returns:
+      A dataset of {'image': uint8 [b s s 3], 'label': uint8 [b s s]}, b = batch_size / host_count
+      and s = crop_size. Its iterator is resumed exactly by `get_state` and `set_state`, or by
+      `grain.checkpoint.CheckpointSave` and `CheckpointRestore`; the state holds, for one host,
+      nothing but the number of crops it has delivered.
+
+    Raises:
+      PipelineError: no such dataset or split, or a batch that hosts cannot share equally.
+    """
+    if batch_size < 1 or batch_size % host_count:
+        raise PipelineError(
+            f"batch_size={batch_size} cannot be shared by {host_count} hosts; "
+            f"take a multiple of {host_count}"
+        )
+    local_batch = batch_size // host_count
+    crops = (
+        grain.MapDataset.source(open_split(data_dir, split))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .map(Decode())
+        .random_map(transforms.ResizeShortEdge(tuple(short_edges), max_long_edge))
+        .random_map(transforms.RandomCrop(crop_size))
+        .random_map(transforms.RandomFlip())
+        .random_map(transforms.PhotometricDistortion())
+        .map(transforms.PadToSquare(crop_size))
+    )
+    # Shared among hosts after the random maps: before them, the hosts' n-th crops would be drawn
+    # with the same random numbers.
+    local = crops[host_index::host_count]
+    buffer = max(local_batch, 2 * num_threads)  # crops that wait: 4 MB each at 1024 pixels
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
+    return local.to_iter_dataset(options).batch(local_batch)
+
+
+def eval_examples(
+    data_dir: str | os.PathLike,
+    *,
+    split: str,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_threads: int = 4,
+) -> Iterator[dict]:
+    """Whole photographs with their label maps, each once over all hosts.
+
+    Args:
+      data_dir: the folder given to the build command.
+      split: which photographs.
+      host_index, host_count: this host takes every `host_count`-th; hosts' shares differ by one.
+      num_threads: threads that decode; as many decoded photographs wait in memory (48 MB each at
+        12 megapixels).
+
+    Yields:
+      {'image': uint8 [h w 3], 'label': uint8 [h w], 'file_name': str}.
+
+    Raises:
+      PipelineError: no such dataset or split (at the call, not at the first element).
+    """
+    records = open_split(data_dir, split)
+    if host_index >= len(records):
+        return iter(())
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
+    dataset = grain.MapDataset.source(records)[host_index::host_count].map(Decode(keep_name=True))
+    return iter(dataset.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode(grain.transforms.Map):
+    """Turns a record into {'image', 'label'}, with 'file_name' if that is kept."""
+
+    keep_name: bool = False
+
+    def map(self, element: dict[str, bytes]) -> dict:
+        name = element["file_name"].decode()
+        decoded = {
+            "image": decode_image(element["image"], name),
+            "label": decode_mask(element["segmentation_mask"], f"label map of {name}"),
+        }
+        return {**decoded, "file_name": name} if self.keep_name else decoded

@@ -1,0 +1,182 @@
+"""The augmentations of the released recipe, and its rule for resized sizes.
+
+An element is a dict of `image` (uint8 [h w 3], RGB 0..255) and `label` (uint8 [h w], 0..6 or 255).
+Each transform does one job, in the order of the recipe: ResizeShortEdge, RandomCrop, RandomFlip,
+PhotometricDistortion, PadToSquare. All randomness comes from the generator that grain derives from
+(seed, transform, index), so an element is the same whatever thread or host makes it.
+
+Source: the released configuration, mmsegmentation/configs/_base_/datasets/mass13k.py, and the
+transforms of mmsegmentation 1.x that it names.
+"""
+
+import dataclasses
+
+import cv2
+import grain
+import numpy as np
+from jaxtyping import UInt8
+
+from massformer_jax.data.classes import IGNORE
+
+Element = dict[str, np.ndarray]
+
+# The mean colour of ImageNet, rounded: what the network sees as about zero.
+_MEAN_RGB = (124, 116, 104)
+
+
+def resized_size(height: int, width: int, *, long_edge: int, short_edge: int) -> tuple[int, int]:
+    """The largest (height, width) of this aspect ratio within a long and a short edge, in pixels.
+
+    The recipe trains at (8192, one of 16 short edges), the release evaluates at (4096, 3072), both
+    also when that enlarges the image.
+    """
+    factor = min(long_edge / max(height, width), short_edge / min(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Bilinear, half-pixel centres, no antialiasing, as OpenCV does in fixed point."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def resize_label(
+    label: UInt8[np.ndarray, "h w"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2"]:
+    """Nearest as OpenCV does: pixel y comes from floor(y * h / h2), without a half-pixel shift."""
+    return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeShortEdge(grain.transforms.RandomMap):
+    """Brings the short edge to one of `choices` pixels, the long one to at most `max_long_edge`."""
+
+    choices: tuple[int, ...]
+    max_long_edge: int
+
+    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
+        height, width = element["label"].shape
+        short_edge = int(rng.choice(self.choices))
+        size = resized_size(height, width, long_edge=self.max_long_edge, short_edge=short_edge)
+        return {
+            "image": resize_image(element["image"], size),
+            "label": resize_label(element["label"], size),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop(grain.transforms.RandomMap):
+    """Cuts out `size` x `size` pixels, or what there is along an edge shorter than that.
+
+    A crop is drawn again, up to `tries` times, while one class covers `max_class_share` of its
+    labelled pixels or more, or while it shows fewer than two classes. The last one drawn is kept.
+    """
+
+    size: int
+    max_class_share: float = 0.75
+    tries: int = 10
+
+    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
+        height, width = element["label"].shape
+        window = self._draw(height, width, rng)
+        for _ in range(self.tries):
+            if is_varied(element["label"][window], self.max_class_share):
+                break
+            window = self._draw(height, width, rng)
+        # Copies, because a view would keep the whole photograph in memory while the crop waits.
+        return {
+            "image": element["image"][window].copy(),
+            "label": element["label"][window].copy(),
+        }
+
+    def _draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
+        top = int(rng.integers(max(height - self.size, 0) + 1))
+        left = int(rng.integers(max(width - self.size, 0) + 1))
+        return slice(top, top + self.size), slice(left, left + self.size)
+
+
+def is_varied(label: UInt8[np.ndarray, "h w"], max_class_share: float) -> bool:
+    """Whether at least two classes show, the largest on less than this share of labelled pixels."""
+    counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
+    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomFlip(grain.transforms.RandomMap):
+    """Mirrors left and right with `probability`."""
+
+    probability: float = 0.5
+
+    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
+        if rng.random() >= self.probability:
+            return element
+        return {
+            "image": np.ascontiguousarray(element["image"][:, ::-1]),
+            "label": np.ascontiguousarray(element["label"][:, ::-1]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotometricDistortion(grain.transforms.RandomMap):
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
+
+    Contrast comes right after brightness or last, with equal chance. Saturation and hue are changed
+    in OpenCV's 8-bit HSV, where hue counts 0..179. Every step rounds down to uint8, as released.
+    """
+
+    brightness: float = 32.0  # added: -brightness..brightness, of 255
+    contrast: tuple[float, float] = (0.5, 1.5)  # factor
+    saturation: tuple[float, float] = (0.5, 1.5)  # factor
+    hue: int = 18  # added: -hue..hue-1, of 180
+
+    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
+        image = element["image"]
+        if rng.random() < 0.5:
+            image = _scaled(image, 1.0, rng.uniform(-self.brightness, self.brightness))
+        contrast_first = rng.random() < 0.5
+        if contrast_first:
+            image = self._contrast(image, rng)
+        if rng.random() < 0.5:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+            hsv[..., 1] = _scaled(hsv[..., 1], rng.uniform(*self.saturation), 0.0)
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        if rng.random() < 0.5:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+            # Release: the upper end is open, since numpy's randint excludes it
+            # (transforms_test.py::test_hue_shift_excludes_its_upper_end).
+            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(-self.hue, self.hue)) % 180
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        if not contrast_first:
+            image = self._contrast(image, rng)
+        return {**element, "image": image}
+
+    def _contrast(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= 0.5:
+            return image
+        return _scaled(image, rng.uniform(*self.contrast), 0.0)
+
+
+def _scaled(
+    image: UInt8[np.ndarray, "..."], factor: float, offset: float
+) -> UInt8[np.ndarray, "..."]:
+    """image * factor + offset, clipped to 0..255 and rounded down (as released), by a table."""
+    table = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
+    return np.clip(table, 0, 255).astype(np.uint8)[image]
+
+
+@dataclasses.dataclass(frozen=True)
+class PadToSquare(grain.transforms.Map):
+    """Fills up to `size` x `size` pixels at the bottom and right: mean colour, and label 255."""
+
+    size: int
+
+    def map(self, element: Element) -> Element:
+        height, width = element["label"].shape
+        if (height, width) == (self.size, self.size):
+            return element
+        image = np.full((self.size, self.size, 3), _MEAN_RGB, np.uint8)
+        label = np.full((self.size, self.size), IGNORE, np.uint8)
+        image[:height, :width] = element["image"]
+        label[:height, :width] = element["label"]
+        return {"image": image, "label": label}

@@ -41,8 +41,8 @@ def decode_image(source: Source, name: str = "image") -> UInt8[np.ndarray, "h w 
       name: what an error calls the image; for a path, the path itself.
 
     Raises:
-      ImageError: not an image, or a damaged one. OpenCV answers a JPEG that ends early with an
-        image whose lower part is grey; such a file is refused here.
+      ImageError: not an image, or a damaged one. OpenCV answers a JPEG whose data stop early with
+        a lower part in grey, from a file or where zeros follow; such a file is refused here.
       OSError: the path cannot be read.
     """
     data, name = _load(source, name)

@@ -99,7 +99,7 @@ class RandomCrop(grain.transforms.RandomMap):
 def is_varied(label: UInt8[np.ndarray, "h w"], max_class_share: float) -> bool:
     """Whether at least two classes show, the largest on less than this share of labelled pixels."""
     counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
-    return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share
+    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _scaled(
 ) -> UInt8[np.ndarray, "..."]:
     """image * factor + offset, clipped to 0..255 and rounded down (as released), by a table."""
     table = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(offset)
-    return np.clip(table, 0, 255).astype(np.uint8)[image]
+    return cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8))
 
 
 @dataclasses.dataclass(frozen=True)

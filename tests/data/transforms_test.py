@@ -1,0 +1,247 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from massformer_jax.data import transforms as T
+from massformer_jax.data.classes import IGNORE
+
+TABLES = json.loads((Path(__file__).parents[1] / "parity/misc/tables.json").read_text())
+
+
+class Scripted(np.random.Generator):
+    """`random` answers from a list, `uniform` and `integers` with one end of their range."""
+
+    def __init__(self, *answers, upper=True):
+        super().__init__(np.random.PCG64(0))
+        self.answers = list(answers)
+        self.upper = upper
+
+    def random(self):
+        return self.answers.pop(0)
+
+    def uniform(self, low, high):
+        return high if self.upper else low
+
+    def integers(self, low, high):
+        return high - 1 if self.upper else low
+
+
+def element(height=50, width=70, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (height, width, 3), np.uint8),
+        "label": rng.choice(np.uint8([0, 1, 5, 6, IGNORE]), (height, width)),
+    }
+
+
+@pytest.mark.parametrize("row", TABLES["train_resize"], ids=lambda r: f"{r['h']}-{r['short_edge']}")
+def test_training_sizes_are_the_release_s(row):
+    size = T.resized_size(row["h"], row["w"], long_edge=8192, short_edge=row["short_edge"])
+    assert list(size) == row["out_hw"]
+
+
+@pytest.mark.parametrize("row", TABLES["test_resize"], ids=lambda row: f"{row['h']}x{row['w']}")
+def test_evaluation_sizes_are_the_release_s(row):
+    size = T.resized_size(row["h"], row["w"], long_edge=4096, short_edge=3072)
+    assert list(size) == row["out_hw"]
+
+
+def test_resize_draws_every_choice_and_bounds_the_long_edge():
+    transform = T.ResizeShortEdge((20, 30, 40), max_long_edge=50)
+    rng = np.random.default_rng(0)
+    sizes = {transform.random_map(element(50, 100), rng)["label"].shape for _ in range(50)}
+    assert sizes == {(20, 40), (25, 50)}  # 30 and 40 are cut to a long edge of 50
+    out = transform.random_map(element(100, 50), rng)
+    assert out["image"].shape[:2] == out["label"].shape
+    assert out["label"].shape in {(40, 20), (50, 25)}
+
+
+@pytest.mark.parametrize("size", [(25, 35), (100, 140), (37, 61), (50, 70), (131, 40)])
+def test_labels_are_picked_and_images_blended(size):
+    given_ = element()
+    label = T.resize_label(given_["label"], size)
+    rows = np.arange(size[0]) * 50 // size[0]
+    columns = np.arange(size[1]) * 70 // size[1]
+    np.testing.assert_array_equal(label, given_["label"][rows][:, columns])
+    ramp = np.repeat(np.linspace(0, 250, 70, dtype=np.uint8)[None, :, None], 50, 0).repeat(3, 2)
+    wide = T.resize_image(ramp, (50, 140))[0, :, 0].astype(float)
+    # Half-pixel centres: new pixel 2i lies a quarter before pixel i, 2i+1 a quarter behind.
+    expected = np.interp((np.arange(140) + 0.5) / 2 - 0.5, np.arange(70), ramp[0, :, 0])
+    assert np.abs(wide - expected).max() <= 1
+
+
+def test_crop_takes_image_and_label_from_one_place():
+    whole = element(90, 120)
+    whole["image"][..., 0] = whole["label"]
+    for seed in range(5):
+        crop = T.RandomCrop(32).random_map(whole, np.random.default_rng(seed))
+        assert crop["label"].shape == (32, 32)
+        assert crop["label"].base is None  # no view that keeps the photograph in memory
+        np.testing.assert_array_equal(crop["image"][..., 0], crop["label"])
+
+
+def test_crop_reaches_all_corners():
+    label = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    whole = {"image": np.zeros((4, 4, 3), np.uint8), "label": label}
+    rng = np.random.default_rng(0)
+    corners = {int(T.RandomCrop(3).random_map(whole, rng)["label"][0, 0]) for _ in range(60)}
+    assert corners == {0, 1, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("labels", "varied"),
+    [
+        ([0, 0, 0, 1], False),  # exactly the largest share
+        ([0, 0, 1, 1], True),
+        ([0, 0, 0, 0], False),
+        ([0, 0, 1, IGNORE], True),  # two of three labelled pixels
+        ([0, IGNORE, IGNORE, IGNORE], False),  # one class
+        ([IGNORE] * 4, False),
+        ([0, 0, 0, 0, 0, 1, 2], True),  # 5/7
+    ],
+)
+def test_varied_as_mmsegmentation_counts_it(labels, varied):
+    assert T.is_varied(np.uint8([labels]), 0.75) is varied
+
+
+def test_crop_is_drawn_again_until_varied():
+    # Varied crops only at one column in a hundred.
+    label = np.zeros((8, 807), np.uint8)
+    label[:, 400:] = 5
+    whole = {"image": np.zeros((8, 807, 3), np.uint8), "label": label}
+    seen = [
+        T.is_varied(
+            T.RandomCrop(8, tries=t).random_map(whole, np.random.default_rng(s))["label"], 0.75
+        )
+        for t in (0, 3000)
+        for s in range(20)
+    ]
+    assert sum(seen[:20]) <= 2
+    assert all(seen[20:])
+
+
+def test_crop_gives_up_after_its_tries():
+    class Counting(Scripted):
+        calls = 0
+
+        def integers(self, stop):
+            self.calls += 1
+            return 0
+
+    rng = Counting()
+    whole = {"image": np.zeros((9, 9, 3), np.uint8), "label": np.zeros((9, 9), np.uint8)}
+    assert T.RandomCrop(4).random_map(whole, rng)["label"].shape == (4, 4)
+    assert rng.calls == 2 * 11  # row and column: the first crop, and ten more
+
+
+def test_smaller_than_the_crop_is_kept_whole_then_padded():
+    whole = element(20, 50)
+    crop = T.RandomCrop(32).random_map(whole, np.random.default_rng(0))
+    assert crop["label"].shape == (20, 32)
+    padded = T.PadToSquare(32).map(crop)
+    assert padded["image"].shape == (32, 32, 3)
+    np.testing.assert_array_equal(padded["label"][:20], crop["label"])
+    np.testing.assert_array_equal(padded["image"][:20], crop["image"])
+    assert (padded["label"][20:] == IGNORE).all()
+    assert (padded["image"][20:] == np.uint8([124, 116, 104])).all()
+    assert T.PadToSquare(32).map(padded) is padded
+
+
+def test_flip_turns_both_or_neither():
+    whole = element()
+    flipped = T.RandomFlip().random_map(whole, Scripted(0.49))
+    np.testing.assert_array_equal(flipped["image"], whole["image"][:, ::-1])
+    np.testing.assert_array_equal(flipped["label"], whole["label"][:, ::-1])
+    assert T.RandomFlip().random_map(whole, Scripted(0.5)) is whole
+
+
+# The draws of PhotometricDistortion, in turn: brightness, contrast first?, contrast (if first),
+# saturation, hue, contrast (if last). Below 1/2 is yes.
+YES, NO = 0.4, 0.6
+
+
+def by_the_book(image, factor=1.0, offset=0.0):
+    return np.clip(image.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_brightness_and_contrast(upper):
+    image = element()["image"]
+    transform = T.PhotometricDistortion()
+    offset, factor = (32, 1.5) if upper else (-32, 0.5)
+
+    def distort(*answers):
+        rng = Scripted(*answers, upper=upper)
+        out = transform.random_map({"image": image}, rng)
+        assert not rng.answers
+        return out["image"]
+
+    np.testing.assert_array_equal(distort(NO, YES, NO, NO, NO), image)
+    np.testing.assert_array_equal(distort(YES, YES, NO, NO, NO), by_the_book(image, 1, offset))
+    both = by_the_book(by_the_book(image, 1, offset), factor)
+    np.testing.assert_array_equal(distort(YES, YES, YES, NO, NO), both)
+    np.testing.assert_array_equal(distort(YES, NO, NO, NO, YES), both)
+
+
+def test_contrast_last_comes_after_saturation():
+    image = element()["image"]
+
+    def saturated(x):
+        hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = by_the_book(hsv[..., 1], 1.5)
+        return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+    first = T.PhotometricDistortion().random_map({"image": image}, Scripted(NO, YES, YES, YES, NO))
+    last = T.PhotometricDistortion().random_map({"image": image}, Scripted(NO, NO, YES, NO, YES))
+    np.testing.assert_array_equal(first["image"], saturated(by_the_book(image, 1.5)))
+    np.testing.assert_array_equal(last["image"], by_the_book(saturated(image), 1.5))
+    assert (first["image"] != last["image"]).any()
+
+
+@pytest.mark.parametrize(("upper", "shift"), [(True, 17), (False, -18)])
+def test_hue_shift_excludes_its_upper_end(upper, shift):
+    image = element()["image"]
+    rng = Scripted(NO, YES, NO, NO, YES, upper=upper)
+    out = T.PhotometricDistortion().random_map({"image": image}, rng)["image"]
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + shift) % 180
+    np.testing.assert_array_equal(out, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+
+def test_distortion_leaves_its_input_alone_and_does_something():
+    whole = element()
+    before = {key: value.copy() for key, value in whole.items()}
+    changed = 0
+    for seed in range(32):
+        out = T.PhotometricDistortion().random_map(whole, np.random.default_rng(seed))
+        changed += (out["image"] != whole["image"]).any()
+        np.testing.assert_array_equal(whole["image"], before["image"])
+        np.testing.assert_array_equal(out["label"], before["label"])
+    # Four coins: one element in sixteen passes unchanged.
+    assert 24 <= changed < 32
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(2, 90),
+    width=st.integers(2, 90),
+    size=st.integers(8, 64),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_chain_keeps_shapes_types_and_labels(height, width, size, seed):
+    whole = element(height, width, seed)
+    labels = set(np.unique(whole["label"])) | {IGNORE}
+    rng = np.random.default_rng(seed)
+    out = T.ResizeShortEdge((12, 40, 70), 100).random_map(whole, rng)
+    for transform in (T.RandomCrop(size), T.RandomFlip(), T.PhotometricDistortion()):
+        out = transform.random_map(out, rng)
+    out = T.PadToSquare(size).map(out)
+    assert out["image"].shape == (size, size, 3) and out["image"].dtype == np.uint8
+    assert out["label"].shape == (size, size) and out["label"].dtype == np.uint8
+    assert set(np.unique(out["label"])) <= labels
+    assert out["image"].flags.c_contiguous and out["label"].flags.c_contiguous

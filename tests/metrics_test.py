@@ -156,6 +156,21 @@ def test_batch_equals_single_images():
         np.testing.assert_array_equal(one, whole)
 
 
+def test_a_sharded_batch_is_counted_where_it_lies():
+    """No device waits for another's image."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    random = np.random.default_rng(2)
+    prediction, label = random.integers(0, 7, (2, 8, 70, 33)).astype(np.uint8)
+    count = jax.jit(jax.vmap(metrics.image_counts), in_shardings=split, out_shardings=split)
+    for one, whole in zip(
+        jax.vmap(metrics.image_counts)(prediction, label), count(prediction, label), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(whole))
+    program = count.lower(prediction, label).compile().as_text()
+    assert "all-gather" not in program and "all-reduce" not in program
+
+
 def test_pool_does_not_overflow():
     """1500 images of 12 megapixels are 1.9e10 pixels: beyond int32."""
     pool = metrics.zero_counts(2)

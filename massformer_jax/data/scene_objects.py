@@ -15,7 +15,8 @@ from massformer_jax.data.classes import CLASSES
 
 BACKGROUND, PERSON, BUILDING, TREE, GROUND, SKY, WATER = range(len(CLASSES))
 
-Rgb = tuple[float, float, float]
+Number = int | float
+Rgb = tuple[Number, Number, Number]
 
 _CLOTHES: tuple[Rgb, ...] = (
     (176, 36, 44), (40, 66, 140), (232, 226, 216), (44, 44, 50), (226, 164, 40), (196, 92, 140),
@@ -49,16 +50,16 @@ class Stage:
         cv2.fillPoly(self.colour, polygon, rgb)
         cv2.fillPoly(self.label, polygon, label)
 
-    def box(self, left: float, top: float, right: float, bottom: float, rgb: Rgb, label: int):
+    def box(self, left: Number, top: Number, right: Number, bottom: Number, rgb: Rgb, label: int):
         self.fill([(left, top), (right, top), (right, bottom), (left, bottom)], rgb, label)
 
-    def stroke(self, points, rgb: Rgb, label: int, thickness: float) -> None:
+    def stroke(self, points, rgb: Rgb, label: int, thickness: Number) -> None:
         line = [np.round(np.asarray(points)).astype(np.int32)]
         thickness = max(1, round(thickness))
         cv2.polylines(self.colour, line, False, rgb, thickness)
         cv2.polylines(self.label, line, False, label, thickness)
 
-    def disc(self, x: float, y: float, radius: float, rgb: Rgb, label: int) -> None:
+    def disc(self, x: Number, y: Number, radius: Number, rgb: Rgb, label: int) -> None:
         centre, radius = (round(x), round(y)), max(0, round(radius))
         cv2.circle(self.colour, centre, radius, rgb, -1)
         cv2.circle(self.label, centre, radius, label, -1)
@@ -69,7 +70,7 @@ class Stage:
         np.copyto(self.colour[rows], colour, where=mask[..., None])
         np.copyto(self.label[rows], np.uint8(label), where=mask)
 
-    def shadow(self, x: float, y: float, half_width: float) -> None:
+    def shadow(self, x: Number, y: Number, half_width: Number) -> None:
         """A soft shadow on the ground, which no label knows of."""
         half_height = max(2, round(half_width / 5))
         left, right = max(0, round(x - half_width)), max(0, round(x + half_width))
@@ -81,7 +82,7 @@ class Stage:
         patch *= 1 - np.float32(0.5) * np.sqrt(nearness)[..., None]
 
 
-def vary(rng: np.random.Generator, rgb: Rgb, amount: float) -> Rgb:
+def vary(rng: np.random.Generator, rgb: Rgb, amount: Number) -> Rgb:
     """The colour a little lighter or darker, and a little off its hue."""
     shift = rng.uniform(-amount, amount, 4)
     return tuple(
@@ -90,7 +91,7 @@ def vary(rng: np.random.Generator, rgb: Rgb, amount: float) -> Rgb:
     )
 
 
-def paint_tree(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_tree(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A trunk that forks down to twigs, with leaves around the twigs; one tree in five is bare."""
     rng = stage.rng
     height = metre * rng.uniform(4.0, 6.5)
@@ -98,7 +99,9 @@ def paint_tree(stage: Stage, x: float, y: float, metre: float) -> None:
     stage.shadow(x - stage.sun * height * 0.15, y, height * 0.4)
     twigs: list[tuple[float, float]] = []
 
-    def grow(x: float, y: float, angle: float, length: float, width: float, depth: int) -> None:
+    def grow(
+        x: Number, y: Number, angle: Number, length: Number, width: Number, depth: int
+    ) -> None:
         end_x, end_y = x + length * math.sin(angle), y - length * math.cos(angle)
         stage.stroke([(x, y), (end_x, end_y)], bark, TREE, width)
         if depth <= 2:
@@ -127,7 +130,7 @@ def paint_tree(stage: Stage, x: float, y: float, metre: float) -> None:
             stage.disc(px, py, radius, tuple(min(255.0, c * shade) for c in tone), TREE)
 
 
-def paint_person(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_person(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A walker of about 1.7 metres: legs, torso, arms, head, hair."""
     rng = stage.rng
     h = metre * rng.uniform(1.55, 1.9)
@@ -160,7 +163,7 @@ def paint_person(stage: Stage, x: float, y: float, metre: float) -> None:
     stage.disc(x + 0.012 * h, y - 0.92 * h, 0.052 * h, skin, PERSON)
 
 
-def paint_car(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_car(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A parked car seen from its side."""
     rng = stage.rng
     paint = vary(rng, _PAINTS[rng.integers(len(_PAINTS))], 0.12)
@@ -182,7 +185,7 @@ def paint_car(stage: Stage, x: float, y: float, metre: float) -> None:
         stage.disc(x + wheel * m, y - 0.32 * m, 0.17 * m, (150, 152, 156), BACKGROUND)
 
 
-def paint_lamp(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_lamp(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A street lamp, and a wire that hangs from it to the border of the picture."""
     steel: Rgb = (56, 60, 66)
     top, side = y - 5.2 * metre, stage.rng.choice([-1, 1])
@@ -211,7 +214,7 @@ def paint_lamp(stage: Stage, x: float, y: float, metre: float) -> None:
     stage.stroke(wire, (44, 46, 50), BACKGROUND, 2)
 
 
-def paint_sign(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_sign(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A road sign on a pole."""
     rng = stage.rng
     stage.shadow(x, y, 0.3 * metre)
@@ -235,7 +238,7 @@ def paint_sign(stage: Stage, x: float, y: float, metre: float) -> None:
             stage.stroke(ends, (244, 244, 240), BACKGROUND, 0.2 * radius)
 
 
-def paint_bench(stage: Stage, x: float, y: float, metre: float) -> None:
+def paint_bench(stage: Stage, x: Number, y: Number, metre: Number) -> None:
     """A park bench: slats on thin legs, with the ground to be seen between them."""
     wood = vary(stage.rng, (140, 86, 50), 0.15)
     stage.shadow(x, y, 1.1 * metre)
@@ -247,7 +250,7 @@ def paint_bench(stage: Stage, x: float, y: float, metre: float) -> None:
         stage.stroke(ends, wood, BACKGROUND, 0.08 * metre)
 
 
-def paint_grass(stage: Stage, base: float, count: int, tallest: float) -> None:
+def paint_grass(stage: Stage, base: Number, count: int, tallest: Number) -> None:
     """Tufts of grass blades of one or two pixels, rooted around the row `base`."""
     rng = stage.rng
     tufts = rng.uniform(0, stage.width, max(1, count // 40))
@@ -257,4 +260,4 @@ def paint_grass(stage: Stage, base: float, count: int, tallest: float) -> None:
     for root, row, size, lean in zip(roots, rows, sizes, leans, strict=True):
         middle = (root + 0.3 * lean * size, row - 0.6 * size)
         blade = [(root, row), middle, (root + lean * size, row - size)]
-        stage.stroke(blade, vary(rng, (112, 142, 58), 0.3), TREE, rng.integers(1, 4))
+        stage.stroke(blade, vary(rng, (112, 142, 58), 0.3), TREE, int(rng.integers(1, 4)))

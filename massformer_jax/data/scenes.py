@@ -19,6 +19,7 @@ from massformer_jax.data.scene_objects import (
     SKY,
     TREE,
     WATER,
+    Number,
     Rgb,
     Stage,
     vary,
@@ -94,7 +95,7 @@ def render_scene(
 
 
 def _noise(
-    rng: np.random.Generator, height: int, width: int, cells: tuple[float, float], octaves: int
+    rng: np.random.Generator, height: int, width: int, cells: tuple[Number, Number], octaves: int
 ) -> Float[np.ndarray, "h w"]:
     """Fractal noise of about 0..1 (mean 0.5); `cells` (rows, columns) is its coarsest grid."""
     total = np.zeros((height, width), np.float32)
@@ -109,7 +110,7 @@ def _noise(
     return np.clip(0.5 + (total / weights - 0.5) * 1.6, 0, 1)
 
 
-def _ridge(stage: Stage, cells: float, octaves: int) -> Float[np.ndarray, " w"]:
+def _ridge(stage: Stage, cells: Number, octaves: int) -> Float[np.ndarray, " w"]:
     return _noise(stage.rng, 2, stage.width, (2, cells), octaves)[0]
 
 
@@ -171,7 +172,7 @@ def _paint_buildings(stage: Stage, base: int) -> None:
 
 
 def _paint_windows(
-    stage: Stage, x: float, top: float, width: float, height: float, facade: Rgb
+    stage: Stage, x: Number, top: Number, width: Number, height: Number, facade: Rgb
 ) -> None:
     rng = stage.rng
     step_x, step_y = rng.uniform(16, 24), rng.uniform(20, 30)
@@ -197,7 +198,7 @@ def _foliage(stage: Stage, height: int, tone: Rgb) -> Float[np.ndarray, "h w 3"]
     return np.float32(tone) * (0.35 + 0.7 * leaves * clumps + 0.5 * clumps)[..., None]
 
 
-def _paint_hedge(stage: Stage, base: int, tallest: float) -> None:
+def _paint_hedge(stage: Stage, base: int, tallest: Number) -> None:
     """Bushes and small trees along the far edge of the ground, ragged at the top."""
     profile = tallest * (0.15 + np.clip(_ridge(stage, 7, 5) * 1.7 - 0.6, 0, 1))
     top = int(base - 1.4 * tallest)

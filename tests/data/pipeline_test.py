@@ -1,0 +1,159 @@
+import hashlib
+import itertools
+import json
+import shutil
+
+import grain
+import numpy as np
+import pytest
+
+from massformer_jax.data import pipeline
+from massformer_jax.data.images import ImageError, decode_image, decode_mask
+from massformer_jax.data.pipeline import PipelineError, eval_examples, open_split, train_dataset
+
+TRAIN = {"train": 7, "validation": 3, "test": 1}
+SETTINGS = {
+    "batch_size": 4,
+    "seed": 3,
+    "crop_size": 96,
+    "short_edges": (128, 192, 256),
+    "max_long_edge": 300,
+    "num_threads": 2,
+}
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def digests(batch):
+    return [digest(i) + digest(c) for i, c in zip(batch["image"], batch["label"], strict=True)]
+
+
+def crops(data_dir, steps, **changes):
+    """Digests of single crops, image and label together, in order: [steps][b]."""
+    batches = itertools.islice(iter(train_dataset(data_dir, **{**SETTINGS, **changes})), steps)
+    return [digests(batch) for batch in batches]
+
+
+def test_batches_have_the_promised_form(data_dir):
+    dataset = train_dataset(data_dir, **SETTINGS)
+    assert isinstance(dataset, grain.IterDataset)
+    batch = next(iter(dataset))
+    assert batch.keys() == {"image", "label"}
+    assert batch["image"].shape == (4, 96, 96, 3) and batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (4, 96, 96) and batch["label"].dtype == np.uint8
+    assert set(np.unique(batch["label"])) <= {0, 1, 2, 3, 4, 5, 6, 255}
+
+
+def test_threads_change_nothing_and_the_seed_everything(data_dir):
+    reference = crops(data_dir, 5)
+    assert crops(data_dir, 5, num_threads=0) == reference
+    assert crops(data_dir, 5, num_threads=5) == reference
+    other = crops(data_dir, 5, seed=4)
+    assert not set(itertools.chain(*other)) & set(itertools.chain(*reference))
+
+
+def test_resume_is_exact(data_dir):
+    reference = crops(data_dir, 9)
+    iterator = iter(train_dataset(data_dir, **SETTINGS))
+    for _ in range(3):
+        next(iterator)
+    state = json.loads(json.dumps(iterator.get_state()))
+    assert state == {"next_index": 12}  # crops delivered, not crops prepared ahead
+    resumed = iter(train_dataset(data_dir, **{**SETTINGS, "num_threads": 3}))
+    next(resumed)
+    resumed.set_state(state)
+    assert [digests(batch) for batch in itertools.islice(resumed, 6)] == reference[3:]
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_see_what_one_host_sees(data_dir, hosts):
+    reference = crops(data_dir, 6)
+    shares = [crops(data_dir, 6, host_index=host, host_count=hosts) for host in range(hosts)]
+    for step in range(6):
+        assert all(len(share[step]) == 4 // hosts for share in shares)
+        together = list(itertools.chain(*(share[step] for share in shares)))
+        assert sorted(together) == sorted(reference[step])
+        assert len(set(together)) == 4
+
+
+def test_each_epoch_sees_every_photograph_once_in_a_new_order(data_dir, monkeypatch):
+    number = {
+        digest(decode_mask(record["segmentation_mask"])): index
+        for index, record in enumerate(open_split(data_dir, "train"))
+    }
+    assert len(number) == 7
+
+    def name_only(self, element):
+        index = number[digest(decode_mask(element["segmentation_mask"]))]
+        return {"image": np.full((8, 8, 3), index, np.uint8), "label": np.zeros((8, 8), np.uint8)}
+
+    monkeypatch.setattr(pipeline.Decode, "map", name_only)
+    monkeypatch.setattr(pipeline.transforms.PhotometricDistortion, "random_map", lambda s, e, r: e)
+    settings = {**SETTINGS, "batch_size": 7, "crop_size": 8, "short_edges": (8,)}
+    stream = iter(train_dataset(data_dir, **settings))
+    epochs = [next(stream)["image"][:, 0, 0, 0].tolist() for _ in range(4)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_an_odd_batch_is_refused(data_dir):
+    with pytest.raises(PipelineError, match="batch_size=4 cannot be shared by 3 hosts; take a mul"):
+        train_dataset(data_dir, **SETTINGS, host_count=3)
+    with pytest.raises(PipelineError, match="batch_size=0"):
+        train_dataset(data_dir, **{**SETTINGS, "batch_size": 0})
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 5])
+def test_evaluation_sees_every_photograph_once(data_dir, release_dir, hosts):
+    examples = [
+        example
+        for host in range(hosts)
+        for example in eval_examples(
+            data_dir, split="validation", host_index=host, host_count=hosts, num_threads=2
+        )
+    ]
+    images = release_dir / "images" / "val"
+    names = [example["file_name"] for example in examples]
+    assert sorted(names) == sorted(path.name for path in images.iterdir())
+    for example in examples:
+        np.testing.assert_array_equal(example["image"], decode_image(images / example["file_name"]))
+        mask = (release_dir / "annotations" / "val" / example["file_name"]).with_suffix(".png")
+        np.testing.assert_array_equal(example["label"], decode_mask(mask))
+
+
+def test_splits_can_be_sliced(data_dir):
+    assert {split: len(open_split(data_dir, split)) for split in TRAIN} == TRAIN
+    assert len(open_split(data_dir, "train[:3]")) == 3
+
+
+def test_no_dataset_is_one_line_with_the_command(tmp_path):
+    unfinished = tmp_path / "mass13k" / "1.0.0.incompleteA1B2C3"
+    unfinished.mkdir(parents=True)
+    (unfinished / "dataset_info.json").write_text("{}")
+    with pytest.raises(PipelineError) as error:
+        eval_examples(tmp_path, split="train")
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path}: no mass13k dataset; build it with")
+    assert f"massformer_jax.data.build --manual_dir RELEASE --data_dir {tmp_path}" in str(
+        error.value
+    )
+
+
+def test_the_newest_version_is_read(data_dir, tmp_path):
+    for version in ("1.0.0", "0.9.0"):
+        shutil.copytree(data_dir / "mass13k" / "1.0.0", tmp_path / "mass13k" / version)
+    (tmp_path / "mass13k" / "0.9.0" / "mass13k-train.array_record-00000-of-00001").unlink()
+    assert len(open_split(tmp_path, "train")) == 7
+
+
+def test_no_such_split_names_those_there_are(data_dir):
+    with pytest.raises(PipelineError, match=r"no split 'val'; it has train, validation, test$"):
+        train_dataset(data_dir, **SETTINGS, split="val")
+
+
+def test_a_damaged_record_is_named():
+    record = {"image": b"\xff\xd8\xff", "segmentation_mask": b"", "file_name": b"a.jpg"}
+    with pytest.raises(ImageError, match=r"^a\.jpg: the JPEG is truncated"):
+        pipeline.Decode().map(record)

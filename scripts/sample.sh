@@ -26,10 +26,12 @@ heading "Written in $((SECONDS / 60)) min $((SECONDS % 60)) s:"
 cat <<'END'
   sample/photos/       the rendered dataset: images/ and annotations/
   sample/data/         the same as TFDS records
-  sample/run/          checkpoints, TensorBoard scalars, scores as JSON
-  sample/run/eval/     photograph, truth and prediction side by side
+  sample/run/          checkpoints, and scalars for TensorBoard
+  sample/run/eval/     scores (metrics.json); photograph, truth and prediction side by side
   sample/predictions/  label maps of the test photographs, and overlays in colour
-Open one of:
+Open, for instance:
 END
-find sample/run/eval sample/predictions -name '*.png' | sort | sed 's/^/  /' | head -n 8
-echo "Loss and scores over time: tensorboard --logdir sample/run  (pip install tensorboard)"
+first() { find "$1" -name "$2" | sort | sed -n '1s/^/  /p'; }
+first sample/run/eval '*.png'
+first sample/predictions '*_overlay.*'
+echo "Losses and scores over the steps: pip install tensorboard; tensorboard --logdir sample/run"

@@ -1,0 +1,141 @@
+"""Checkpoints: complete ones to continue training, and weights to evaluate and predict with.
+
+A workdir holds
+
+    checkpoints/STEP/   the last complete states: model, optimizer, data iterator, meta
+    best/STEP/          the weights with the best mIoU so far: model, meta
+
+`meta` is JSON with the model's arguments and class names, so that weights alone suffice to predict.
+Orbax writes into a temporary folder and renames it: what has a step's name is complete.
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from massformer_jax.data.classes import CLASSES
+from massformer_jax.errors import InputError
+from massformer_jax.train_state import TrainState, abstract_weights
+
+LAST, BEST = "checkpoints", "best"
+KEPT = 2  # if the newest is damaged by a failing disk, there is one before it
+
+
+class Weights(NamedTuple):
+    """A model that can predict."""
+
+    step: int
+    model: dict[str, Any]  # arguments of MaSSFormer
+    classes: tuple[str, ...]
+    params: Any
+    batch_stats: Any
+
+
+def last_manager(workdir: str) -> ocp.CheckpointManager:
+    """Keeps the newest complete states."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True)
+    return ocp.CheckpointManager(epath.Path(workdir) / LAST, options=options)
+
+
+def best_manager(workdir: str) -> ocp.CheckpointManager:
+    """Keeps the weights of the best mIoU."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, best_fn=lambda metrics: metrics["mIoU"], best_mode="max", create=True
+    )
+    return ocp.CheckpointManager(epath.Path(workdir) / BEST, options=options)
+
+
+def save(manager: ocp.CheckpointManager, state: TrainState, iterator, model: dict) -> None:
+    """Writes a complete state in the background. Safe with donation: arrays are copied first."""
+    items = ocp.args.Composite(
+        model=_model_args(state),
+        optimizer=ocp.args.StandardSave(state.opt_state),
+        data=grain.checkpoint.CheckpointSave(iterator),
+        meta=ocp.args.JsonSave(_meta(model)),
+    )
+    manager.save(int(state.step), args=items)
+
+
+def save_best(manager: ocp.CheckpointManager, state: TrainState, miou: float, model: dict) -> None:
+    """Writes the weights; they stay if no other step has a higher mIoU."""
+    step = int(state.step)
+    # A run that was killed after this and resumes from before it comes here twice, with equal
+    # weights.
+    if step in manager.all_steps():
+        return
+    items = ocp.args.Composite(model=_model_args(state), meta=ocp.args.JsonSave(_meta(model)))
+    manager.save(step, args=items, metrics={"mIoU": miou})
+
+
+def abstract(init: Callable, sharding: jax.sharding.Sharding) -> TrainState:
+    """The state that `init(key)` would make, as shapes, all in one sharding: see `restore`."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(init, jax.random.key(0)),
+    )
+
+
+def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> TrainState | None:
+    """The newest complete state, in the shardings of `like`; sets the iterator's position.
+
+    Returns None if there is none yet.
+    """
+    step = manager.latest_step()
+    if step is None:
+        return None
+    items = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            model=ocp.args.StandardRestore(
+                {"params": like.params, "batch_stats": like.batch_stats}
+            ),
+            optimizer=ocp.args.StandardRestore(like.opt_state),
+            data=grain.checkpoint.CheckpointRestore(iterator),
+        ),
+    )
+    count = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
+    return TrainState(count, **items["model"], opt_state=items["optimizer"])
+
+
+def load_weights(directory: str, sharding: jax.sharding.Sharding) -> Weights:
+    """The weights in a workdir: the best ones, or the last if none were evaluated.
+
+    Args:
+        directory: a workdir, or a folder `checkpoints` or `best` of one.
+        sharding: where each array goes.
+
+    Raises:
+        InputError: there is no complete checkpoint.
+    """
+    root = pathlib.Path(directory)
+    for folder in (root / BEST, root / LAST, root):
+        steps = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        if steps:
+            break
+    else:
+        raise InputError(f"{directory} holds no checkpoint; pass the --workdir of a training run")
+    with ocp.CheckpointManager(epath.Path(folder).resolve()) as manager:
+        step = max(manager.all_steps())
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        params, batch_stats = abstract_weights(meta["model"])
+        like = {"params": params, "batch_stats": batch_stats}
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
+        model = manager.restore(
+            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like))
+        )["model"]
+    return Weights(step, meta["model"], tuple(meta["classes"]), **model)
+
+
+def _model_args(state: TrainState) -> ocp.args.StandardSave:
+    return ocp.args.StandardSave({"params": state.params, "batch_stats": state.batch_stats})
+
+
+def _meta(model: dict) -> dict:
+    return {"model": dict(model), "classes": list(CLASSES)}

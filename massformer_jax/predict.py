@@ -1,0 +1,158 @@
+"""Masks of photographs: from Python by `Segmenter`, from the shell by this module.
+
+python -m massformer_jax.predict --checkpoint DIR --output DIR [--overlay] IMAGE_OR_FOLDER…
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from massformer_jax import checkpoint
+from massformer_jax.data.images import ImageError, decode_image, encode_mask
+from massformer_jax.data.transforms import resize_image
+from massformer_jax.errors import InputError
+from massformer_jax.files import write_whole
+from massformer_jax.inference import network_size, score_function
+from massformer_jax.overlay import overlay
+from massformer_jax.train_state import model_graph
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+class Segmenter:
+    """A trained model that segments photographs of any size.
+
+    Attributes:
+        classes: names of the labels 0..K-1.
+    """
+
+    def __init__(self, weights: checkpoint.Weights, *, resolution: str = "native"):
+        """See `load`."""
+        network_size(1, 1, resolution)  # refuse a wrong one before the first photograph
+        self.classes = weights.classes
+        self._resolution = resolution
+        scores = score_function(model_graph(weights.model, training=False))
+        self._weights = (weights.params, weights.batch_stats)
+        self._scores = jax.jit(scores, static_argnums=3)
+
+        @functools.partial(jax.jit, static_argnums=3)
+        def labels(*args):
+            return jnp.argmax(scores(*args), -1).astype(jnp.uint8)
+
+        self._labels = labels
+
+    @classmethod
+    def load(cls, directory: str, *, resolution: str = "native") -> "Segmenter":
+        """Loads the best weights of a workdir.
+
+        Args:
+            directory: a training run's workdir.
+            resolution: "native" (default), "release" (the released evaluation: ratio kept within
+                4096x3072) or "HxW"; see `massformer_jax.inference.network_size`.
+
+        Raises:
+            InputError: no checkpoint there, or an unknown resolution.
+        """
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return cls(checkpoint.load_weights(directory, sharding), resolution=resolution)
+
+    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+        """Class of every pixel of an RGB photograph."""
+        return np.asarray(self._run(self._labels, image))
+
+    def scores(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
+        """Class scores of every pixel, float32, at least 0; not normalised over the classes."""
+        return np.asarray(self._run(self._scores, image))
+
+    def _run(self, function, image):
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise InputError(
+                f"an image of shape {image.shape} and dtype {image.dtype}; "
+                "pass RGB as uint8 [height, width, 3]"
+            )
+        size = image.shape[:2]
+        shown = resize_image(image, network_size(*size, self._resolution))
+        return function(*self._weights, shown[None], size)[0]
+
+
+def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
+    """Files as they are; of folders, the photographs directly inside, sorted.
+
+    Raises:
+        InputError: a path does not exist, a folder holds no photograph, or two photographs would
+            be written to the same mask.
+    """
+    found = []
+    for name in inputs:
+        path = pathlib.Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise InputError(f"{path} holds no photograph ({', '.join(sorted(SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path} does not exist; pass photographs or folders of them")
+    by_stem = {}
+    for path in dict.fromkeys(found):
+        other = by_stem.setdefault(path.stem, path)
+        if other != path:
+            raise InputError(
+                f"{other} and {path} would both become {path.stem}.png; predict them apart"
+            )
+    return list(by_stem.values())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 1 if some photographs failed, 2 if all did."""
+    parser = argparse.ArgumentParser(
+        prog="python -m massformer_jax.predict", description="Segments photographs of any size."
+    )
+    parser.add_argument("--checkpoint", required=True, help="workdir of a training run")
+    parser.add_argument("--output", required=True, help="folder for the masks (index PNG)")
+    parser.add_argument("--overlay", action="store_true", help="also write coloured pictures")
+    parser.add_argument(
+        "--resolution",
+        default="native",
+        help="native (default), release (ratio kept within 4096x3072) or HxW",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
+    args = parser.parse_args(argv)
+    try:
+        images = find_images(args.images)
+        segmenter = Segmenter.load(args.checkpoint, resolution=args.resolution)
+        output = pathlib.Path(args.output)
+        output.mkdir(parents=True, exist_ok=True)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+    for path in images:
+        try:
+            image = decode_image(path)
+        except (ImageError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        labels = segmenter.predict(image)
+        mask = output / f"{path.stem}.png"
+        write_whole(mask, encode_mask(labels))
+        if args.overlay:
+            picture = cv2.cvtColor(overlay(image, labels), cv2.COLOR_RGB2BGR)
+            encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+            write_whole(output / f"{path.stem}_overlay.jpg", encoded.tobytes())
+        print(f"{path} -> {mask}")
+    return (2 if failed == len(images) else 1) if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The progress line of a training run."""
+
+import time
+from collections.abc import Mapping
+
+
+class Progress:
+    """Prints step, losses, speed and time left; evaluations do not count as training time."""
+
+    def __init__(self, step: int, total_steps: int, batch_size: int):
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self.pause(step)
+
+    def pause(self, step: int) -> None:
+        """Forgets the time since the last report: something else was done after `step`."""
+        self._step, self._time = step, time.monotonic()
+
+    def report(self, step: int, terms: Mapping[str, float]) -> float:
+        """Prints the line of `step`; returns images a second since the last one."""
+        seconds = max(time.monotonic() - self._time, 1e-9)
+        speed = (step - self._step) * self._batch_size / seconds
+        left = (self._total_steps - step) * self._batch_size / speed
+        parts = "  ".join(
+            f"{name} {terms[key]:.3f}"
+            for name, key in (
+                ("class", "loss_cls"),
+                ("mask", "loss_mask"),
+                ("dice", "loss_dice"),
+                ("edge", "edge_loss"),
+            )
+        )
+        print(
+            f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({parts})  "
+            f"{speed:.2f} images/s  {duration(left)} left",
+            flush=True,
+        )
+        self.pause(step)
+        return speed
+
+
+def duration(seconds: float) -> str:
+    """Days, hours, minutes, seconds: the two largest that are not zero, `1 h 12 min`."""
+    rest, parts = round(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        amount, rest = divmod(rest, length)
+        if amount or (unit == "s" and not parts):
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,175 @@
+"""Training, from top to bottom: mesh, data, model, state, steps, evaluation."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+import tensorboardX
+from flax import nnx
+from jax.sharding import Mesh
+
+from massformer_jax import checkpoint, sharding
+from massformer_jax.data import pipeline
+from massformer_jax.data.classes import CLASSES
+from massformer_jax.evaluate import evaluate, evaluation_step, report
+from massformer_jax.losses import draw_points, losses, total
+from massformer_jax.models.massformer import normalize
+from massformer_jax.optim import gradient_norm, learning_rate, optimizer
+from massformer_jax.progress import Progress
+from massformer_jax.train_state import TrainState, init_state, model_graph
+from massformer_jax.workdir import check_config, claim
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains to `config.total_steps`, continuing what `workdir` holds, and evaluates on the way.
+
+    Raises:
+        InputError: the config cannot be trained here, or the workdir belongs to another one.
+    """
+    mesh = sharding.make_mesh(jax.devices())
+    check_config(config, mesh)
+    iterator = iter(
+        pipeline.train_dataset(
+            config.data.data_dir,
+            split=config.data.split,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            crop_size=config.data.crop_size,
+            short_edges=config.data.short_edges,
+            max_long_edge=config.data.max_long_edge,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+            num_threads=config.data.threads,
+        )
+    )
+    evaluate_weights = evaluation(config, mesh)
+    claim(workdir, config)
+
+    model = config.model.to_dict()
+    tx = optimizer(**config.optimizer, total_steps=config.total_steps)
+    step = training_step(config, tx, mesh)
+
+    last, best = checkpoint.last_manager(workdir), checkpoint.best_manager(workdir)
+    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    init = functools.partial(init_state, model=model, optimizer=tx)
+    like = checkpoint.abstract(init, whole)
+    state = checkpoint.restore(last, like, iterator)
+    if state is None:
+        state = jax.jit(init, out_shardings=whole)(jax.random.key(config.seed))
+    start = int(state.step)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    print(
+        f"{count:,} parameters; step {start} of {config.total_steps}; {len(mesh.devices)} devices"
+    )
+
+    schedule = learning_rate(config.optimizer.peak_learning_rate, config.total_steps)
+    progress = Progress(start, config.total_steps, config.batch_size)
+    with tensorboardX.SummaryWriter(str(workdir / "scalars"), purge_step=start + 1) as scalars:
+        for i in range(start + 1, config.total_steps + 1):
+            batch = jax.tree.map(
+                functools.partial(jax.make_array_from_process_local_data, split), next(iterator)
+            )
+            state, terms = step(state, batch)
+            finished = i == config.total_steps
+            if i % config.log_every == 0 or finished:
+                # The only place where the host waits for the device.
+                terms = {name: float(value) for name, value in terms.items()}
+                speed = progress.report(i, terms)
+                terms |= {"learning_rate": float(schedule(i - 1)), "images_per_second": speed}
+                for name, value in terms.items():
+                    scalars.add_scalar(f"train/{name}", value, i)
+            # Evaluated before it is saved: a run killed in between evaluates this step again.
+            if i % config.eval_every == 0 or finished:
+                summary = evaluate_weights(state.params, state.batch_stats, workdir / "eval")
+                for name in ("aAcc", "mIoU", "mAcc", "mBIoU"):
+                    scalars.add_scalar(f"eval/{name}", summary[name], i)
+                checkpoint.save_best(best, state, summary["mIoU"], model)
+                print(f"evaluation after step {i}\n{report(summary, CLASSES)}", flush=True)
+                progress.pause(i)
+            if i % config.checkpoint_every == 0 or finished:
+                checkpoint.save(last, state, iterator, model)
+    last.close()
+    best.close()
+
+
+def training_step(
+    config: ml_collections.ConfigDict, tx: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Jitted step(state, batch) -> (state, scalars).
+
+    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over the mesh; the state
+    is replicated and donated. The scalars are the loss terms, their sum `loss` and the norm of the
+    gradient before clipping.
+    """
+    graph = model_graph(config.model, training=True)
+    heads = config.model.layers + 1
+
+    def step(state, batch):
+        # Points depend on the seed and the step alone: a continued run draws the same ones.
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        b, *_ = batch["label"].shape
+        points = draw_points(key, heads, b, config.model.classes, points=config.loss.points)
+
+        def loss(params):
+            model = nnx.merge(graph, params, state.batch_stats, copy=True)
+            outputs = model(normalize(batch["image"]))
+            _, _, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+            terms = losses(
+                outputs,
+                batch["label"],
+                points,
+                edge_target=config.loss.edge_target,
+                mesh=mesh,
+                axis=sharding.DATA,
+            )
+            return total(terms), (terms, nnx.to_pure_dict(batch_stats))
+
+        grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+
+    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    return jax.jit(
+        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+    )
+
+
+def evaluation(
+    config: ml_collections.ConfigDict, mesh: Mesh
+) -> Callable[[Any, Any, pathlib.Path], dict[str, Any]]:
+    """Returns evaluate_weights(params, batch_stats, output) -> summary, for the config's split.
+
+    Raises:
+        InputError: there is no such split, at once.
+    """
+    step = evaluation_step(model_graph(config.model, training=False), mesh)
+    examples = functools.partial(
+        pipeline.eval_examples,
+        config.data.data_dir,
+        split=config.eval.split,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        num_threads=config.data.threads,
+    )
+    pipeline.open_split(config.data.data_dir, config.eval.split)
+
+    def evaluate_weights(params, batch_stats, output):
+        return evaluate(
+            step,
+            params,
+            batch_stats,
+            examples(),
+            mesh=mesh,
+            classes=CLASSES,
+            resolution=config.eval.resolution,
+            output=output,
+            pictures=config.eval.pictures,
+        )
+
+    return evaluate_weights

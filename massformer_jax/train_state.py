@@ -1,0 +1,57 @@
+"""What training carries from step to step, and how it begins."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, Key
+
+from massformer_jax.models.massformer import MaSSFormer
+
+
+class TrainState(NamedTuple):
+    """Plain pytrees of arrays: what a checkpoint holds, together with the data iterator's state."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def model_graph(model: Mapping[str, Any], *, training: bool) -> nnx.GraphDef:
+    """The structure of MaSSFormer(**model), without weights.
+
+    Args:
+        model: keyword arguments of MaSSFormer.
+        training: normalise with batch statistics and update the running ones.
+    """
+    abstract = nnx.eval_shape(lambda: MaSSFormer(**model, rngs=nnx.Rngs(0)))
+    graph, _, _ = nnx.split(
+        nnx.view(abstract, use_running_average=not training), nnx.Param, nnx.BatchStat
+    )
+    return graph
+
+
+def init_weights(key: Key[Array, ""], model: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Fresh (params, batch_stats) of MaSSFormer(**model), as nested dictionaries of arrays."""
+    network = MaSSFormer(**model, rngs=nnx.Rngs(params=key))
+    # Without `...` at the end: a kind of state this code does not know would raise here.
+    _, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def init_state(
+    key: Key[Array, ""], model: Mapping[str, Any], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step; to be jitted, so that it is born into its shardings."""
+    params, batch_stats = init_weights(key, model)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+
+def abstract_weights(model: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Shapes and dtypes of (params, batch_stats)."""
+    return jax.eval_shape(functools.partial(init_weights, model=model), jax.random.key(0))

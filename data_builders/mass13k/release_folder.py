@@ -13,6 +13,7 @@ import numpy as np
 
 from massformer_jax.data.classes import CLASSES, IGNORE
 from massformer_jax.data.images import ImageError, decode_image, decode_mask
+from massformer_jax.errors import InputError
 
 # TFDS name of a split: name of its folders in the release.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -30,7 +31,7 @@ _ALLOWED = np.isin(np.arange(256), [*range(len(CLASSES)), IGNORE])
 _log = logging.getLogger(__name__)
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """The release's folder cannot become a dataset; the message is one line."""
 
 
@@ -162,5 +163,7 @@ def _raise_first(problems: Sequence[_Problem]) -> None:
     first = problems[0]
     alike = Counter(problem.kind for problem in problems)[first.kind] - 1
     others = len(problems) - 1 - alike
-    more = [f"{alike} more of this kind"] * (alike > 0) + [f"{others} of others"] * (others > 0)
+    more = [f"{alike} more of this kind"] * (alike > 0) + [
+        f"{others} other" + "s" * (others > 1)
+    ] * (others > 0)
     raise DatasetError(first.message + (f" (and {', '.join(more)})" if more else ""))

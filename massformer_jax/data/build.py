@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 
 from data_builders.mass13k.mass13k_dataset_builder import Builder
 from data_builders.mass13k.release_folder import DatasetError
+from massformer_jax.errors import InputError
 
 
 def build(manual_dir: str | os.PathLike, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
@@ -40,8 +41,8 @@ def build(manual_dir: str | os.PathLike, data_dir: str | os.PathLike) -> tfds.co
       OSError: a file or folder cannot be read or written.
     """
     manual_dir = Path(manual_dir)
-    if not manual_dir.is_dir():
-        raise DatasetError(f"{manual_dir}: no such folder; name the extracted release")
+    if not manual_dir.is_dir() or not any(manual_dir.iterdir()):
+        raise DatasetError(f"{manual_dir}: no folder, or an empty one; name the extracted release")
     builder = Builder(data_dir=os.fspath(data_dir))
     version = Path(builder.data_dir)
     if (version / "dataset_info.json").exists():  # written last, by TFDS
@@ -53,7 +54,7 @@ def build(manual_dir: str | os.PathLike, data_dir: str | os.PathLike) -> tfds.co
     try:
         with _alone_in(version.parent):
             # A killed build leaves its folder behind; it never has the dataset's own name.
-            for leftover in version.parent.glob(f"{version.name}.incomplete*"):
+            for leftover in version.parent.glob(f"incomplete.*_{version.name}"):
                 shutil.rmtree(leftover)
             # Nothing is downloaded: the empty download folders of TFDS go where they vanish,
             # and its lines about "Downloading, unknown size" are kept from the user.
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         builder = build(args.manual_dir, args.data_dir)
-    except (DatasetError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name, split in builder.info.splits.items():

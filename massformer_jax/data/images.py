@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from massformer_jax.data.classes import PALETTE
+from massformer_jax.errors import InputError
 
 Source = bytes | str | os.PathLike
 
@@ -26,7 +27,7 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """A file that cannot be used; the message is one line that names it and says what to do."""
 
 

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from massformer_jax.data import transforms
 from massformer_jax.data.images import decode_image, decode_mask
+from massformer_jax.errors import InputError
 
 _BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
 _KEPT_ENCODED = {
@@ -23,7 +24,7 @@ _KEPT_ENCODED = {
 }
 
 
-class PipelineError(ValueError):
+class PipelineError(InputError):
     """A dataset or a setting that cannot be used; the message is one line."""
 
 
@@ -43,7 +44,7 @@ def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, by
     versions = [
         info.parent
         for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
-        # What a killed build leaves is called 1.0.0.incomplete and something.
+        # What a killed build leaves is called incomplete.A1B2C3_1.0.0 or the like.
         if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]
     if not versions:

@@ -129,7 +129,7 @@ def test_splits_can_be_sliced(data_dir):
 
 
 def test_no_dataset_is_one_line_with_the_command(tmp_path):
-    unfinished = tmp_path / "mass13k" / "1.0.0.incompleteA1B2C3"
+    unfinished = tmp_path / "mass13k" / "incomplete.A1B2C3_1.0.0"
     unfinished.mkdir(parents=True)
     (unfinished / "dataset_info.json").write_text("{}")
     with pytest.raises(PipelineError) as error:

@@ -1,0 +1,145 @@
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data_builders.mass13k
+from data_builders.mass13k import mass13k_dataset_builder
+from data_builders.mass13k.release_folder import DatasetError
+from massformer_jax.data.build import build, main
+from massformer_jax.data.pipeline import PipelineError, open_split
+
+RELEASE = Path(data_builders.mass13k.__file__).parent / "dummy_data"
+
+
+def run(*arguments, before=""):
+    """The command in a process of its own, without TensorFlow even where that is installed."""
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutTensorFlow(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "tensorflow" else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTensorFlow
+{before}
+from massformer_jax.data.build import main
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_works_without_tensorflow_and_tells_what_it_wrote(tmp_path):
+    done = run("--manual_dir", RELEASE, "--data_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["train:", "3", "examples,", "1", "shard,", "0.1", "MiB"],
+        ["validation:", "2", "examples,", "1", "shard,", "0.1", "MiB"],
+        ["test:", "1", "examples,", "1", "shard,", "0.1", "MiB"],
+        ["dataset", "mass13k/1.0.0", "is", "in", str(tmp_path / "mass13k" / "1.0.0")],
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["mass13k"]
+    assert len(open_split(tmp_path, "train")) == 3
+
+
+def test_a_finished_dataset_is_kept(tmp_path):
+    build(RELEASE, tmp_path)
+    info = tmp_path / "mass13k" / "1.0.0" / "dataset_info.json"
+    before = info.stat().st_mtime_ns
+    build(RELEASE, tmp_path)
+    assert info.stat().st_mtime_ns == before
+
+
+def test_an_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    release = tmp_path / "release"
+    shutil.copytree(RELEASE, release)
+    mask = next((release / "annotations" / "val").iterdir())
+    mask.unlink()
+    output = tmp_path / "new" / "datasets"
+    assert main(["--manual_dir", str(release), "--data_dir", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {release}/images/val/{mask.stem}.jpg: no label map {mask};")
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_no_release(tmp_path, capsys, name):
+    (tmp_path / "empty").mkdir()
+    arguments = ["--manual_dir", str(tmp_path / name), "--data_dir", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert f"error: {tmp_path / name}: no folder, or an empty one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
+    class FullDisk:
+        def __init__(self, path, options):
+            self.path = Path(path)
+
+        def write(self, record):
+            self.path.write_bytes(record[:100])
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(mass13k_dataset_builder, "ArrayRecordWriter", FullDisk)
+    assert main(["--manual_dir", str(RELEASE), "--data_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_killed_build_is_not_taken_for_a_dataset(tmp_path, name):
+    before = f"""
+import os, signal, time
+from data_builders.mass13k import mass13k_dataset_builder as builder
+
+class Killed(builder.ArrayRecordWriter):
+    def close(self):
+        super().close()
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+
+builder.ArrayRecordWriter = Killed
+"""
+    done = run("--manual_dir", RELEASE, "--data_dir", tmp_path, before=before)
+    if name == "SIGTERM":
+        assert done.returncode == 128 + signal.SIGTERM
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert done.returncode == -signal.SIGKILL
+        (leftover,) = (tmp_path / "mass13k").iterdir()
+        assert leftover.name.startswith("incomplete.") and any(leftover.iterdir())
+    with pytest.raises(PipelineError, match="no mass13k dataset"):
+        open_split(tmp_path, "train")
+
+    build(RELEASE, tmp_path)
+    assert [path.name for path in (tmp_path / "mass13k").iterdir()] == ["1.0.0"]
+    assert len(open_split(tmp_path, "train")) == 3
+
+
+def test_an_unfinished_folder_of_the_final_name_is_named(tmp_path):
+    version = tmp_path / "mass13k" / "1.0.0"
+    version.mkdir(parents=True)
+    with pytest.raises(DatasetError, match=f"^{version}: not a complete dataset; remove this"):
+        build(RELEASE, tmp_path)
+
+
+def test_two_builds_do_not_share_a_folder(tmp_path):
+    folder = tmp_path / "mass13k"
+    folder.mkdir()
+    other = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DatasetError, match=f"^{folder}: another build is at work here; wait"):
+            build(RELEASE, tmp_path)
+    finally:
+        os.close(other)
+    assert folder.exists()  # the other build's

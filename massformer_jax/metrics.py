@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, UInt8
 
 from massformer_jax.data.classes import IGNORE
+from massformer_jax.files import write_whole
 
 # Share of the image's diagonal that a boundary is wide (Boundary IoU, arXiv 2103.16562, has 0.02;
 # the matting-level benchmark asks for 0.001: 5 pixels of a 4096x3072 photograph).
@@ -196,18 +196,11 @@ def _percent(fraction: float) -> str:
 def write_json(path: str | os.PathLike, value: dict) -> None:
     """Writes the value (say, a summary with the step and class names added) as indented JSON.
 
-    NaN becomes null, which every reader of JSON knows. The file appears whole or not at all: it is
-    written beside its place and renamed. The folder is made if it is missing.
+    NaN becomes null, which every reader of JSON knows. The file appears whole or not at all; its
+    folder is made if it is missing.
     """
-    path = Path(path)
     text = json.dumps(_null_for_nan(value), indent=1, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, text.encode())
 
 
 def _null_for_nan(value):

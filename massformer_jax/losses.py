@@ -11,12 +11,13 @@ Sampling features instead, as the matching does, would gather 3P · K points of 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from massformer_jax import matching
@@ -73,8 +74,9 @@ def losses(
     labels: UInt8[Array, "b y x"],
     points: Sequence[HeadPoints],
     *,
-    edge_target: Literal["edges", "ones"] = "edges",
-    assign: matching.Assign = matching.assign,
+    edge_target: str = "edges",
+    mesh: Mesh | None = None,
+    axis: str = "data",
 ) -> dict[str, Float[Array, ""]]:
     """The weighted loss terms, under the release's names; their sum is what is minimised.
 
@@ -84,32 +86,45 @@ def losses(
       points: of every head, see `draw_points`.
       edge_target: "edges" trains the edge branch on the edges of the label map, as the paper says;
         "ones" on the release's target, an edge at every pixel.
-      assign: `matching.assign_on(mesh, axis)` where the batch is sharded.
+      mesh, axis: where the batch is sharded, the mesh and its axis that shards it. What belongs to
+        one image is then computed where the image is; without it the result is the same, but the
+        compiler gathers the whole batch for the matching and for the choice of points.
 
     Returns:
       float32 scalars (float64 if outputs are): `loss_cls`, `loss_mask`, `loss_dice` of the last
       head, the same with prefix `d{i}.` of head i before it, and `edge_loss`.
 
-    A batch that is sharded under jit is one batch here: matched masks are counted over all devices.
-    That is the release's average over devices, with two differences that vanish where devices hold
-    equally many masks: the release divides the class loss by the weights of each device's own
-    targets, and takes at least one mask *a device* as divisor, not one in all.
+    Raises:
+      ValueError: an unknown edge target, or fewer queries than classes.
+
+    A sharded batch is one batch here: matched masks are counted over all devices. That is the
+    release's average over devices, with two differences that vanish where devices hold equally many
+    masks: the release divides the class loss by the weights of each device's own targets, and its
+    divisor is at least one mask *a device*, not one in all.
     """
-    classes = outputs.class_logits.shape[-1] - 1
-    masks = matching.target_masks(labels, classes)
-    present = masks.any((-2, -1))
-    packed = pack_masks(masks)
-    queries = match(outputs, labels, points, present, assign=assign)
+    local = image_terms
+    if mesh is not None:
+        batch, heads = PartitionSpec(axis), PartitionSpec(None, axis)
+        # check_vma: the loops of the matching start from constants, which it does not accept.
+        local = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(Outputs(heads, heads, batch, batch), batch, batch),
+            out_specs=ImageTerms(batch, heads, heads, heads),
+            check_vma=False,
+        )
+    present, queries, bce, dice = local(outputs, labels, list(points))
+    masks = jnp.maximum(present.sum(), 1).astype(bce.dtype)
 
     terms = {"edge_loss": EDGE_WEIGHT * edge_loss(outputs.edge_logits, labels, edge_target)}
-    maps = matched_maps(outputs, queries)
-    last = len(maps) - 1
+    last = len(queries) - 1
     for head in [last, *range(last)]:
         prefix = "" if head == last else f"d{head}."
-        found = matching.matched_labels(queries[head], present, outputs.class_logits.shape[2])
-        class_term = class_loss(outputs.class_logits[head], found)
-        mask_term, dice_term = mask_losses(maps[head], packed, present, points[head])
-        terms[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_term
+        logits = outputs.class_logits[head]
+        found = matching.matched_labels(queries[head], present, logits.shape[1])
+        mask_term = bce[head].sum() / (masks * points[head].match.shape[-2] + EPSILON)
+        dice_term = dice[head].sum() / (masks + EPSILON)
+        terms[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_loss(logits, found)
         terms[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_term
         terms[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_term
     return terms
@@ -120,47 +135,55 @@ def total(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
     return sum(terms.values(), start=jnp.zeros_like(terms["edge_loss"]))
 
 
-def match(
-    outputs: Outputs,
-    labels: UInt8[Array, "b y x"],
-    points: Sequence[HeadPoints],
-    present: Bool[Array, "b k"],
-    *,
-    assign: matching.Assign = matching.assign,
-) -> Int[Array, "heads b k"]:
-    """The query that answers for each class, in every head; meaningless for absent classes."""
-    features = _features_of_heads(outputs)
-    costs = jnp.stack(
-        [
-            matching.match_costs(*head, labels, drawn.match)
-            for *head, drawn in zip(
-                outputs.class_logits, outputs.mask_embeds, features, points, strict=True
-            )
-        ]
-    )
-    return assign(costs, jnp.broadcast_to(present, (len(costs), *present.shape)))
+class ImageTerms(NamedTuple):
+    """What the losses need to know of each image: no slot depends on any other image."""
+
+    present: Bool[Array, "b k"]  # the image has pixels of this class
+    queries: Int[Array, "heads b k"]  # the query that answers for it; meaningless where absent
+    bce: Float[Array, "heads b k"]  # sum over the points, 0 where absent
+    dice: Float[Array, "heads b k"]  # 0..1, 0 where absent
 
 
-def _features_of_heads(outputs: Outputs) -> list[Float[Array, "b h w e"]]:
-    """Mask features as each head sees them: at 1/4, but at 1/2 for the last."""
-    full = outputs.mask_features
-    half = resize_bilinear(full, (full.shape[1] // 2, full.shape[2] // 2))
-    return [half] * (len(outputs.mask_embeds) - 1) + [full]
+def image_terms(
+    outputs: Outputs, labels: UInt8[Array, "b y x"], points: Sequence[HeadPoints]
+) -> ImageTerms:
+    """Matches queries with classes and compares their masks, image by image."""
+    features = outputs.mask_features
+    half = resize_bilinear(features, (features.shape[1] // 2, features.shape[2] // 2))
+    by_head = [half] * (len(outputs.mask_embeds) - 1) + [features]
 
+    masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
+    present = masks.any((-2, -1))
+    heads = zip(outputs.class_logits, outputs.mask_embeds, by_head, points, strict=True)
+    costs = [
+        matching.match_costs(logits, embeds, maps, labels, drawn.match)
+        for logits, embeds, maps, drawn in heads
+    ]
+    costs = jnp.stack(costs)
+    queries = matching.assign(costs, jnp.broadcast_to(present, (len(costs), *present.shape)))
 
-def matched_maps(
-    outputs: Outputs, queries: Int[Array, "heads b k"]
-) -> list[Float[Array, "b k h w"]]:
-    """Mask logits of the matched queries, of every head at its own resolution; float32 or wider."""
     embeds = jnp.take_along_axis(outputs.mask_embeds, queries[..., None], axis=2)
-    half, *_, full = _features_of_heads(outputs)
-    # The operands keep the features' dtype: a float32 copy of bfloat16 features would be the
-    # largest array of the step. Products are summed in float32.
-    embeds = embeds.astype(full.dtype)
-    dtype = widened(full.dtype)
-    early = jnp.einsum("ibke,bhwe->ibkhw", embeds[:-1], half, preferred_element_type=dtype)
-    late = jnp.einsum("bke,bhwe->bkhw", embeds[-1], full, preferred_element_type=dtype)
-    return [*early, late]
+    maps = [*mask_maps(embeds[:-1], half), *mask_maps(embeds[-1:], features)]
+    packed = pack_masks(masks)[..., None]
+    terms = [point_terms(*head, packed) for head in zip(maps, points, strict=True)]
+    bce, dice = (jnp.where(present, jnp.stack(x), 0) for x in zip(*terms, strict=True))
+    return ImageTerms(present, queries, bce, dice)
+
+
+def mask_maps(
+    embeds: Float[Array, "heads b k e"], features: Float[Array, "b h w e"]
+) -> Float[Array, "heads b k h w"]:
+    """Mask logits, float32 or wider, of heads that share their features.
+
+    The operands keep the features' dtype: a float32 copy of bfloat16 features would be the largest
+    array of the step.
+    """
+    return jnp.einsum(
+        "ibke,bhwe->ibkhw",
+        embeds.astype(features.dtype),
+        features,
+        preferred_element_type=widened(features.dtype),
+    )
 
 
 def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Float[Array, ""]:
@@ -173,22 +196,17 @@ def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Flo
     return (weights * surprise).sum() / (weights.sum() + EPSILON)
 
 
-def mask_losses(
-    maps: Float[Array, "b k h w"],
-    packed: UInt8[Array, "b k y x"],
-    present: Bool[Array, "b k"],
-    points: HeadPoints,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """BCE, weighted near the boundary of the target, and dice of the matched masks, at P points.
+def point_terms(
+    maps: Float[Array, "b k h w"], points: HeadPoints, packed: UInt8[Array, "b k y x 1"]
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    """BCE, weighted near the target's boundary and summed over P points, and dice of each mask.
 
     Args:
       maps: mask logits of the matched queries.
-      packed: target masks and boundary weights, see `pack_masks`.
-      present: slots that are targets; the others add nothing.
       points: of this head.
+      packed: target masks and boundary weights, see `pack_masks`.
     """
-    packed = packed[..., None]
-    chosen = uncertain_points(maps, packed, points)
+    chosen = uncertain_points(maps, points, packed)
     logits = sample_points(maps[..., None], chosen)[..., 0]
     unpacked = sample_points(
         packed,
@@ -196,21 +214,15 @@ def mask_losses(
         read=lambda byte: jnp.concatenate(unpack_masks(byte, logits.dtype), -1),
     )
     targets, boundary = unpacked[..., 0], unpacked[..., 1]
-
     bce = optax.sigmoid_binary_cross_entropy(logits, targets)
-    bce = ((1 + BOUNDARY_WEIGHT * boundary) * bce).sum(-1)
     inside = jax.nn.sigmoid(logits)
     areas = inside.sum(-1) + targets.sum(-1)
     dice = 1 - (2 * (inside * targets).sum(-1) + 1) / (areas + 1)
-
-    count = jnp.maximum(present.sum(), 1).astype(logits.dtype)
-    mask_term = jnp.where(present, bce, 0).sum() / (count * logits.shape[-1] + EPSILON)
-    dice_term = jnp.where(present, dice, 0).sum() / (count + EPSILON)
-    return mask_term, dice_term
+    return ((1 + BOUNDARY_WEIGHT * boundary) * bce).sum(-1), dice
 
 
 def uncertain_points(
-    maps: Float[Array, "b k h w"], packed: UInt8[Array, "b k y x 1"], points: HeadPoints
+    maps: Float[Array, "b k h w"], points: HeadPoints, packed: UInt8[Array, "b k y x 1"]
 ) -> Float[Array, "b k p 2"]:
     """The P points where the losses look: the least certain candidates, then the random ones.
 
@@ -232,9 +244,9 @@ def uncertain_points(
 def edge_loss(
     logits: Float[Array, "b h w 1"],
     labels: UInt8[Array, "b y x"],
-    target: Literal["edges", "ones"],
+    target: str,
 ) -> Float[Array, ""]:
-    """Mean BCE of the edge logits, resized to the labels, over all pixels."""
+    """Mean BCE over all pixels of the edge logits, resized; `target` as in `losses`."""
     logits = logits.astype(widened(logits.dtype))
     logits = resize_bilinear(logits, labels.shape[1:])[..., 0]
     if target == "edges":

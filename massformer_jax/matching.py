@@ -5,20 +5,15 @@ and a flag that says whether the class is present. Source: Cheng et al., "Masked
 Transformer" (CVPR 2022), section 3; mmdet's `HungarianAssigner` with its three match costs.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from massformer_jax.ops.points import sample_points
 
 CLASS_COST, MASK_COST, DICE_COST = 2.0, 5.0, 5.0
 _WORST = 1e6  # stands for a cost that is no number; real costs stay below a few thousand
-
-Assign = Callable[[Array, Array], Array]  # see `assign`
 
 
 def target_masks(labels: UInt8[Array, "b h w"], classes: int) -> Bool[Array, "b k h w"]:
@@ -73,8 +68,7 @@ def match_costs(
 def assign(costs: Float[Array, "*b k q"], present: Bool[Array, "*b k"]) -> Int[Array, "*b k"]:
     """The query of every class at the smallest total cost of the classes that are present.
 
-    Absent classes get what is left over: some query each that no present class has. All work is
-    local to an image: see `assign_on` for sharded batches.
+    Absent classes get what is left over: some query each that no present class has.
 
     Raises:
       ValueError: there are fewer queries than classes.
@@ -84,8 +78,9 @@ def assign(costs: Float[Array, "*b k q"], present: Bool[Array, "*b k"]) -> Int[A
         raise ValueError(
             f"{queries} queries cannot answer for {classes} classes: use at least {classes} queries"
         )
-    one = jax.vmap(_assign_image)
-    flat = one(costs.reshape(-1, classes, queries), present.reshape(-1, classes))
+    flat = jax.vmap(_assign_image)(
+        costs.reshape(-1, classes, queries), present.reshape(-1, classes)
+    )
     return flat.reshape(*batch, classes)
 
 
@@ -100,16 +95,6 @@ def _assign_image(costs: Float[Array, "k q"], present: Bool[Array, " k"]) -> Int
     costs = jnp.nan_to_num(costs, nan=_WORST, posinf=_WORST, neginf=-_WORST).astype(float)
     rows, chosen = optax.assignment.hungarian_algorithm(costs)
     return jnp.zeros(len(order), jnp.int32).at[order[rows]].set(chosen.astype(jnp.int32))
-
-
-def assign_on(mesh: Mesh, axis: str) -> Assign:
-    """`assign` of [heads, b, k, q] costs where `axis` of `mesh` shards the batch.
-
-    Left to itself the compiler puts collectives inside the loops of the matching; here every device
-    matches its own images.
-    """
-    spec = PartitionSpec(None, axis)
-    return jax.shard_map(assign, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False)
 
 
 def matched_labels(

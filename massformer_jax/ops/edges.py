@@ -1,6 +1,7 @@
 """Edges of label maps, and the compact target maps that the point losses read."""
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from massformer_jax.data.classes import IGNORE
@@ -52,7 +53,7 @@ def pack_masks(masks: Bool[Array, "*b h w"]) -> UInt8[Array, "*b h w"]:
 
 
 def unpack_masks(
-    packed: UInt8[Array, "*s"], dtype: jnp.dtype
+    packed: UInt8[Array, "*s"], dtype: DTypeLike
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """The mask (0 or 1) and its boundary weight |mean of the 5x5 window - mask|, 0..0.96.
 

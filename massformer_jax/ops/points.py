@@ -7,10 +7,11 @@ which is `grid_sample(bilinear, zeros, align_corners=False)`.
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 
-def widened(dtype: jnp.dtype) -> jnp.dtype:
+def widened(dtype: DTypeLike) -> jnp.dtype:
     """The dtype that losses are computed in: float32, or what is given if that is wider."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
 

@@ -18,8 +18,8 @@ from massformer_jax.errors import InputError
 # TFDS name of a split: name of its folders in the release.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
-# Where a split's photographs lie: the first that exists. The released configuration reads train
-# and val from the first and test from the second; the archive holds all of them in either.
+# Where a split's photographs lie: the first of these that exists. The released configuration reads
+# train and val from images_pad, and test from images.
 _IMAGE_FOLDERS = ("images_pad", "images")
 _MASK_FOLDER = "annotations"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg")

@@ -64,6 +64,27 @@ class Stage:
         cv2.circle(self.colour, centre, radius, rgb, -1)
         cv2.circle(self.label, centre, radius, label, -1)
 
+    def leaves(
+        self,
+        points: Float[np.ndarray, "n 2"],
+        longest: float,
+        colours: Float[np.ndarray, "n 3"],
+        label: int,
+    ) -> None:
+        """Slender leaves from the points (x, y) on, two pixels wide, in any direction."""
+        count = len(points)
+        angles = self.rng.uniform(0, np.pi, count)
+        along = np.stack([np.cos(angles), np.sin(angles)], 1)
+        across = along[:, ::-1] * (0.7, -0.7)
+        lengths = longest * self.rng.uniform(0.2, 1.0, count)
+        for side in (0.0, 1.0):
+            for step in np.arange(0.0, longest, 0.8):
+                long_enough = lengths >= step
+                x, y = np.round(points + step * along + side * across)[long_enough].astype(int).T
+                inside = (x >= 0) & (x < self.width) & (y >= 0) & (y < self.height)
+                self.colour[y[inside], x[inside]] = colours[long_enough][inside]
+                self.label[y[inside], x[inside]] = label
+
     def cover(self, mask: np.ndarray, colour: np.ndarray, label: int, top: int = 0) -> None:
         """Sets the pixels of a boolean mask [h w] whose first row is `top`; colour is [h w 3]."""
         rows = slice(top, top + mask.shape[0])
@@ -84,10 +105,10 @@ class Stage:
 
 def vary(rng: np.random.Generator, rgb: Rgb, amount: Number) -> Rgb:
     """The colour a little lighter or darker, and a little off its hue."""
-    shift = rng.uniform(-amount, amount, 4)
+    *shifts, factor = rng.uniform(-amount, amount, 4).tolist()
     return tuple(
-        float(np.clip(c * (1 + shift[3]) + 40 * s, 0, 255))
-        for c, s in zip(rgb, shift, strict=False)
+        min(255.0, max(0.0, c * (1 + factor) + 40 * shift))
+        for c, shift in zip(rgb, shifts, strict=True)
     )
 
 
@@ -118,16 +139,29 @@ def paint_tree(stage: Stage, x: Number, y: Number, metre: Number) -> None:
         return
     tone = _LEAVES[rng.integers(len(_LEAVES))]
     centres = np.asarray(twigs)
-    middle, reach = centres.mean(0), max(1.0, float(np.ptp(centres[:, 1])))
-    # Clumps first, dark and coarse, then single leaves, lighter: a crown with depth and torn edges.
-    for size, count, light in ((0.05, 3, 0.62), (0.03, 5, 0.85), (0.012, 14, 1.1)):
-        spread = rng.normal(0, height * 0.045, (count, *centres.shape))
-        points = (centres + spread * (1.0 if size < 0.04 else 0.6)).reshape(-1, 2)
-        radii = height * size * rng.uniform(0.3, 1.0, len(points))
-        towards = (stage.sun * (points[:, 0] - middle[0]) + (middle[1] - points[:, 1])) / reach
-        shades = light + 0.28 * towards + rng.normal(0, 0.12, len(points))
-        for (px, py), radius, shade in zip(points, radii, np.clip(shades, 0.3, 1.7), strict=True):
-            stage.disc(px, py, radius, tuple(min(255.0, c * shade) for c in tone), TREE)
+    # Clumps first, dark and close to the twigs, then single leaves, lighter and further out: a
+    # crown with depth, torn at its edge and with gaps to look through.
+    for reach, size, count, light in ((0.04, 0.03, 2, 0.6), (0.055, 0.02, 3, 0.75)):
+        points = _around(rng, centres, reach * height, count)
+        radii = size * height * rng.uniform(0.3, 1.0, len(points))
+        for (px, py), radius in zip(points, radii, strict=True):
+            shade = light * rng.uniform(0.8, 1.2)
+            stage.disc(px, py, radius, tuple(c * shade for c in tone), TREE)
+    points = _around(rng, centres, 0.085 * height, 110)
+    middle, extent = centres.mean(0), max(1.0, float(np.ptp(centres[:, 1])))
+    towards = (stage.sun * (points[:, 0] - middle[0]) + (middle[1] - points[:, 1])) / extent
+    shades = np.clip(1.0 + 0.35 * towards + rng.normal(0, 0.2, len(points)), 0.3, 1.7)
+    stage.leaves(points, max(1.5, 0.014 * height), shades[:, None] * np.float32(tone), TREE)
+
+
+def _around(
+    rng: np.random.Generator, centres: Float[np.ndarray, "n 2"], reach: float, count: int
+) -> Float[np.ndarray, "m 2"]:
+    """`count` points within `reach` of each centre, denser towards it, in mixed order."""
+    points = np.repeat(centres, count, axis=0)
+    angle, distance = rng.uniform(0, 2 * np.pi, len(points)), reach * rng.random(len(points)) ** 0.7
+    offsets = distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return rng.permutation(points + offsets)
 
 
 def paint_person(stage: Stage, x: Number, y: Number, metre: Number) -> None:

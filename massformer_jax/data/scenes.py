@@ -76,8 +76,8 @@ def render_scene(
     painters = [objects.paint_lamp, objects.paint_sign, objects.paint_car, objects.paint_bench]
     things = [(near + room * rng.uniform(0.1, 0.6), painters[i]) for i in rng.permutation(4)[:3]]
     things += [
-        (near + room * rng.uniform(0.1, 0.75), objects.paint_person)
-        for _ in range(rng.integers(2, 6))
+        (near + room * rng.uniform(0.15, 0.92), objects.paint_person)
+        for _ in range(rng.integers(3, 7))
     ]
     things += [
         (near + room * rng.uniform(0.02, 0.7), objects.paint_tree)
@@ -87,8 +87,8 @@ def render_scene(
     lanes = rng.permutation(len(things))
     for lane, (y, painter) in zip(lanes, things, strict=True):
         x = w * (lane + rng.uniform(0.15, 0.85)) / len(things)
-        # A metre at the foot of the picture is about an eighth of it.
-        metre = h * 0.125 * (y - 0.75 * stage.horizon) / (h - 0.75 * stage.horizon)
+        # A metre at the foot of the picture is about a seventh of it.
+        metre = h * 0.14 * (y - 0.75 * stage.horizon) / (h - 0.75 * stage.horizon)
         painter(stage, x, y, metre)
     objects.paint_grass(stage, base=0.99 * h, count=500, tallest=0.07 * h)
     return _develop(stage), np.ascontiguousarray(stage.label[::_SCALE, ::_SCALE])
@@ -130,17 +130,19 @@ def _paint_sky(stage: Stage) -> None:
 
 
 def _paint_hills(stage: Stage) -> None:
-    rows = np.arange(stage.height)[:, None]
+    top, bottom = (int(stage.horizon + part * stage.height) for part in (-0.14, 0.05))
+    height = bottom - top  # the rest is covered by sky, ground or water
+    rows = np.arange(top, bottom)[:, None]
     haze = stage.colour[stage.horizon - 4].mean(0)
     for depth, (green, reach) in enumerate((((96, 124, 128), 0.13), ((74, 106, 78), 0.08))):
         ridge = stage.horizon - stage.height * reach * _ridge(stage, 3 + 2 * depth, 7)
-        texture = _noise(stage.rng, stage.height // 4, stage.width // 4, (60, 90), 3)
-        texture = cv2.resize(texture, (stage.width, stage.height))[..., None]
+        texture = _noise(stage.rng, height // 4, stage.width // 4, (12, 90), 3)
+        texture = cv2.resize(texture, (stage.width, height))[..., None]
         colour = (np.float32(green) * (0.75 + 0.5 * texture)) * 0.65 + haze * 0.35
-        stage.cover(rows > ridge, colour, TREE)
+        stage.cover(rows > ridge, colour, TREE, top)
         if depth == 0:
-            open_question = np.abs(rows - ridge) < 0.005 * stage.height
-            stage.label[open_question] = IGNORE
+            # Which is hill and which is sky is an open question along the hazy ridge.
+            stage.label[top:bottom][np.abs(rows - ridge) < 0.005 * stage.height] = IGNORE
 
 
 def _paint_buildings(stage: Stage, base: int) -> None:

@@ -105,7 +105,7 @@ def training_step(
     is replicated and donated. The scalars are the loss terms, their sum `loss` and the norm of the
     gradient before clipping.
     """
-    graph = model_graph(config.model, training=True)
+    graph = model_graph(config.model.to_dict(), training=True)
     heads = config.model.layers + 1
 
     def step(state, batch):
@@ -148,7 +148,7 @@ def evaluation(
     Raises:
         InputError: there is no such split, at once.
     """
-    step = evaluation_step(model_graph(config.model, training=False), mesh)
+    step = evaluation_step(model_graph(config.model.to_dict(), training=False), mesh)
     examples = functools.partial(
         pipeline.eval_examples,
         config.data.data_dir,

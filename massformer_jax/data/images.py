@@ -21,7 +21,6 @@ Source = bytes | str | os.PathLike
 
 _EXIF_ORIENTATION = 0x0112
 _JPEG_START = b"\xff\xd8"
-_STANDALONE_MARKERS = frozenset([0x01, *range(0xD0, 0xD9)])  # no length follows: TEM, RSTn, SOI
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # The first byte pair after a scan's data that is neither a stuffed 0xff nor a restart marker.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -146,8 +145,6 @@ def _is_complete_jpeg(data: bytes) -> bool:
             position += 1
             continue
         position += 2
-        if marker in _STANDALONE_MARKERS:
-            continue
         position += int.from_bytes(data[position : position + 2], "big")
         if marker == _START_OF_SCAN:
             end = _END_OF_SCAN.search(data, position)

@@ -75,6 +75,13 @@ def test_labels_are_picked_and_images_blended(size):
     assert np.abs(wide - expected).max() <= 1
 
 
+def test_images_shrink_without_antialiasing():
+    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    # A quarter of the size: new pixel i lies between the old ones 4i+1 and 4i+2; no other counts.
+    four = [image[y::4, x::4].astype(float) for y in (1, 2) for x in (1, 2)]
+    assert np.abs(T.resize_image(image, (10, 20)) - sum(four) / 4).max() <= 1
+
+
 def test_crop_takes_image_and_label_from_one_place():
     whole = element(90, 120)
     whole["image"][..., 0] = whole["label"]
@@ -100,7 +107,8 @@ def test_crop_reaches_all_corners():
         ([0, 0, 1, 1], True),
         ([0, 0, 0, 0], False),
         ([0, 0, 1, IGNORE], True),  # two of three labelled pixels
-        ([0, IGNORE, IGNORE, IGNORE], False),  # one class
+        ([0, 0, IGNORE, IGNORE], False),  # one class
+        ([0, 0, 0, 1] + [IGNORE] * 4, False),  # three of four labelled pixels
         ([IGNORE] * 4, False),
         ([0, 0, 0, 0, 0, 1, 2], True),  # 5/7
     ],

@@ -10,7 +10,7 @@ Sampling features instead, as the matching does, would gather 3P · K points of 
 1.1 GB for every head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -34,15 +34,15 @@ BOUNDARY_WEIGHT = 5.0
 EPSILON = float(np.finfo(np.float32).eps)
 
 
-class HeadPoints(NamedTuple):
-    """The random points of one head, (x, y) in [0, 1): P = 12544 of them a mask in the release.
+class Points(NamedTuple):
+    """The random points of all heads, (x, y) in [0, 1): P = 12544 of them a mask in the release.
 
     P is the number of `match`; P - r of the `oversampled` candidates are kept.
     """
 
-    match: Float[Array, "b p 2"]  # one set an image
-    oversampled: Float[Array, "b k o 2"]  # o = 3P candidates for every target mask
-    random: Float[Array, "b k r 2"]  # r = P / 4, used as they are
+    match: Float[Array, "heads b p 2"]  # one set an image
+    oversampled: Float[Array, "heads b k o 2"]  # o = 3P candidates for every target mask
+    random: Float[Array, "heads b k r 2"]  # r = P / 4, used as they are
 
 
 def draw_points(
@@ -54,25 +54,22 @@ def draw_points(
     points: int = 12544,
     oversample_ratio: float = 3.0,
     importance_ratio: float = 0.75,
-) -> list[HeadPoints]:
+) -> Points:
     """Fresh uniform points for every head, float32, the same for any number of devices."""
     kept = int(importance_ratio * points)
-    shapes = HeadPoints(
-        match=(batch, points, 2),
-        oversampled=(batch, classes, int(oversample_ratio * points), 2),
-        random=(batch, classes, points - kept, 2),
+    match, oversampled, random = jax.random.split(key, 3)
+    candidates = int(oversample_ratio * points)
+    return Points(
+        match=jax.random.uniform(match, (heads, batch, points, 2)),
+        oversampled=jax.random.uniform(oversampled, (heads, batch, classes, candidates, 2)),
+        random=jax.random.uniform(random, (heads, batch, classes, points - kept, 2)),
     )
-    keys = jax.random.split(key, (heads, len(shapes)))
-    return [
-        HeadPoints(*(jax.random.uniform(k, s) for k, s in zip(row, shapes, strict=True)))
-        for row in keys
-    ]
 
 
 def losses(
     outputs: Outputs,
     labels: UInt8[Array, "b y x"],
-    points: Sequence[HeadPoints],
+    points: Points,
     *,
     edge_target: str = "edges",
     mesh: Mesh | None = None,
@@ -109,11 +106,11 @@ def losses(
         local = jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(Outputs(heads, heads, batch, batch), batch, batch),
+            in_specs=(Outputs(heads, heads, batch, batch), batch, heads),
             out_specs=ImageTerms(batch, heads, heads, heads),
             check_vma=False,
         )
-    present, queries, bce, dice = local(outputs, labels, list(points))
+    present, queries, bce, dice = local(outputs, labels, points)
     masks = jnp.maximum(present.sum(), 1).astype(bce.dtype)
 
     terms = {"edge_loss": EDGE_WEIGHT * edge_loss(outputs.edge_logits, labels, edge_target)}
@@ -122,7 +119,7 @@ def losses(
         prefix = "" if head == last else f"d{head}."
         logits = outputs.class_logits[head]
         found = matching.matched_labels(queries[head], present, logits.shape[1])
-        mask_term = bce[head].sum() / (masks * points[head].match.shape[-2] + EPSILON)
+        mask_term = bce[head].sum() / (masks * points.match.shape[-2] + EPSILON)
         dice_term = dice[head].sum() / (masks + EPSILON)
         terms[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_loss(logits, found)
         terms[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_term
@@ -144,29 +141,33 @@ class ImageTerms(NamedTuple):
     dice: Float[Array, "heads b k"]  # 0..1, 0 where absent
 
 
-def image_terms(
-    outputs: Outputs, labels: UInt8[Array, "b y x"], points: Sequence[HeadPoints]
-) -> ImageTerms:
+def image_terms(outputs: Outputs, labels: UInt8[Array, "b y x"], points: Points) -> ImageTerms:
     """Matches queries with classes and compares their masks, image by image."""
-    features = outputs.mask_features
-    half = resize_bilinear(features, (features.shape[1] // 2, features.shape[2] // 2))
-    by_head = [half] * (len(outputs.mask_embeds) - 1) + [features]
-
+    full = outputs.mask_features
+    half = resize_bilinear(full, (full.shape[1] // 2, full.shape[2] // 2))
+    groups = ((half, slice(None, -1)), (full, slice(-1, None)))  # who shares features
     masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
     present = masks.any((-2, -1))
-    heads = zip(outputs.class_logits, outputs.mask_embeds, by_head, points, strict=True)
-    costs = [
-        matching.match_costs(logits, embeds, maps, labels, drawn.match)
-        for logits, embeds, maps, drawn in heads
-    ]
-    costs = jnp.stack(costs)
-    queries = matching.assign(costs, jnp.broadcast_to(present, (len(costs), *present.shape)))
-
-    embeds = jnp.take_along_axis(outputs.mask_embeds, queries[..., None], axis=2)
-    maps = [*mask_maps(embeds[:-1], half), *mask_maps(embeds[-1:], features)]
     packed = pack_masks(masks)[..., None]
-    terms = [point_terms(*head, packed) for head in zip(maps, points, strict=True)]
-    bce, dice = (jnp.where(present, jnp.stack(x), 0) for x in zip(*terms, strict=True))
+
+    # Heads go one after the other: it bounds the memory, and a head is compiled once.
+    def costs_of(features, heads):
+        args = (outputs.class_logits[heads], outputs.mask_embeds[heads], points.match[heads])
+        return jax.lax.map(
+            lambda head: matching.match_costs(*head[:2], features, labels, head[2]), args
+        )
+
+    costs = jnp.concatenate([costs_of(*group) for group in groups])
+    here = jnp.broadcast_to(present, costs.shape[:-1])
+    queries = matching.assign(costs, here)
+    embeds = jnp.take_along_axis(outputs.mask_embeds, queries[..., None], axis=2)
+
+    def terms_of(features, heads):
+        args = (mask_maps(embeds[heads], features), Points(*(x[heads] for x in points)))
+        return jax.lax.map(lambda head: point_terms(*head, packed), args)
+
+    terms = [terms_of(*group) for group in groups]
+    bce, dice = (jnp.where(here, jnp.concatenate(x), 0) for x in zip(*terms, strict=True))
     return ImageTerms(present, queries, bce, dice)
 
 
@@ -197,13 +198,13 @@ def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Flo
 
 
 def point_terms(
-    maps: Float[Array, "b k h w"], points: HeadPoints, packed: UInt8[Array, "b k y x 1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
     """BCE, weighted near the target's boundary and summed over P points, and dice of each mask.
 
     Args:
       maps: mask logits of the matched queries.
-      points: of this head.
+      points: of this head, without the axis of heads.
       packed: target masks and boundary weights, see `pack_masks`.
     """
     chosen = uncertain_points(maps, points, packed)
@@ -222,7 +223,7 @@ def point_terms(
 
 
 def uncertain_points(
-    maps: Float[Array, "b k h w"], points: HeadPoints, packed: UInt8[Array, "b k y x 1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
 ) -> Float[Array, "b k p 2"]:
     """The P points where the losses look: the least certain candidates, then the random ones.
 

@@ -47,7 +47,7 @@ def by_release_name(tree) -> dict[str, np.ndarray]:
     }
 
 
-def recorded_points(z, head: int, present: np.ndarray) -> losses.HeadPoints:
+def recorded_points(z, head: int, present: np.ndarray) -> losses.Points:
     """The record's points in our slots: it lists masks by image, then by query."""
     oversampled = np.zeros((*present.shape, *z[f"points/oversampled.{head}"].shape[1:]), np.float32)
     random = np.zeros((*present.shape, *z[f"points/random.{head}"].shape[1:]), np.float32)
@@ -59,7 +59,7 @@ def recorded_points(z, head: int, present: np.ndarray) -> losses.HeadPoints:
             random[image, slots[target - 1]] = z[f"points/random.{head}"][row]
             row += 1
     assert row == len(z[f"points/random.{head}"])
-    return losses.HeadPoints(z[f"points/match.{head}"], oversampled, random)
+    return losses.Points(z[f"points/match.{head}"], oversampled, random)
 
 
 @pytest.fixture(
@@ -94,7 +94,7 @@ def step(request) -> Step:
             _, _, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
             return losses.total(terms), (terms, queries, nnx.to_pure_dict(stats))
 
-        points = jax.tree.map(jnp.asarray, points)
+        points = jax.tree.map(lambda *heads: jnp.stack(heads), *points)
         (_, (terms, queries, stats)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
             params, batch_stats, images, jnp.asarray(labels), points
         )

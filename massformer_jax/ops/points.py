@@ -36,23 +36,32 @@ def sample_points(
     height, width, channels = maps.shape[-3:]
     flat = maps.reshape(*maps.shape[:-3], height * width, channels)
     dtype = widened(maps.dtype if read is None else points.dtype)
-    x = points[..., 0].astype(dtype) * width - 0.5
-    y = points[..., 1].astype(dtype) * height - 0.5
-    left, top = jnp.floor(x), jnp.floor(y)
-    right_share, bottom_share = x - left, y - top
-
-    # One corner at a time: all four at once would hold four times the result.
+    # One corner at a time: all four at once would hold four times the result, and gathering them
+    # together was up to ten times slower on CPU.
     total = None
-    for dy in (0, 1):
-        for dx in (0, 1):
-            column, row = left.astype(jnp.int32) + dx, top.astype(jnp.int32) + dy
-            weight = (right_share if dx else 1 - right_share) * (
-                bottom_share if dy else 1 - bottom_share
+    for row, row_weight in _taps(points[..., 1].astype(dtype), height):
+        for column, column_weight in _taps(points[..., 0].astype(dtype), width):
+            values = jnp.take_along_axis(
+                flat,
+                (row * width + column)[..., None],
+                axis=-2,
+                mode="promise_in_bounds",
+                wrap_negative_indices=False,
             )
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-            values = jnp.take_along_axis(flat, index[..., None], axis=-2, mode="clip")
             values = (values if read is None else read(values)).astype(dtype)
-            term = values * jnp.where(inside, weight, 0)[..., None]
+            term = values * (row_weight * column_weight)[..., None]
             total = term if total is None else total + term
     return total
+
+
+def _taps(coordinate: Array, size: int) -> list[tuple[Array, Array]]:
+    """The two pixels around a coordinate in [0, 1), as (index, weight); weight 0 if outside."""
+    position = coordinate * size - 0.5
+    low = jnp.floor(position)
+    share = position - low
+    taps = []
+    for index, weight in ((low, 1 - share), (low + 1, share)):
+        index = index.astype(jnp.int32)
+        inside = (index >= 0) & (index < size)
+        taps.append((jnp.clip(index, 0, size - 1), jnp.where(inside, weight, 0)))
+    return taps

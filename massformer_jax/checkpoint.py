@@ -9,6 +9,7 @@ A workdir holds
 Orbax writes into a temporary folder and renames it: what has a step's name is complete.
 """
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,13 +37,13 @@ class Weights(NamedTuple):
     batch_stats: Any
 
 
-def last_manager(workdir: str) -> ocp.CheckpointManager:
+def last_manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
     """Keeps the newest complete states."""
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True)
     return ocp.CheckpointManager(epath.Path(workdir) / LAST, options=options)
 
 
-def best_manager(workdir: str) -> ocp.CheckpointManager:
+def best_manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
     """Keeps the weights of the best mIoU."""
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1, best_fn=lambda metrics: metrics["mIoU"], best_mode="max", create=True
@@ -102,7 +103,7 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> Train
     return TrainState(count, **items["model"], opt_state=items["optimizer"])
 
 
-def load_weights(directory: str, sharding: jax.sharding.Sharding) -> Weights:
+def load_weights(directory: str | os.PathLike, sharding: jax.sharding.Sharding) -> Weights:
     """The weights in a workdir: the best ones, or the last if none were evaluated.
 
     Args:

@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from importlib import resources
 
 import jax
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from massformer_jax import checkpoint, sharding
-from massformer_jax.data.pipeline import PipelineError
 from massformer_jax.errors import InputError
 from massformer_jax.evaluate import report
 from massformer_jax.train import evaluation, train_and_evaluate
-
-config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
-flags.DEFINE_string("workdir", None, "Folder for checkpoints, scalars and results.")
-flags.DEFINE_enum("mode", "train", ["train", "eval"], "train (and evaluate), or only evaluate.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,32 +29,38 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        values = parse(argv)
-        workdir = pathlib.Path(values["workdir"].value).absolute()
-        if values["mode"].value == "eval":
-            evaluate_workdir(values["config"].value, workdir)
+        config, workdir, mode = parse(argv)
+        if mode == "eval":
+            evaluate_workdir(config, workdir)
         else:
-            train_and_evaluate(values["config"].value, workdir)
-    except (InputError, PipelineError) as error:
+            train_and_evaluate(config, workdir)
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """Parses flags; raises InputError with one line for what is unknown or missing."""
-    known = flags.FLAGS
+def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path, str]:
+    """Returns (config, workdir, mode); raises InputError for what is unknown or missing."""
+    argv = shipped_config(argv)
+    # Flags of their own, so that one process can run several command lines.
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "", flag_values=values)
     try:
-        known(shipped_config(argv))
-    except FileNotFoundError as error:
-        raise InputError(f"--config: {error.filename} does not exist") from error
+        values(argv)
+        config = values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
-        raise InputError(f"{message} (see configs/ for the keys, --help for the flags)") from error
+        raise InputError(f"{message} (--help shows the flags, the config file the keys)") from error
     for name in ("config", "workdir"):
-        if known[name].value is None:
+        if not values[name].value:
             raise InputError(f"--{name} is missing; see --help")
-    return known
+    if not isinstance(config, ml_collections.ConfigDict):  # stands for a file that cannot be read
+        path = config_flags.get_config_filename(values["config"])
+        raise InputError(f"--config: {path} does not exist; see configs/")
+    return config, pathlib.Path(values.workdir).absolute(), values.mode
 
 
 def shipped_config(argv: Sequence[str]) -> list[str]:
@@ -74,7 +76,7 @@ def shipped_config(argv: Sequence[str]) -> list[str]:
     return [find(argument) for argument in argv]
 
 
-def evaluate_workdir(config, workdir: pathlib.Path) -> None:
+def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Evaluates the best weights of a workdir, or the last where none are."""
     mesh = sharding.make_mesh(jax.local_devices())
     evaluate_weights = evaluation(config, mesh)

@@ -5,6 +5,7 @@ python -m massformer_jax.predict --checkpoint DIR --output DIR [--overlay] IMAGE
 
 import argparse
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from massformer_jax import checkpoint
-from massformer_jax.data.images import ImageError, decode_image, encode_mask
+from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.data.transforms import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
@@ -50,7 +51,7 @@ class Segmenter:
         self._labels = labels
 
     @classmethod
-    def load(cls, directory: str, *, resolution: str = "native") -> "Segmenter":
+    def load(cls, directory: str | os.PathLike, *, resolution: str = "native") -> "Segmenter":
         """Loads the best weights of a workdir.
 
         Args:
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in images:
         try:
             image = decode_image(path)
-        except (ImageError, OSError) as error:
+        except (InputError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue

@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,3 +17,26 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 install_import_hook("massformer_jax", "beartype.beartype")
+
+# Only now: what is imported before the hook stays unchecked.
+from massformer_jax.data.build import build  # noqa: E402
+from massformer_jax.data.sample import write_sample  # noqa: E402
+
+# Odd numbers, so that neither batches nor hosts divide them.
+SAMPLE_COUNTS = {"train": 7, "val": 3, "test": 1}
+
+
+@pytest.fixture(scope="session")
+def release_dir(tmp_path_factory):
+    """A rendered release: images/ and annotations/."""
+    output = tmp_path_factory.mktemp("sample") / "release"
+    write_sample(output, SAMPLE_COUNTS, seed=5)
+    return output
+
+
+@pytest.fixture(scope="session")
+def data_dir(release_dir, tmp_path_factory):
+    """The dataset built from it."""
+    output = tmp_path_factory.mktemp("datasets")
+    build(release_dir, output)
+    return output

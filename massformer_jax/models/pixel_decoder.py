@@ -87,9 +87,7 @@ class CST(nnx.Module):
         context: Float[Array, "b 1 1 d"],
         s5: Float[Array, "b h w d"],
         s4: Float[Array, "b 2*h 2*w d"],
-    ) -> tuple[
-        Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"], Float[Array, "b 4*h 4*w d"]
-    ]:
+    ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"], Float[Array, "b 4*h 4*w d"]]:
         """Returns d5, d4 and d4 upsampled to 1/8."""
         d5, up = self.dcn1(s5 + context)
         d4, up = self.dcn2(self.cross_self_attn(up, s4))

@@ -1,0 +1,86 @@
+"""One line and status 2 for what a user can mend."""
+
+import pathlib
+
+import pytest
+
+import tiny_config
+from massformer_jax import main
+
+CONFIG = pathlib.Path(tiny_config.__file__)
+
+
+def refused(capsys, *arguments) -> str:
+    assert main.main(["main", *map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("--config.no_such_key=1", "no_such_key"),
+        ("--config.data.crop=512", "crop"),
+        ("--config.batch_size=many", "batch_size"),
+        ("--no_such_flag=1", "no_such_flag"),
+        ("--mode=dream", "mode"),
+        ("--config.batch_size=12", "8 or 16"),
+        ("--config.data.crop_size=300", "data.crop_size"),
+        ("--config.loss.edge_target=all", "loss.edge_target"),
+        ("--config.log_every=0", "log_every"),
+        ("--config.eval.resolution=huge", "resolution"),
+        ("--config.eval.split=testing", "testing"),
+    ],
+)
+def test_wrong_flags_and_keys(capsys, tmp_path, data_dir, override, named):
+    workdir = tmp_path / "run"
+    error = refused(
+        capsys,
+        f"--config={CONFIG}",
+        f"--workdir={workdir}",
+        f"--config.data.data_dir={data_dir}",
+        override,
+    )
+    assert named in error
+    assert not workdir.exists()
+
+
+def test_missing_flags(capsys, tmp_path):
+    assert "--config" in refused(capsys, f"--workdir={tmp_path}")
+    assert "--workdir" in refused(capsys, f"--config={CONFIG}")
+
+
+def test_missing_config_file(capsys, tmp_path):
+    assert "nowhere.py" in refused(capsys, "--config=nowhere.py", f"--workdir={tmp_path / 'run'}")
+
+
+def test_missing_dataset_names_the_command(capsys, tmp_path):
+    error = refused(
+        capsys,
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={tmp_path}",
+    )
+    assert "massformer_jax.data.build" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_without_checkpoint(capsys, tmp_path, data_dir):
+    error = refused(
+        capsys,
+        "--mode=eval",
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.data_dir={data_dir}",
+    )
+    assert "no checkpoint" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_shipped_configs_are_found_by_name():
+    found = main.shipped_config(["main", "--config=elsewhere/massformer_r50.py", "--x=1"])
+    assert found[2] == "--x=1"
+    path = pathlib.Path(found[1].removeprefix("--config="))
+    assert path.name == "massformer_r50.py"

@@ -1,0 +1,142 @@
+"""Training from the command line: what it leaves behind, interruptions, other devices."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import tiny_config
+from massformer_jax import checkpoint
+
+pytestmark = pytest.mark.slow  # each program takes a minute to compile
+
+CONFIG = pathlib.Path(tiny_config.__file__)
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data_dir):
+    """Runs main in a process of its own; programs are compiled once for this file."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def start(workdir, *overrides, devices=1, wait=True):
+        # Level 0: these programs are small, compiling them is what takes time.
+        flags = (
+            f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        )
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        command = [sys.executable, "-m", "massformer_jax.main", f"--config={CONFIG}"]
+        command += [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *overrides]
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if not wait:
+            return process
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, run):
+    """Workdir and output of a run from beginning to end on one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    status, out, err = run(workdir)
+    assert status == 0, err
+    return workdir, out
+
+
+def last_weights(workdir):
+    weights = checkpoint.load_weights(workdir / checkpoint.LAST, DEVICE)
+    return weights.step, jax.tree.map(np.asarray, (weights.params, weights.batch_stats))
+
+
+def losses(printed: str) -> list[float]:
+    """The total losses of the progress lines."""
+    return [
+        float(line.split("loss ")[1].split()[0]) for line in printed.splitlines() if "loss " in line
+    ]
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    workdir, printed = undisturbed
+    assert "step 4/4" in printed and "images/s" in printed and "left" in printed
+    assert "3 photographs" in printed
+    summary = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert summary["images"] == 3 and len(summary["IoU"]) == 7
+    assert len(list((workdir / "eval").glob("*.png"))) == 1
+    assert list((workdir / "scalars").glob("events*"))
+    step, last = last_weights(workdir)
+    best = checkpoint.load_weights(workdir, DEVICE)
+    assert step == best.step == 4
+    jax.tree.map(np.testing.assert_array_equal, last, (best.params, best.batch_stats))
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, run):
+    workdir, _ = undisturbed
+    before = last_weights(workdir)
+    status, out, err = run(workdir)
+    assert status == 0, err
+    assert "step 4 of 4" in out and not losses(out)
+    jax.tree.map(np.testing.assert_array_equal, last_weights(workdir), before)
+
+
+def test_killed_and_continued_equals_undisturbed(undisturbed, tmp_path, run):
+    """SIGKILL somewhere after the first checkpoint; the rest is bit for bit the same."""
+    workdir = tmp_path / "killed"
+    process = run(workdir, wait=False)
+    while not list((workdir / checkpoint.LAST).glob("[0-9]*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 1))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    status, _, err = run(workdir)
+    assert status == 0, err
+    step, weights = last_weights(workdir)
+    expected_step, expected = last_weights(undisturbed[0])
+    assert step == expected_step == 4
+    jax.tree.map(np.testing.assert_array_equal, weights, expected)
+
+
+def test_eight_devices_equal_one(undisturbed, tmp_path, run):
+    """The same global batches, split eight ways, with evaluation on eight devices."""
+    status, out, err = run(tmp_path / "eight", devices=8)
+    assert status == 0, err
+    assert "8 devices" in out
+    # Adam's first steps follow signs, so last bits of gradients show; the losses are close.
+    np.testing.assert_allclose(losses(out), losses(undisturbed[1]), rtol=2e-3)
+    _, (_, eight) = last_weights(tmp_path / "eight")
+    _, (_, one) = last_weights(undisturbed[0])
+    first = lambda tree: np.asarray(tree["backbone"]["bn1"]["mean"])  # noqa: E731
+    np.testing.assert_allclose(first(eight), first(one), rtol=0, atol=1e-4)
+
+
+def test_evaluation_alone_gives_the_same_scores(undisturbed, run):
+    workdir, printed = undisturbed
+    status, out, err = run(workdir, "--mode=eval")
+    assert status == 0, err
+    assert out[out.index("\nclass ") :] == printed[printed.index("\nclass ") :]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("override", ["--config.model.layers=2", "--config.model.queries=9"])
+def test_another_model_is_refused(undisturbed, run, mode, override):
+    workdir, _ = undisturbed
+    status, _, err = run(workdir, f"--mode={mode}", override)
+    assert status == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert str(workdir) in err and override.split(".", 1)[1].split("=")[0] in err

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import release
 
+import release
 from massformer_jax.ops.edges import edge_map, pack_masks, unpack_masks
 
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import release
 from flax import nnx
 
+import release
 from massformer_jax import losses, optim
 from massformer_jax.convert import flatten, to_torch_layout, torch_name
 

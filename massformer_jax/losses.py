@@ -145,7 +145,7 @@ def image_terms(outputs: Outputs, labels: UInt8[Array, "b y x"], points: Points)
     """Matches queries with classes and compares their masks, image by image."""
     full = outputs.mask_features
     half = resize_bilinear(full, (full.shape[1] // 2, full.shape[2] // 2))
-    groups = ((half, slice(None, -1)), (full, slice(-1, None)))  # who shares features
+    groups = ((half, slice(None, -1)), (full, slice(-1, None)))  # features and their heads
     masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
     present = masks.any((-2, -1))
     packed = pack_masks(masks)[..., None]

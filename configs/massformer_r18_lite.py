@@ -13,7 +13,8 @@ Differences from the released recipe, all deliberate:
   the edge map with 255 after it was made of 0 and 1, and so learns "edge everywhere";
   `--config.loss.edge_target=ones` brings that back.
 - The encoder starts from random weights.
-- The best checkpoint is kept by mIoU at every evaluation; the release saves one every 20k steps too.
+- A checkpoint to continue from is saved every 1000 steps and the last two are kept; the release
+  saves every 20k steps and keeps all. Both keep the best by mIoU.
 """
 
 import ml_collections

@@ -10,7 +10,6 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
-from importlib import resources
 
 import jax
 import ml_collections
@@ -64,14 +63,18 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path,
 
 
 def shipped_config(argv: Sequence[str]) -> list[str]:
-    """Replaces the path of a config that does not exist by the one inside the package."""
+    """Replaces the path of a config that does not exist by the one that came with the package."""
+    package = pathlib.Path(__file__).parent
+    # In the wheel they lie inside the package, in a checkout installed with -e beside it.
+    folders = (package / "configs", package.parent / "configs")
 
     def find(argument):
         match = re.fullmatch(r"(--?config=)(.+?)(:.*)?", argument)
         if not match or pathlib.Path(match[2]).exists():
             return argument
-        inside = resources.files("massformer_jax") / "configs" / pathlib.Path(match[2]).name
-        return f"{match[1]}{inside}{match[3] or ''}" if inside.is_file() else argument
+        shipped = (folder / pathlib.Path(match[2]).name for folder in folders)
+        found = next((path for path in shipped if path.is_file()), match[2])
+        return f"{match[1]}{found}{match[3] or ''}"
 
     return [find(argument) for argument in argv]
 

@@ -83,4 +83,6 @@ def test_shipped_configs_are_found_by_name():
     found = main.shipped_config(["main", "--config=elsewhere/massformer_r50.py", "--x=1"])
     assert found[2] == "--x=1"
     path = pathlib.Path(found[1].removeprefix("--config="))
-    assert path.name == "massformer_r50.py"
+    assert path.name == "massformer_r50.py" and path.is_file()
+    assert main.shipped_config(["--config=no/such.py"]) == ["--config=no/such.py"]
+    assert main.shipped_config([f"--config={CONFIG}"]) == [f"--config={CONFIG}"]

@@ -1,0 +1,86 @@
+"""Layers against formulas: batch normalisation, attention, the transposed convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from massformer_jax.models.layers import Attention, BatchNorm, UpsamplingDeformLayer
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def test_batch_norm_keeps_the_unbiased_variance():
+    norm = BatchNorm(3, rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.array([1.0, 2.0, 3.0])
+    norm.bias[...] = jnp.array([0.1, 0.2, 0.3])
+    x = normal(2, 4, 5, 3) * 3 + 1
+    got = norm(x)
+    mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
+    expected = (x - mean) / np.sqrt(var + 1e-5) * np.array([1, 2, 3]) + np.array([0.1, 0.2, 0.3])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * var * 40 / 39, rtol=1e-5)
+
+
+def test_batch_norm_at_inference_uses_and_keeps_the_running_statistics():
+    norm = nnx.view(BatchNorm(3, rngs=nnx.Rngs(0)), use_running_average=True)
+    norm.mean[...] = jnp.array([1.0, 2.0, 3.0])
+    norm.var[...] = jnp.array([4.0, 9.0, 16.0])
+    x = normal(1, 1, 1, 3)
+    expected = (x - np.array([1, 2, 3])) / np.sqrt(np.array([4, 9, 16]) + 1e-5)
+    np.testing.assert_allclose(norm(x), expected, atol=1e-6)
+    np.testing.assert_array_equal(norm.mean[...], [1, 2, 3])
+
+
+def test_batch_norm_refuses_a_single_value():
+    with pytest.raises(ValueError, match="global batch of 1"):
+        BatchNorm(3, rngs=nnx.Rngs(0))(normal(1, 1, 1, 3))
+
+
+def test_attention_by_the_formula():
+    """Two heads; positions reach queries and keys, not values; a closed key gets no weight."""
+    init = jax.nn.initializers.normal(0.5)
+    attention = Attention(4, 2, kernel_init=init, rngs=nnx.Rngs(0))
+    query, memory = normal(1, 3, 4), normal(1, 5, 4, seed=1)
+    at_query, at_key = normal(1, 3, 4, seed=2), normal(1, 5, 4, seed=3)
+    closed = np.zeros((1, 3, 5), bool)
+    closed[0, 1, 2] = closed[0, 2, :4] = True
+
+    kernel, bias = (
+        np.asarray(attention.in_proj.kernel[...]),
+        np.asarray(attention.in_proj.bias[...]),
+    )
+    parts = (query + at_query, memory + at_key, memory)
+    q, k, v = (
+        np.asarray(x[0]) @ kernel[:, 4 * i : 4 * i + 4] + bias[4 * i : 4 * i + 4]
+        for i, x in enumerate(parts)
+    )
+    heads = []
+    for s in (slice(0, 2), slice(2, 4)):
+        logits = np.where(closed[0], -np.inf, q[:, s] @ k[:, s].T / np.sqrt(2))
+        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        heads.append(weights @ v[:, s])
+    out = np.concatenate(heads, -1) @ np.asarray(attention.out_proj.kernel[...])
+    got = attention(
+        query,
+        memory,
+        query_positions=at_query,
+        key_positions=at_key,
+        closed=jnp.asarray(closed),
+    )
+    np.testing.assert_allclose(got[0], np.asarray(query[0]) + out, atol=1e-5)
+
+
+def test_upsampling_is_torch_s_transposed_convolution():
+    """out[2i + a - 1, 2j + b - 1] += x[i, j] · weight[a, b], torch's definition, after a flip."""
+    layer = UpsamplingDeformLayer(2, 3, 3, rngs=nnx.Rngs(0)).up_sample
+    x = normal(1, 4, 5, 3)
+    weight = np.asarray(layer.kernel[...])[::-1, ::-1]
+    expected = np.zeros((10, 12, 3))
+    for i, j, a, b in np.ndindex(4, 5, 4, 4):
+        expected[2 * i + a, 2 * j + b] += np.asarray(x[0, i, j]) @ weight[a, b]
+    np.testing.assert_allclose(layer(x)[0], expected[1:-1, 1:-1], atol=1e-5)

@@ -1,0 +1,57 @@
+"""Resizing, windows and positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from massformer_jax.ops.positions import sine_positions
+from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.ops.windows import from_windows, to_windows
+
+
+@pytest.mark.parametrize(
+    ("size", "to"),
+    [
+        ((8, 12), (16, 24)),  # doubled
+        ((8, 12), (4, 6)),  # halved
+        ((16, 32), (2, 4)),  # by 8
+        ((12, 12), (4, 4)),  # by 3: an odd factor
+        ((8, 12), (5, 31)),  # any
+        ((1, 1), (2, 5)),
+        ((7, 9), (7, 18)),  # one axis
+        ((8, 8), (8, 8)),
+    ],
+)
+def test_resize_equals_the_dense_products(size, to):
+    x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
+    expected = jax.image.resize(x, (2, *to, 3), "linear", antialias=False)
+    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), to), expected, rtol=0, atol=2e-6)
+
+
+def test_resize_accepts_any_leading_axes():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 5, 3)).astype(np.float32))
+    batched = resize_bilinear(x[None, None], (9, 4))
+    np.testing.assert_array_equal(batched[0, 0], resize_bilinear(x, (9, 4)))
+
+
+def test_windows_hold_neighbours_and_come_back():
+    x = jnp.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
+    windows = to_windows(x, 4)
+    assert windows.shape == (2, 6, 16, 3)
+    np.testing.assert_array_equal(windows[1, 4], x[1, 4:8, 4:8].reshape(16, 3))
+    np.testing.assert_array_equal(from_windows(windows, 8, 12, 4), x)
+
+
+def test_windows_refuse_what_does_not_divide():
+    with pytest.raises(ValueError, match="8x10"):
+        to_windows(jnp.zeros((1, 8, 10, 1)), 4)
+
+
+def test_positions_by_the_formula():
+    got = sine_positions(3, 5, 8, jnp.float32)
+    y, x, i = 2, 4, 1  # the second frequency: sine at 2, cosine at 3
+    for offset, coordinate, n in ((0, y + 1, 3), (4, x + 1, 5)):
+        angle = coordinate / (n + 1e-6) * 2 * np.pi / 10000 ** (2 * i / 4)
+        expected = [np.sin(angle), np.cos(angle)]
+        np.testing.assert_allclose(got[y, x, offset + 2 : offset + 4], expected, rtol=1e-6)

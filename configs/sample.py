@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
         "threads": 2,
     }
     config.batch_size = 4
-    config.total_steps = 150
+    config.total_steps = 120
     config.optimizer = {
         "peak_learning_rate": 1e-3,
         "weight_decay": 0.05,
@@ -38,6 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss = {"points": 2048, "edge_target": "edges"}
     config.eval = {"split": "validation", "resolution": "native", "pictures": 8}
     config.log_every = 10
-    config.checkpoint_every = 50
-    config.eval_every = 150
+    config.checkpoint_every = 40
+    config.eval_every = 120
     return config

@@ -19,6 +19,7 @@ from massformer_jax.inference import network_size, score_function
 from massformer_jax.metrics import (
     Counts,
     add_counts,
+    best_constant_miou,
     format_table,
     image_counts,
     summarize,
@@ -79,7 +80,8 @@ def evaluate(
         pictures: of how many examples the truth and the prediction are drawn.
 
     Returns:
-        The summary (see `metrics.summarize`), with `images`, how many there were.
+        The summary (see `metrics.summarize`), with `images`, how many there were, and
+        `best_constant_mIoU`, what one class everywhere would reach.
     """
     pool, images, waiting = zero_counts(len(classes)), 0, None
     for batch in batches_by_size(examples, mesh.shape[sharding.DATA], resolution):
@@ -96,14 +98,22 @@ def evaluate(
             images += 1
     if waiting is not None:
         pool = add_counts(pool, waiting)
-    summary = {**summarize(pool), "images": images}
+    summary = {
+        **summarize(pool),
+        "images": images,
+        "best_constant_mIoU": best_constant_miou(pool),
+    }
     write_json(output / "metrics.json", {"classes": list(classes), **summary})
     return summary
 
 
 def report(summary: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """The table of an evaluation, and how many photographs it stands for."""
-    return f"{format_table(dict(summary), classes)}\n{summary['images']} photographs"
+    """The table of an evaluation, how many photographs it stands for, and a floor to compare."""
+    constant = 100 * summary["best_constant_mIoU"]
+    return (
+        f"{format_table(dict(summary), classes)}\n{summary['images']} photographs; "
+        f"one class everywhere has a mean IoU of {constant:.2f} at best"
+    )
 
 
 def batches_by_size(

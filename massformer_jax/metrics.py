@@ -154,6 +154,15 @@ def summarize(pool: Counts) -> dict[str, float | list[float]]:
     }
 
 
+def best_constant_miou(pool: Counts) -> float:
+    """The mIoU, 0..1, of the best answer that gives every pixel the same class.
+
+    That class has its share of the labelled pixels as IoU, the others that occur have 0.
+    """
+    label = np.asarray(pool.label, np.float64)
+    return float(label.max() / label.sum() / np.count_nonzero(label))
+
+
 def _mean_of_numbers(values: np.ndarray) -> float:
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if numbers.size else math.nan

@@ -65,12 +65,19 @@ class Segmenter:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         return cls(checkpoint.load_weights(directory, sharding), resolution=resolution)
 
-    def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Class of every pixel of an RGB photograph."""
+    def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+        """Class of every pixel of a photograph: RGB, uint8 [h, w, 3].
+
+        Raises:
+            InputError: an array of another shape or dtype.
+        """
         return np.asarray(self._run(self._labels, image))
 
-    def scores(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w k"]:
-        """Class scores of every pixel, float32, at least 0; not normalised over the classes."""
+    def scores(self, image: np.ndarray) -> Float[np.ndarray, "h w k"]:
+        """Class scores of every pixel, float32, at least 0; not normalised over the classes.
+
+        Takes and raises what `predict` does.
+        """
         return np.asarray(self._run(self._scores, image))
 
     def _run(self, function, image):

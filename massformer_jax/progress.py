@@ -10,17 +10,21 @@ class Progress:
     def __init__(self, step: int, total_steps: int, batch_size: int):
         self._total_steps = total_steps
         self._batch_size = batch_size
-        self.pause(step)
-
-    def pause(self, step: int) -> None:
-        """Forgets the time since the last report: something else was done after `step`."""
         self._step, self._time = step, time.monotonic()
 
+    def pause(self, step: int) -> float:
+        """Forgets the time since the last report, in which something else was done; returns it."""
+        before, self._step, self._time = self._time, step, time.monotonic()
+        return self._time - before
+
     def report(self, step: int, terms: Mapping[str, float]) -> float:
-        """Prints the line of `step`; returns images a second since the last one."""
-        seconds = max(time.monotonic() - self._time, 1e-9)
-        speed = (step - self._step) * self._batch_size / seconds
-        left = (self._total_steps - step) * self._batch_size / speed
+        """Prints the line of `step`; returns images a second since the last one, 0 if unknown."""
+        images = (step - self._step) * self._batch_size
+        speed = images / max(self.pause(step), 1e-9)
+        rate = ""
+        if images:
+            left = (self._total_steps - step) * self._batch_size / speed
+            rate = f"  {speed:.2f} images/s  {duration(left)} left"
         parts = "  ".join(
             f"{name} {terms[key]:.3f}"
             for name, key in (
@@ -31,11 +35,9 @@ class Progress:
             )
         )
         print(
-            f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({parts})  "
-            f"{speed:.2f} images/s  {duration(left)} left",
+            f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({parts}){rate}",
             flush=True,
         )
-        self.pause(step)
         return speed
 
 

@@ -77,6 +77,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
             )
             state, terms = step(state, batch)
             finished = i == config.total_steps
+            if i == start + 1:
+                jax.block_until_ready(terms)
+                print(f"the first step, compiled, took {progress.pause(i):.0f} s", flush=True)
             if i % config.log_every == 0 or finished:
                 # The only place where the host waits for the device.
                 terms = {name: float(value) for name, value in terms.items()}

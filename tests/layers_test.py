@@ -17,8 +17,8 @@ def test_batch_norm_keeps_the_unbiased_variance():
     norm = BatchNorm(3, rngs=nnx.Rngs(0))
     norm.scale[...] = jnp.array([1.0, 2.0, 3.0])
     norm.bias[...] = jnp.array([0.1, 0.2, 0.3])
-    x = normal(2, 4, 5, 3) * 3 + 1
-    got = norm(x)
+    x = np.asarray(normal(2, 4, 5, 3)) * 3 + 1
+    got = norm(jnp.asarray(x))
     mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
     expected = (x - mean) / np.sqrt(var + 1e-5) * np.array([1, 2, 3]) + np.array([0.1, 0.2, 0.3])
     np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -31,7 +31,7 @@ def test_batch_norm_at_inference_uses_and_keeps_the_running_statistics():
     norm.mean[...] = jnp.array([1.0, 2.0, 3.0])
     norm.var[...] = jnp.array([4.0, 9.0, 16.0])
     x = normal(1, 1, 1, 3)
-    expected = (x - np.array([1, 2, 3])) / np.sqrt(np.array([4, 9, 16]) + 1e-5)
+    expected = (np.asarray(x) - np.array([1, 2, 3])) / np.sqrt(np.array([4, 9, 16]) + 1e-5)
     np.testing.assert_allclose(norm(x), expected, atol=1e-6)
     np.testing.assert_array_equal(norm.mean[...], [1, 2, 3])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -240,3 +241,15 @@ def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
         metrics.write_json(path, {"step": 2})
     assert json.loads(path.read_bytes()) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_best_constant_answer_is_found_by_trying_all():
+    rng = np.random.default_rng(0)
+    label = rng.choice(np.uint8([0, 1, 1, 1, 4, 255]), (9, 11))
+    tried = []
+    for k in range(7):
+        counts = metrics.image_counts(jnp.full_like(label, k), jnp.asarray(label))
+        scores = np.array(metrics.summarize(counts)["IoU"])
+        tried.append(scores[[0, 1, 4]].mean())
+    pool = metrics.image_counts(jnp.asarray(label), jnp.asarray(label))
+    assert metrics.best_constant_miou(pool) == pytest.approx(max(tried))

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.loss = {"points": 64, "edge_target": "edges"}
     config.eval = {"split": "validation", "resolution": "256x256", "pictures": 1}
-    config.log_every = 2
+    config.log_every = 1
     config.checkpoint_every = 1
     config.eval_every = 4
     return config

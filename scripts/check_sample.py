@@ -1,0 +1,31 @@
+"""Checks what `make sample` left: the files it names, and a score that says it has learnt.
+
+python scripts/check_sample.py sample
+"""
+
+import json
+import pathlib
+import sys
+
+
+def main(folder: pathlib.Path) -> None:
+    summary = json.loads((folder / "run/eval/metrics.json").read_text())
+    score, constant = summary["mIoU"], summary["best_constant_mIoU"]
+    assert score > 8 * constant, f"mIoU {score:.3f}, one class everywhere has {constant:.3f}"
+    pictures = list((folder / "run/eval").glob("*.png"))
+    assert len(pictures) == summary["images"] == 8, f"{len(pictures)} pictures"
+    assert list((folder / "run/scalars").glob("events*")), "no TensorBoard scalars"
+    assert list((folder / "run/checkpoints").glob("[0-9]*")), "no checkpoint"
+    assert list((folder / "run/best").glob("[0-9]*")), "no best checkpoint"
+    photographs = list((folder / "photos/images/test").iterdir())
+    for path in photographs:
+        for name in (f"{path.stem}.png", f"{path.stem}_overlay.jpg"):
+            assert (folder / "predictions" / name).is_file(), f"{name} is missing"
+    print(
+        f"{len(pictures)} comparisons, {len(photographs)} predictions, "
+        f"mIoU {100 * score:.2f} against {100 * constant:.2f} of one class everywhere"
+    )
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

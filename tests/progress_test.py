@@ -24,7 +24,7 @@ def test_speed_and_time_left_leave_out_pauses(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (59.6, "1 min"), (4321, "1 h 12 min"), (200_000, "2 d 7 h"), (61, "1 min 1 s")],
+    [(0.0, "0 s"), (59.6, "1 min"), (4321.0, "1 h 12 min"), (2e5, "2 d 7 h"), (61.0, "1 min 1 s")],
 )
 def test_duration(seconds, words):
     assert progress.duration(seconds) == words

@@ -52,6 +52,11 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path,
         config = values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
+        # Of an unknown key ml_collections says the last part, quoted, and nothing else.
+        key = re.escape(message.strip("'\""))
+        given = [arg.split("=")[0] for arg in argv if re.match(rf"--?config\.(.+\.)?{key}\b", arg)]
+        if given:
+            message = f"{given[0]}: there is no such key"
         raise InputError(f"{message} (--help shows the flags, the config file the keys)") from error
     for name in ("config", "workdir"):
         if not values[name].value:

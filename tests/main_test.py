@@ -21,8 +21,9 @@ def refused(capsys, *arguments) -> str:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("--config.no_such_key=1", "no_such_key"),
-        ("--config.data.crop=512", "crop"),
+        ("--config.no_such_key=1", "--config.no_such_key: there is no such key"),
+        ("--config.data.crop=512", "--config.data.crop: there is no such key"),
+        ("--config.batch_size.deep=1", "batch_size.deep"),
         ("--config.batch_size=many", "batch_size"),
         ("--no_such_flag=1", "no_such_flag"),
         ("--mode=dream", "mode"),

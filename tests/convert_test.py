@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
-from configs_test import load
 from flax import nnx
 
 import release
+from configs_test import load
 from massformer_jax import convert
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import MaSSFormer

@@ -85,6 +85,11 @@ def abstract(init: Callable, sharding: jax.sharding.Sharding) -> TrainState:
     )
 
 
+def has_state(workdir: str | os.PathLike) -> bool:
+    """Whether there is a complete state to continue from."""
+    return any(p.name.isdigit() for p in (pathlib.Path(workdir) / LAST).glob("*"))
+
+
 def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> TrainState | None:
     """The newest complete state, in the shardings of `like`; sets the iterator's position.
 

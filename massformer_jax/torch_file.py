@@ -28,7 +28,6 @@ MAX_PICKLE_BYTES = 96 * 2**20
 _MAX_LINE_BYTES = 2**16  # only names and numbers stand in lines
 _MAX_DIRECTORY_BYTES = 8 * 2**20  # of a zip archive; some 80,000 storages
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-_LEGACY_START = b"\x80\x02\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little") + b"."
 
 
 class TorchFile:
@@ -58,7 +57,7 @@ class TorchFile:
         try:
             if self._bytes[:4] == b"PK\x03\x04":
                 self.tree, self._find = _open_zip(self._bytes)
-            elif self._bytes[: len(_LEGACY_START)] == _LEGACY_START:
+            elif self._bytes[:1] == b"\x80":  # how a pickle begins
                 self.tree, self._find = _open_legacy(self._bytes)
             else:
                 raise PickleError("it is no file of torch.save")
@@ -217,7 +216,9 @@ def _open_zip(data: mmap.mmap) -> tuple[Any, _Finder]:
 
 
 def _open_legacy(data: mmap.mmap) -> tuple[Any, _Finder]:
-    window = _Window(data, len(_LEGACY_START), len(data))
+    window = _Window(data, 0, len(data))
+    if torch_pickle.load(window)[0] != _LEGACY_MAGIC:
+        raise PickleError("it is a pickle, but no file of torch.save")
     if torch_pickle.load(window)[0] != _LEGACY_PROTOCOL:
         raise PickleError("its protocol version is unknown")
     system, _ = torch_pickle.load(window)

@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Collection, Iterable
 
-_LINES = 40  # of one group; nobody reads more
+# A file may have any number of names; the released models have 660.
+_LINES = 1000  # of one group
+_CANDIDATES = 300  # to compare with, for the first hundred of a group: comparing is slow
 _LENGTH = 120  # of a name; released ones have at most 90 characters
 
 
@@ -39,8 +41,10 @@ def report(
     for title, group, others in (("missing", lost, extra), ("left over", extra, lost)):
         if group:
             lines.append(f"  {title}:")
-        for prefix, count in list(group.items())[:_LINES]:
-            near = difflib.get_close_matches(prefix[:_LENGTH], _short(others), n=1, cutoff=0.8)
+        candidates = [name[:_LENGTH] for name in list(others)[:_CANDIDATES]]
+        for i, (prefix, count) in enumerate(list(group.items())[:_LINES]):
+            among = candidates if i < 100 else []
+            near = difflib.get_close_matches(prefix[:_LENGTH], among, n=1, cutoff=0.8)
             text = _plain(prefix) + (f" ({count} tensors)" if count > 1 else "")
             lines.append(f"    {text}" + (f"; is it {_plain(near[0])}?" if near else ""))
         if len(group) > _LINES:
@@ -71,10 +75,6 @@ def _prefixes(name: str) -> list[str]:
     """`a.b.c` → `a.`, `a.b.`; of a hostile name with more parts the first ten."""
     parts = name.split(".", 10)
     return [".".join(parts[:i]) + "." for i in range(1, len(parts))]
-
-
-def _short(names: Collection[str]) -> list[str]:
-    return [name[:_LENGTH] for name in list(names)[:1000]]
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,8 @@ Differences from the released recipe, all deliberate:
 - The edge branch learns the edges of the label map, as the paper says. The released code compares
   the edge map with 255 after it was made of 0 and 1, and so learns "edge everywhere";
   `--config.loss.edge_target=ones` brings that back.
-- The encoder starts from random weights.
+- The encoder starts from random weights unless `--config.init_from=resnet18-f37072fd.pth`
+  names the ImageNet weights of torchvision, which the release starts from.
 - A checkpoint to continue from is saved every 1000 steps and the last two are kept; the release
   saves every 20k steps and keeps all. Both keep the best by mIoU.
 """
@@ -33,6 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
         "queries": 100,
         "classes": 7,
     }
+    # What to start from: a workdir, converted weights, a .pth or .safetensors file; "" for nothing.
+    config.init_from = ""
     config.data = {
         "data_dir": "data",  # of python -m massformer_jax.data.build
         "split": "train",

@@ -5,7 +5,9 @@ A workdir holds
     checkpoints/STEP/   the last complete states: model, optimizer, data iterator, meta
     best/STEP/          the weights with the best mIoU so far: model, meta
 
-`meta` is JSON with the model's arguments and class names, so that weights alone suffice to predict.
+and a folder of converted weights STEP/ alone, as in best/. `meta` is JSON with the model's
+arguments, class names and palette, so that weights alone suffice to predict, and for converted
+weights with where they came from.
 Orbax writes into a temporary folder and renames it: what has a step's name is complete.
 """
 
@@ -19,22 +21,24 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from massformer_jax.data.classes import CLASSES
+from massformer_jax.data.classes import CLASSES, class_names, class_palette
 from massformer_jax.errors import InputError
-from massformer_jax.train_state import TrainState, abstract_weights
+from massformer_jax.train_state import TrainState, abstract_encoder, abstract_weights
 
 LAST, BEST = "checkpoints", "best"
 KEPT = 2  # if the newest is damaged by a failing disk, there is one before it
 
 
 class Weights(NamedTuple):
-    """A model that can predict."""
+    """A model that can predict, or an encoder to begin training with."""
 
     step: int
-    model: dict[str, Any]  # arguments of MaSSFormer
+    model: dict[str, Any]  # arguments of MaSSFormer; of an encoder `encoder_depth` alone
     classes: tuple[str, ...]
     params: Any
     batch_stats: Any
+    palette: tuple[tuple[int, int, int], ...] = class_palette(len(CLASSES))  # RGB
+    source: dict[str, Any] | None = None  # of converted weights: file, sha256, iteration, counters
 
 
 def last_manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
@@ -81,6 +85,11 @@ def abstract(init: Callable, sharding: jax.sharding.Sharding) -> TrainState:
     )
 
 
+def has_state(workdir: str | os.PathLike) -> bool:
+    """Whether there is a complete state to continue from."""
+    return any(p.name.isdigit() for p in (pathlib.Path(workdir) / LAST).glob("*"))
+
+
 def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> TrainState | None:
     """The newest complete state, in the shardings of `like`; sets the iterator's position.
 
@@ -103,15 +112,34 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> Train
     return TrainState(count, **items["model"], opt_state=items["optimizer"])
 
 
-def load_weights(directory: str | os.PathLike, sharding: jax.sharding.Sharding) -> Weights:
+def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
+    """Writes converted weights into a new folder; what is there has been written completely."""
+    meta = {
+        "model": dict(weights.model),
+        "classes": list(weights.classes),
+        "palette": [list(rgb) for rgb in weights.palette],
+        "source": weights.source,
+    }
+    items = ocp.args.Composite(
+        model=ocp.args.StandardSave({"params": weights.params, "batch_stats": weights.batch_stats}),
+        meta=ocp.args.JsonSave(meta),
+    )
+    with ocp.CheckpointManager(epath.Path(directory).resolve()) as manager:
+        manager.save(weights.step, args=items)
+
+
+def load_weights(
+    directory: str | os.PathLike, sharding: jax.sharding.Sharding, *, encoder: bool = False
+) -> Weights:
     """The weights in a workdir: the best ones, or the last if none were evaluated.
 
     Args:
-        directory: a workdir, or a folder `checkpoints` or `best` of one.
+        directory: a workdir, a folder `checkpoints` or `best` of one, or converted weights.
         sharding: where each array goes.
+        encoder: an encoder alone will do.
 
     Raises:
-        InputError: there is no complete checkpoint.
+        InputError: there is no complete checkpoint, or an encoder alone where that will not do.
     """
     root = pathlib.Path(directory)
     for folder in (root / BEST, root / LAST, root):
@@ -123,15 +151,28 @@ def load_weights(directory: str | os.PathLike, sharding: jax.sharding.Sharding) 
     with ocp.CheckpointManager(epath.Path(folder).resolve()) as manager:
         step = max(manager.all_steps())
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        params, batch_stats = abstract_weights(meta["model"])
-        like = {"params": params, "batch_stats": batch_stats}
+        like = _abstract(meta["model"])
+        if "classes" not in meta["model"] and not encoder:
+            raise InputError(f"{directory} holds an encoder alone; use it as config.init_from")
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
         model = manager.restore(
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like))
         )["model"]
-    return Weights(step, meta["model"], tuple(meta["classes"]), **model)
+    classes = tuple(meta["classes"])
+    palette = tuple(tuple(rgb) for rgb in meta.get("palette") or class_palette(len(classes)))
+    return Weights(
+        step, meta["model"], classes, **model, palette=palette, source=meta.get("source")
+    )
+
+
+def _abstract(model: dict) -> dict:
+    if "classes" in model:
+        params, batch_stats = abstract_weights(model)
+    else:
+        params, batch_stats = abstract_encoder(model["encoder_depth"])
+    return {"params": params, "batch_stats": batch_stats}
 
 
 def _model_args(state: TrainState) -> ocp.args.StandardSave:
@@ -139,4 +180,4 @@ def _model_args(state: TrainState) -> ocp.args.StandardSave:
 
 
 def _meta(model: dict) -> dict:
-    return {"model": dict(model), "classes": list(CLASSES)}
+    return {"model": dict(model), "classes": list(class_names(model["classes"]))}

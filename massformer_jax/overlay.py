@@ -16,28 +16,34 @@ _LEGEND_HEIGHT = 28
 _WHITE = 255
 
 
-def colour(labels: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB picture of a label map: 0..6 in the dataset's palette, 255 in grey.
+def colour(
+    labels: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"] = PALETTE
+) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB picture of a label map: 0..k-1 in the palette (the dataset's by default), 255 in grey.
 
     Raises:
       ValueError: a value that is neither.
     """
     table = np.zeros((256, 3), np.uint8)
-    table[: len(PALETTE)] = PALETTE
+    table[: len(palette)] = palette
     table[IGNORE] = IGNORE_COLOUR
-    _check_values(labels)
+    _check_values(labels, len(palette))
     return table[labels]
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], alpha: float = 0.5
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    alpha: float = 0.5,
+    palette: UInt8[np.ndarray, "k 3"] = PALETTE,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The photograph (RGB) tinted with the classes' colours, with a line where they meet.
 
     Args:
       image: RGB, 0..255.
-      labels: 0..6, or 255 where the photograph is left as it is.
+      labels: 0..k-1, or 255 where the photograph is left as it is.
       alpha: weight of the colour, 0 (the photograph) .. 1 (the colour).
+      palette: RGB of the classes, the dataset's by default.
 
     Returns:
       RGB. The line is one pixel wide, white, on the pixel whose right or lower neighbour differs,
@@ -48,7 +54,7 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}: pass a weight from 0 to 1")
-    mixed = cv2.addWeighted(image, 1 - alpha, colour(labels), alpha, 0)
+    mixed = cv2.addWeighted(image, 1 - alpha, colour(labels, palette), alpha, 0)
     unlabelled = labels == IGNORE
     mixed[unlabelled] = image[unlabelled]
     mixed[_contour(labels)] = _WHITE
@@ -76,12 +82,12 @@ def comparison(
     return np.concatenate([picture, _legend(picture.shape[1], class_names)], axis=0)
 
 
-def _check_values(labels: np.ndarray) -> None:
+def _check_values(labels: np.ndarray, classes: int) -> None:
     present = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=256))
-    wrong = [int(value) for value in present if value >= len(PALETTE) and value != IGNORE]
+    wrong = [int(value) for value in present if value >= classes and value != IGNORE]
     if wrong:
         raise ValueError(
-            f"label map holds the value {wrong[0]}: labels are 0..{len(PALETTE) - 1} or {IGNORE}"
+            f"label map holds the value {wrong[0]}: labels are 0..{classes - 1} or {IGNORE}"
         )
 
 

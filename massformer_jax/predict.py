@@ -33,12 +33,14 @@ class Segmenter:
 
     Attributes:
         classes: names of the labels 0..K-1.
+        palette: their colours, RGB, uint8 [K, 3].
     """
 
     def __init__(self, weights: checkpoint.Weights, *, resolution: str = "native"):
         """See `load`."""
         network_size(1, 1, resolution)  # refuse a wrong one before the first photograph
         self.classes = weights.classes
+        self.palette = np.array(weights.palette, np.uint8)
         self._resolution = resolution
         scores = score_function(model_graph(weights.model, training=False))
         self._weights = (weights.params, weights.batch_stats)
@@ -52,10 +54,10 @@ class Segmenter:
 
     @classmethod
     def load(cls, directory: str | os.PathLike, *, resolution: str = "native") -> "Segmenter":
-        """Loads the best weights of a workdir.
+        """Loads the best weights of a workdir, or converted ones.
 
         Args:
-            directory: a training run's workdir.
+            directory: a training run's workdir, or what `massformer_jax.convert` wrote.
             resolution: "native" (default), "release" (the released evaluation: ratio kept within
                 4096x3072) or "HxW"; see `massformer_jax.inference.network_size`.
 
@@ -125,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m massformer_jax.predict", description="Segments photographs of any size."
     )
-    parser.add_argument("--checkpoint", required=True, help="workdir of a training run")
+    parser.add_argument(
+        "--checkpoint", required=True, help="workdir of a training run, or converted"
+    )
     parser.add_argument("--output", required=True, help="folder for the masks (index PNG)")
     parser.add_argument("--overlay", action="store_true", help="also write coloured pictures")
     parser.add_argument(
@@ -153,9 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         labels = segmenter.predict(image)
         mask = output / f"{path.stem}.png"
-        write_whole(mask, encode_mask(labels))
+        write_whole(mask, encode_mask(labels, segmenter.palette))
         if args.overlay:
-            picture = cv2.cvtColor(overlay(image, labels), cv2.COLOR_RGB2BGR)
+            tinted = overlay(image, labels, palette=segmenter.palette)
+            picture = cv2.cvtColor(tinted, cv2.COLOR_RGB2BGR)
             encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
             write_whole(output / f"{path.stem}_overlay.jpg", encoded.tobytes())
         print(f"{path} -> {mask}")

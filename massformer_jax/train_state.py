@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Key
 
 from massformer_jax.models.massformer import MaSSFormer
+from massformer_jax.models.resnet import ResNet
 
 
 class TrainState(NamedTuple):
@@ -55,3 +56,14 @@ def init_state(
 def abstract_weights(model: Mapping[str, Any]) -> tuple[Any, Any]:
     """Shapes and dtypes of (params, batch_stats)."""
     return jax.eval_shape(functools.partial(init_weights, model=model), jax.random.key(0))
+
+
+def abstract_encoder(depth: int) -> tuple[Any, Any]:
+    """Shapes and dtypes of the encoder's part of (params, batch_stats), under `backbone`."""
+    network = nnx.eval_shape(lambda: ResNet(depth, rngs=nnx.Rngs(0)))
+    _, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
+    params, batch_stats = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(state))
+        for state in states
+    )
+    return {"backbone": params}, {"backbone": batch_stats}

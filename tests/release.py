@@ -75,12 +75,9 @@ def released_weights(manifest: str, seed: int, *, training: bool, dtype=np.float
     model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     model = nnx.view(model, use_running_average=not training)
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    params, batch_stats = (
-        jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, dtype),
-            from_torch(state_dict(manifest, seed), nnx.to_pure_dict(tree)),
-        )
-        for tree in (params, batch_stats)
+    like = (nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+    params, batch_stats = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype), from_torch(state_dict(manifest, seed), like)
     )
     return graphdef, params, batch_stats
 

@@ -1,5 +1,7 @@
 """The seven classes of MaSS13K, their colours, and the label that belongs to none."""
 
+import colorsys
+
 import numpy as np
 
 # Release: the dataset's page calls class 0 "others", the released code `background`; checkpoints
@@ -21,3 +23,16 @@ PALETTE = np.array(
 )
 
 IGNORE = 255  # label of pixels that belong to no class: never a target, never counted
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """Names of `count` classes: the dataset's, or where there are not as many, numbers."""
+    return CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
+
+
+def class_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """RGB of `count` classes: the dataset's, or where there are not as many, all hues in turn."""
+    if count == len(CLASSES):
+        return tuple(tuple(int(value) for value in rgb) for rgb in PALETTE)
+    hues = (colorsys.hsv_to_rgb(i / count, 1, 1) for i in range(count))
+    return tuple(tuple(round(255 * value) for value in rgb) for rgb in hues)

@@ -90,16 +90,19 @@ def decode_mask(source: Source, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
     return labels
 
 
-def encode_mask(labels: UInt8[np.ndarray, "h w"]) -> bytes:
-    """Encodes a label map as a palette PNG: indices in the pixels, the dataset's colours for eyes.
+def encode_mask(
+    labels: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"] = PALETTE
+) -> bytes:
+    """Encodes a label map as a palette PNG: indices in the pixels, the classes' colours for eyes.
 
     Args:
       labels: any values of 0..255; those beyond the classes, with 255 (ignored), show white.
+      palette: RGB of the classes 0..k-1, the dataset's by default.
     """
-    palette = np.full((256, 3), 255, np.uint8)
-    palette[: len(PALETTE)] = PALETTE
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(palette)] = palette
     image = Image.fromarray(labels)
-    image.putpalette(palette.tobytes())
+    image.putpalette(colours.tobytes())
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -2,7 +2,7 @@
 #
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
-#   make test-all   every test
+#   make test-slow  those, which train or need PyTorch; installs it (on some machines with CUDA)
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
 #
@@ -13,7 +13,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sample test test-all lint clean
+.PHONY: sample test test-slow lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -22,8 +22,8 @@ sample: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed-test
-	$(PYTEST)
+test-slow: $(VENV)/.installed-torch
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -43,6 +43,11 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax and its test tools into $(VENV) (1.2 GB, some minutes)"
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
+	@$(PIP) -e '.[test,torch]'
+	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # An environment whose making was interrupted has no stamp and is made afresh.
 $(VENV)/.made:

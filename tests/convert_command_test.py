@@ -89,10 +89,12 @@ def test_prefixes(prefix, bare, tmp_path, capsys):
     assert_equal(convert.to_torch(checkpoint.load_weights(tmp_path / "ours", DEVICE)), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", [True, False])
 def test_provenance_names_and_colours(zipped, tmp_path, capsys):
     """They come from the file, and masks are in these colours."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     source = tmp_path / "iter_80000.pth"
     write_checkpoint(torch, source, tiny_state(), _use_new_zipfile_serialization=zipped)
     assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0
@@ -178,7 +180,8 @@ def test_an_output_that_exists_is_left_alone(tmp_path, capsys):
     ],
 )
 def test_a_full_size_file_predicts_the_recorded_labels(manifest, seed, folder, tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     source, ours = tmp_path / "iter_80000.pth", tmp_path / "ours"
     write_checkpoint(torch, source, release.state_dict(manifest, seed))
     # The process reads its own peak: what `wait4` reports includes this one's, before `exec`.

@@ -51,9 +51,11 @@ def bits(torch, tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zipped", FORMATS)
 def test_every_tensor_is_read_back(zipped, tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     written = tensors(torch)
     path = tmp_path / "weights.pth"
     torch.save(collections.OrderedDict(written), path, _use_new_zipfile_serialization=zipped)
@@ -67,8 +69,8 @@ def test_every_tensor_is_read_back(zipped, tmp_path):
         assert ours.tobytes() == bits(torch, tensor), name
 
 
+@pytest.mark.slow
 def test_safetensors_are_read_back(tmp_path):
-    pytest.importorskip("torch")
     import safetensors.torch
     import torch
 
@@ -83,10 +85,12 @@ def test_safetensors_are_read_back(tmp_path):
         assert read[name].tobytes() == bits(torch, tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("zipped", FORMATS)
 def test_every_pickle_protocol(protocol, zipped, tmp_path):
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "weights.pth"
     plain = {"a": [1, -(2**70), 1.5, None, True, "ü"], "b": {"c": (b"d", ())}, 7: {}}
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
@@ -146,9 +150,11 @@ def write_checkpoint(torch, path: pathlib.Path, state: dict, **options) -> None:
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_the_wrapping_is_like_mmengine_s(tmp_path):
     """The checkpoints that other tests make need classes that PyTorch alone refuses, too."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     path = tmp_path / "iter_80000.pth"
     write_checkpoint(torch, path, {"w": np.ones(3, np.float32)})
     with pytest.raises(Exception, match=r"Unsupported global|not an allowed global"):

@@ -25,6 +25,7 @@ import safetensors.numpy
 from massformer_jax import checkpoint
 from massformer_jax.data.classes import class_names, class_palette
 from massformer_jax.errors import InputError
+from massformer_jax.files import written_whole
 from massformer_jax.mismatch import report
 from massformer_jax.train_state import abstract_encoder, abstract_weights
 from massformer_jax.weights_file import WeightsFile, read_weights
@@ -256,17 +257,11 @@ def to_torch(weights: checkpoint.Weights) -> dict[str, np.ndarray]:
 
 def write_safetensors(weights: checkpoint.Weights, path: str | os.PathLike) -> None:
     """Writes `to_torch(weights)`, with iteration, classes and palette in the metadata."""
-    path = pathlib.Path(path)
     meta = {"iter": weights.step, "classes": weights.classes, "palette": weights.palette}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         safetensors.numpy.save_file(
             to_torch(weights), part, {"format": "pt", "massformer": json.dumps(meta)}
         )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from massformer_jax.data.transforms import resized_size
+from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import STRIDE, class_scores, normalize
 from massformer_jax.ops.resize import resize_bilinear

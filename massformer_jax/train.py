@@ -7,9 +7,7 @@ from typing import Any
 
 import jax
 import ml_collections
-import optax
 import tensorboardX
-from flax import nnx
 from jax.sharding import Mesh
 
 from massformer_jax import checkpoint, sharding
@@ -17,11 +15,10 @@ from massformer_jax.data import pipeline
 from massformer_jax.data.classes import CLASSES
 from massformer_jax.evaluate import evaluate, evaluation_step, report
 from massformer_jax.init_from import read_initial, start
-from massformer_jax.losses import draw_points, losses, total
-from massformer_jax.models.massformer import normalize
-from massformer_jax.optim import gradient_norm, learning_rate, optimizer
+from massformer_jax.optim import learning_rate, optimizer
 from massformer_jax.progress import Progress
-from massformer_jax.train_state import TrainState, init_state, model_graph
+from massformer_jax.step import training_step
+from massformer_jax.train_state import init_state, model_graph
 from massformer_jax.workdir import check_config, claim
 
 
@@ -54,7 +51,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     claim(workdir, config)
 
     tx = optimizer(**config.optimizer, total_steps=config.total_steps)
-    step = training_step(config, tx, mesh)
+    step = training_step(model, tx, mesh, seed=config.seed, **config.loss)
 
     last, best = checkpoint.last_manager(workdir), checkpoint.best_manager(workdir)
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
@@ -106,50 +103,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
                 checkpoint.save(last, state, iterator, model)
     last.close()
     best.close()
-
-
-def training_step(
-    config: ml_collections.ConfigDict, tx: optax.GradientTransformation, mesh: Mesh
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """Jitted step(state, batch) -> (state, scalars).
-
-    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over the mesh; the state
-    is replicated and donated. The scalars are the loss terms, their sum `loss` and the norm of the
-    gradient before clipping.
-    """
-    graph = model_graph(config.model.to_dict(), training=True)
-    heads = config.model.layers + 1
-
-    def step(state, batch):
-        # Points depend on the seed and the step alone: a continued run draws the same ones.
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        b, *_ = batch["label"].shape
-        points = draw_points(key, heads, b, config.model.classes, points=config.loss.points)
-
-        def loss(params):
-            model = nnx.merge(graph, params, state.batch_stats, copy=True)
-            outputs = model(normalize(batch["image"]))
-            _, _, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-            terms = losses(
-                outputs,
-                batch["label"],
-                points,
-                edge_target=config.loss.edge_target,
-                mesh=mesh,
-                axis=sharding.DATA,
-            )
-            return total(terms), (terms, nnx.to_pure_dict(batch_stats))
-
-        grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
-
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-    return jax.jit(
-        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
-    )
 
 
 def evaluation(

@@ -11,7 +11,7 @@ import pytest
 from massformer_jax import sharding
 from massformer_jax.evaluate import evaluation_step
 from massformer_jax.optim import optimizer
-from massformer_jax.train import training_step
+from massformer_jax.step import training_step
 from massformer_jax.train_state import init_state, model_graph
 from massformer_jax.workdir import check_config
 
@@ -41,7 +41,8 @@ def test_training_step(path):
         "image": jax.ShapeDtypeStruct((*crop, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(crop, jnp.uint8),
     }
-    after, scalars = jax.eval_shape(training_step(config, tx, mesh), state, batch)
+    step = training_step(config.model.to_dict(), tx, mesh, seed=config.seed, **config.loss)
+    after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )

@@ -1,4 +1,4 @@
-"""The augmentations of the released recipe, and its rule for resized sizes.
+"""The augmentations of the released recipe.
 
 An element is a dict of `image` (uint8 [h w 3], RGB 0..255) and `label` (uint8 [h w], 0..6 or 255).
 Each transform does one job, in the order of the recipe: ResizeShortEdge, RandomCrop, RandomFlip,
@@ -17,21 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from massformer_jax.data.classes import IGNORE
+from massformer_jax.data.sizes import resized_size
 
 Element = dict[str, np.ndarray]
 
 # The mean colour of ImageNet, rounded: what the network sees as about zero.
 _MEAN_RGB = (124, 116, 104)
-
-
-def resized_size(height: int, width: int, *, long_edge: int, short_edge: int) -> tuple[int, int]:
-    """The largest (height, width) of this aspect ratio within a long and a short edge, in pixels.
-
-    The recipe trains at (8192, one of 16 short edges), the release evaluates at (4096, 3072), both
-    also when that enlarges the image.
-    """
-    factor = min(long_edge / max(height, width), short_edge / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
 def resize_image(

@@ -1,0 +1,73 @@
+"""One step of training: gradient of the loss, optimizer, running statistics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from massformer_jax import sharding
+from massformer_jax.losses import draw_points, losses, total
+from massformer_jax.models.massformer import normalize
+from massformer_jax.optim import gradient_norm
+from massformer_jax.train_state import TrainState, model_graph
+
+
+def training_step(
+    model: Mapping[str, Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    points: int,
+    edge_target: str,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Jitted step(state, batch) -> (state, scalars).
+
+    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over the mesh; the state
+    is replicated and donated. The scalars are the loss terms, their sum `loss` and the norm of the
+    gradient before clipping.
+
+    Args:
+        model: keyword arguments of MaSSFormer.
+        tx: of `massformer_jax.optim.optimizer`.
+        mesh: of `massformer_jax.sharding.make_mesh`.
+        seed: of the points at which masks are compared.
+        points: how many of them a mask (released: 12544).
+        edge_target: see `massformer_jax.losses.losses`.
+    """
+    graph = model_graph(model, training=True)
+    heads = model["layers"] + 1
+
+    def step(state, batch):
+        # Points depend on the seed and the step alone: a continued run draws the same ones.
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        b, *_ = batch["label"].shape
+        drawn = draw_points(key, heads, b, model["classes"], points=points)
+
+        def loss(params):
+            network = nnx.merge(graph, params, state.batch_stats, copy=True)
+            outputs = network(normalize(batch["image"]))
+            _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+            terms = losses(
+                outputs,
+                batch["label"],
+                drawn,
+                edge_target=edge_target,
+                mesh=mesh,
+                axis=sharding.DATA,
+            )
+            return total(terms), (terms, nnx.to_pure_dict(batch_stats))
+
+        grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+
+    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    return jax.jit(
+        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+    )

@@ -52,6 +52,29 @@ def test_equals_the_definition(k, reach):
     np.testing.assert_allclose(got, by_definition(*inputs), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("first_row", [-20, -2, 0, 3, 5, 40])
+def test_a_strip_is_rows_of_the_whole(first_row):
+    """Rows past the map are those of a map continued in zeros; the first row may be traced."""
+    x, _, _, kernel = random_inputs(3, reach=0)
+    _, offsets, modulation, _ = random_inputs(3, reach=9, size=(4, 7))
+    above, below = max(0, -first_row), max(0, first_row + 4 - 6)
+
+    def all_rows(a):
+        """The strip in its place on the continued map."""
+        start = first_row + above
+        return np.pad(a, ((0, 0), (start, above + 6 + below - start - 4), (0, 0), (0, 0)))
+
+    continued = np.pad(x, ((0, 0), (above, below), (0, 0), (0, 0)))
+    whole = by_definition(continued, all_rows(offsets), all_rows(modulation), kernel)
+    with jax.enable_x64(True):
+        strip = tuple(map(jnp.asarray, (x, offsets, modulation, kernel)))
+        fixed = deform_conv(*strip, first_row=first_row)
+        traced = jax.jit(deform_conv)(*strip, first_row=first_row)
+    expected = whole[:, first_row + above :][:, :4]
+    np.testing.assert_allclose(fixed, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(traced, expected, rtol=0, atol=1e-12)
+
+
 def test_zero_offsets_are_a_plain_convolution():
     x, offsets, modulation, kernel = random_inputs(3, reach=0, dtype=np.float32)
     got = deform_conv(*map(jnp.asarray, (x, offsets, np.ones_like(modulation), kernel)))

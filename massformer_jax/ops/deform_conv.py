@@ -11,16 +11,22 @@ narrows (D → D/4 in RFB) a quarter of the bytes is gathered. The taps run in a
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def deform_conv(
     x: Float[Array, "b h w c"],
-    offsets: Float[Array, "b h w offsets"],
-    modulation: Float[Array, "b h w taps"],
+    offsets: Float[Array, "b r w offsets"],
+    modulation: Float[Array, "b r w taps"],
     kernel: Float[Array, "k k c o"],
-) -> Float[Array, "b h w o"]:
+    *,
+    first_row: int | Int[Array, ""] = 0,
+) -> Float[Array, "b r w o"]:
     """Stride 1, dilation 1, padding k // 2, no bias, one deformable group.
+
+    Computes the `r` rows of the output that start at `first_row`: all of them when `r` is `h`, and
+    in strips what the whole would give. Rows before the first and after the last row of the map
+    are computed as if the map went on, in zeros.
 
     Args:
         x: the input.
@@ -28,10 +34,11 @@ def deform_conv(
             the border fade to zero within one pixel, as if the map were surrounded by zeros.
         modulation: the factor of each tap.
         kernel: the weights.
+        first_row: the row of the map, also traced, that the first row of the output lies at.
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    b, h, w, _ = x.shape
+    b, r, w, _ = offsets.shape
     k = kernel.shape[0]
     taps = k * k
     # Planes [taps, b, h, w]: a last axis of 2 or k² would waste most of an accelerator's lanes.
@@ -43,7 +50,7 @@ def deform_conv(
     # The backward pass projects again instead of keeping k² projected maps.
     @jax.checkpoint
     def tap(x, kernel, dy, dx, factor, tap_y, tap_x):
-        rows = jnp.arange(h)[:, None] + (tap_y - k // 2)
+        rows = first_row + jnp.arange(r)[:, None] + (tap_y - k // 2)
         columns = jnp.arange(w)[None, :] + (tap_x - k // 2)
         projected = jnp.einsum("bhwc,co->bhwo", x, kernel)
         sample = jax.vmap(_sample, in_axes=(0, 0, 0, 0))
@@ -56,17 +63,17 @@ def deform_conv(
         return total + tap(x, *tap_inputs), None
 
     kernels = kernel.reshape(taps, *kernel.shape[2:])
-    total = jnp.zeros((b, h, w, kernel.shape[-1]), jnp.result_type(x, kernel))
+    total = jnp.zeros((b, r, w, kernel.shape[-1]), jnp.result_type(x, kernel))
     total, _ = jax.lax.scan(step, total, (kernels, dy, dx, factor, tap_y, tap_x))
     return total
 
 
 def _sample(
     values: Float[Array, "h w o"],
-    y: Float[Array, "h w"],
-    x: Float[Array, "h w"],
-    factor: Float[Array, "h w"],
-) -> Float[Array, "h w o"]:
+    y: Float[Array, "r w"],
+    x: Float[Array, "r w"],
+    factor: Float[Array, "r w"],
+) -> Float[Array, "r w o"]:
     """`factor` times the bilinear samples of `values` at (y, x), zeros outside."""
     h, w, o = values.shape
     top, left = jnp.floor(y), jnp.floor(x)

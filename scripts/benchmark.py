@@ -1,0 +1,191 @@
+"""Time, memory and FLOPs of the network on this machine, or memory on a TPU by its compiler.
+
+    python scripts/benchmark.py --task inference --model massformer_r50 --size 1024x1024
+    python scripts/benchmark.py --task train --model massformer_r50 --size 1024x1024 --batch 16 \\
+        --topology v5e:4x4 --json
+    python scripts/benchmark.py --task deform_conv --model massformer_r50 --size 1024x1024 --compare
+
+It runs from a checkout and needs jax, flax and numpy, nothing else; PyTorch for `--compare` and
+libtpu (no TPU) for `--topology`. Weights and images are made up. Results: docs/performance.md.
+
+With `--json` the output is one object on one line:
+    seconds            median of the timed runs; null if it was only compiled
+    temp_bytes         temporaries of one device, by the compiler
+    argument_bytes     arguments of one device, by the compiler
+    flops              of the whole batch: matrix products and convolutions, a multiplication and an
+                       addition counted as two, bodies of loops as often as they run
+    device             processor, with the number of cores or devices that were used
+    versions           of Python and the libraries
+    layers             (deform_conv, --compare) the same for each deformable convolution
+and task, model, size, batch, dtype, topology, runs, compile_seconds, date. For deform_conv, seconds
+and FLOPs are sums over the layers, forward and backward, and bytes those of the largest one.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import re
+import sys
+import types
+import typing
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MODELS = ("massformer_r50", "massformer_r18_lite")
+TASKS = ("inference", "train", "deform_conv")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parse(argv)
+    if args.topology:
+        # Read when jax is imported: the TPU compiler must not look for a TPU.
+        os.environ.update(
+            JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost"
+        )
+    # What is measured is the checkout that this file lies in, installed or not.
+    sys.path.insert(0, str(ROOT))
+    _replace_jaxtyping()
+    from massformer_jax.errors import InputError
+
+    try:
+        record = _measure(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(record) if args.json else _table(record))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--task", required=True, choices=TASKS, help="what is measured")
+    add("--model", default=MODELS[0], choices=MODELS)
+    add("--size", default=(1024, 1024), type=_size, metavar="HxW", help="of the images, in pixels")
+    add("--batch", default=None, type=_count, metavar="N", help="1; for train 2")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation")
+    add("--topology", metavar="NAME", help="compile for TPUs, such as v5e:2x2, v5e:4x4, v5p:2x2x1")
+    add("--compile-only", action="store_true", help="do not run what was compiled")
+    add("--compare", action="store_true", help="time PyTorch's deformable convolution as well")
+    add("--runs", default=5, type=_count, metavar="N", help="timed runs, after one that is not")
+    add("--json", action="store_true", help="one JSON object instead of a table")
+    args = parser.parse_args(argv)
+    if args.batch is None:
+        args.batch = 2 if args.task == "train" else 1
+    return args
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, as 3072x4096")
+    return int(match[1]), int(match[2])
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _replace_jaxtyping() -> None:
+    """Lets the package be imported without jaxtyping, whose annotations only its tests check."""
+    if "jaxtyping" in sys.modules or importlib.util.find_spec("jaxtyping"):
+        return
+
+    class Annotation:
+        def __class_getitem__(cls, item):
+            return typing.Any
+
+    def getattr_(name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Annotation
+
+    module = types.ModuleType("jaxtyping")
+    module.__getattr__ = getattr_
+    sys.modules["jaxtyping"] = module
+
+
+def _measure(args: argparse.Namespace) -> dict[str, typing.Any]:
+    """The JSON object. Imports jax, so the environment must be set before."""
+    import benchmark_layers
+    import benchmark_run
+
+    devices = benchmark_run.devices(args.topology, args.batch)
+    runs = 0 if args.compile_only or args.topology else args.runs
+    layers = None
+    if args.compare or args.task == "deform_conv":
+        layers = benchmark_layers.measure_layers(
+            args.model, args.size, args.batch, args.dtype, devices, runs=runs, compare=args.compare
+        )
+    if args.task == "deform_conv":
+        result = benchmark_layers.total(layers)
+    else:
+        result = benchmark_run.measure_network(
+            args.task, args.model, args.size, args.batch, args.dtype, devices, runs=runs
+        )
+    libraries = ["jax", "jaxlib", "flax", "numpy"]
+    libraries += ["libtpu"] * bool(args.topology) + ["torch"] * args.compare
+    record = {
+        **result,
+        "device": benchmark_run.describe(devices),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in libraries},
+        },
+        "task": args.task,
+        "model": args.model,
+        "size": "{}x{}".format(*args.size),
+        "batch": args.batch,
+        "dtype": args.dtype,
+        "topology": args.topology,
+        "runs": runs,
+        "date": datetime.date.today().isoformat(),
+    }
+    return record if layers is None else {**record, "layers": layers}
+
+
+def _table(record: dict[str, typing.Any]) -> str:
+    """The record for people."""
+    where = record["device"] if record["topology"] is None else f"{record['device']}, compiled only"
+    took = "not run"
+    if record["seconds"] is not None:
+        took = f"{record['seconds']:.3f} s, median of {record['runs']}"
+    lines = [
+        "{task}, {model}, {size}, batch {batch}, {dtype}".format(**record),
+        f"  device       {where}",
+        f"  time         {took}; compiled in {record['compile_seconds']:.1f} s",
+        f"  temporaries  {record['temp_bytes'] / 1e6:,.0f} MB a device",
+        f"  arguments    {record['argument_bytes'] / 1e6:,.0f} MB a device",
+        f"  FLOPs        {record['flops'] / 1e9:,.1f} G",
+        "  versions     " + ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
+    ]
+    for layer in record.get("layers", ()):
+        lines.append("  {layer}: {height}x{width}, {features_in} to {features_out}".format(**layer))
+        for name in ("ours", "pytorch"):
+            if name in layer:
+                lines.append(f"    {name:8}" + _layer_line(layer[name]))
+    return "\n".join(lines)
+
+
+def _layer_line(values: dict[str, typing.Any]) -> str:
+    cells = []
+    for name, label in (("forward", "forward"), ("gradient", "forward and backward")):
+        part = values[name]
+        if part["seconds"] is not None:
+            cells.append(f"{label} {1e3 * part['seconds']:.1f} ms")
+        if part.get("temp_bytes") is not None:
+            cells.append(f"{part['temp_bytes'] / 1e6:,.0f} MB")
+    if "implementation" in values:
+        cells.append(f"{values['implementation']}, differs by {values['difference']:.1e}")
+    return ", ".join(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The network's deformable convolutions one by one, ours and PyTorch's in one process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmark_run import MODELS, make_values, measure, median_seconds
+
+from massformer_jax import sharding
+from massformer_jax.errors import InputError
+from massformer_jax.ops.deform_conv import deform_conv
+
+
+class Layer(NamedTuple):
+    """One deformable convolution, as the network has it for an image of a certain size."""
+
+    name: str
+    stride: int  # of its map
+    features_in: int
+    features_out: int
+    taps: int  # k, of k x k
+
+
+def layers(width: int) -> list[Layer]:
+    """Those of a pixel decoder of this width (docs/deform_conv.md), coarsest map first."""
+    return [
+        Layer("CST 1, 3x3", 32, width, width, 3),
+        Layer("CST 2, 3x3", 16, width, width, 3),
+        *(Layer(f"RFB {k}x{k}", 8, width, width // 4, k) for k in (1, 3, 5, 7)),
+        Layer("LSE, 3x3", 2, width // 2 + 3, width // 2, 3),
+        Layer("EGF, 3x3", 2, width // 2, width // 2, 3),
+    ]
+
+
+def measure_layers(
+    model: str,
+    size: tuple[int, int],
+    batch: int,
+    dtype: str,
+    devices: Sequence[jax.Device],
+    *,
+    runs: int,
+    compare: bool,
+) -> list[dict[str, Any]]:
+    """Measures each layer, forward (`forward`) and forward and backward (`gradient`).
+
+    Offsets are normal, 2 pixels wide, at every position. With `compare` PyTorch computes the same
+    numbers on the same kind of device; `difference` is the largest of the results, relative to the
+    largest result.
+    """
+    mesh = sharding.make_mesh(list(devices))
+    found = []
+    for layer in layers(MODELS[model]["decoder_width"]):
+        # The network pads to multiples of 256.
+        height, width = (-(-side // 256) * 256 // layer.stride for side in size)
+        arguments = layer_arguments(layer, batch, height, width, dtype, mesh)
+        record = {
+            "layer": layer.name,
+            "height": height,
+            "width": width,
+            "features_in": layer.features_in,
+            "features_out": layer.features_out,
+            "ours": {
+                "forward": measure(jax.jit(_forward), [arguments], runs=runs),
+                "gradient": measure(jax.jit(_gradient), [arguments], runs=runs),
+            },
+        }
+        if compare:
+            record["pytorch"] = _pytorch(make_values(arguments), runs)
+        found.append(record)
+    return found
+
+
+def layer_arguments(
+    layer: Layer, batch: int, height: int, width: int, dtype: str, mesh: jax.sharding.Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `deform_conv` takes, and `cotangent`, of which the backward pass starts."""
+    taps = layer.taps**2
+    split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
+    channels = {
+        "x": layer.features_in,
+        "offsets": 2 * taps,
+        "modulation": taps,
+        "cotangent": layer.features_out,
+    }
+    maps = {
+        name: jax.ShapeDtypeStruct((batch, height, width, c), jnp.dtype(dtype), sharding=split)
+        for name, c in channels.items()
+    }
+    kernel = (layer.taps, layer.taps, layer.features_in, layer.features_out)
+    return {**maps, "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=whole)}
+
+
+def total(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums of seconds and FLOPs over the layers, forward and backward; the most of bytes."""
+    parts = [layer["ours"]["gradient"] for layer in layers]
+    seconds = [part["seconds"] for part in parts]
+    return {
+        "seconds": None if None in seconds else round(sum(seconds), 4),
+        "compile_seconds": round(sum(part["compile_seconds"] for part in parts), 2),
+        "temp_bytes": max(part["temp_bytes"] for part in parts),
+        "argument_bytes": max(part["argument_bytes"] for part in parts),
+        "flops": sum(part["flops"] for part in parts),
+    }
+
+
+def _forward(a: Mapping[str, jax.Array]) -> jax.Array:
+    return deform_conv(a["x"], a["offsets"], a["modulation"], a["kernel"])
+
+
+def _gradient(a: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    inputs = (a["x"], a["offsets"], a["modulation"], a["kernel"])
+    out, backward = jax.vjp(deform_conv, *inputs)
+    return out, backward(a["cotangent"])
+
+
+def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
+    """The same by PyTorch, timed alike."""
+    torch, function, implementation = pytorch_deform_conv()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, str(values["x"].dtype))
+
+    def tensor(value: jax.Array, axes: tuple[int, ...]):
+        array = np.asarray(value.astype(jnp.float32)).transpose(axes)
+        return torch.tensor(array, dtype=dtype, device=device).requires_grad_()
+
+    first = (0, 3, 1, 2)
+    inputs = [tensor(values[name], first) for name in ("x", "offsets", "modulation")]
+    inputs.append(tensor(values["kernel"], (3, 2, 0, 1)))
+    cotangent = tensor(values["cotangent"], first).detach()
+
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward():
+        with torch.no_grad():
+            result = function(*inputs)
+        wait()
+        return result
+
+    def gradient():
+        torch.autograd.grad(function(*inputs), inputs, cotangent)
+        wait()
+
+    expected = np.asarray(_forward(values).astype(jnp.float32))
+    result = forward().float().cpu().numpy().transpose(0, 2, 3, 1)
+    return {
+        "implementation": f"{implementation} on {device}, {torch.get_num_threads()} threads",
+        "forward": {"seconds": median_seconds(forward, runs)},
+        "gradient": {"seconds": median_seconds(gradient, runs)},
+        "difference": float(np.abs(result - expected).max() / np.abs(expected).max()),
+    }
+
+
+def pytorch_deform_conv() -> tuple[Any, Callable, str]:
+    """PyTorch, its deformable convolution (x, offsets, modulation, kernel), and whose it is.
+
+    That of torchvision where it is installed, else one made of PyTorch's own bilinear sampling.
+    Maps are [b, c, h, w], the kernel [o, c, k, k].
+
+    Raises:
+        InputError: there is no PyTorch.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError("--compare needs PyTorch: pip install torch") from error
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError:
+        return torch, _grid_sample_deform_conv, f"grid_sample of torch {torch.__version__}"
+
+    def call(x, offsets, modulation, kernel):
+        padding = kernel.shape[-1] // 2
+        return deform_conv2d(x, offsets, kernel, padding=padding, mask=modulation)
+
+    return torch, call, f"torchvision.ops.deform_conv2d with torch {torch.__version__}"
+
+
+def _grid_sample_deform_conv(x, offsets, modulation, kernel):
+    """By definition: samples of all taps, modulated, times the kernel."""
+    import torch
+
+    b, c, h, w = x.shape
+    o, _, k, _ = kernel.shape
+    # [b, taps, h, w]; positions of grid_sample run from -1 to 1 between the corner pixels, and in
+    # bfloat16 would be too coarse.
+    dy, dx = offsets.float().view(b, k * k, 2, h, w).unbind(2)
+    tap = torch.arange(k, device=x.device) - k // 2
+    rows, columns = (torch.arange(n, device=x.device) for n in (h, w))
+    y = rows[None, :, None] + tap.repeat_interleave(k)[:, None, None] + dy
+    x_ = columns[None, None, :] + tap.repeat(k)[:, None, None] + dx
+    grid = torch.stack([2 * x_ / (w - 1) - 1, 2 * y / (h - 1) - 1], -1).view(b, k * k * h, w, 2)
+    sampled = torch.nn.functional.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
+    sampled = sampled.view(b, c, k * k, h, w) * modulation[:, None]
+    columns_ = sampled.view(b, c * k * k, h * w)
+    return (kernel.reshape(o, c * k * k) @ columns_).view(b, o, h, w)

@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
         "queries": 20,
         "classes": 7,
     }
+    config.dtype = "float32"
     config.init_from = ""
     config.data = {
         "data_dir": "sample/data",

@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 import cv2
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from massformer_jax import sharding
 from massformer_jax.data.transforms import resize_image
 from massformer_jax.files import write_whole
-from massformer_jax.inference import network_size, score_function
+from massformer_jax.inference import label_function, network_size
 from massformer_jax.metrics import (
     Counts,
     add_counts,
@@ -27,6 +26,7 @@ from massformer_jax.metrics import (
     zero_counts,
 )
 from massformer_jax.overlay import comparison
+from massformer_jax.train_state import model_graph
 
 PICTURE_HEIGHT = 768  # of each panel at most: pictures are to look at, labels are in the counts
 
@@ -40,14 +40,21 @@ class Batch(NamedTuple):
     count: int
 
 
-def evaluation_step(graph: nnx.GraphDef, mesh: Mesh) -> Callable[..., tuple[jax.Array, Counts]]:
-    """Jitted step(params, batch_stats, images, labels) -> label maps [b, i, j], counts [b, k]."""
-    scores = score_function(graph)
+def evaluation_step(
+    model: Mapping[str, Any], mesh: Mesh, *, dtype: DTypeLike = "float32"
+) -> Callable[..., tuple[jax.Array, Counts]]:
+    """Jitted step(params, batch_stats, images, labels) -> label maps [b, i, j], counts [b, k].
+
+    Args:
+        model: keyword arguments of MaSSFormer.
+        mesh: over which photographs are split.
+        dtype: that the network computes in.
+    """
+    predict = label_function(model_graph(model, training=False), dtype=dtype)
+    count = functools.partial(image_counts, num_classes=model["classes"])
 
     def step(params, batch_stats, images, labels):
-        class_scores = scores(params, batch_stats, images, labels.shape[1:])
-        predictions = jnp.argmax(class_scores, -1).astype(jnp.uint8)
-        count = functools.partial(image_counts, num_classes=class_scores.shape[-1])
+        predictions = predict(params, batch_stats, images, labels.shape[1:])
         return predictions, jax.vmap(count)(predictions, labels)
 
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)

@@ -1,21 +1,34 @@
-"""From photographs of any size to class scores of the same size.
+"""From photographs of any size to class scores, or labels, of the same size.
 
 The network takes sides that are multiples of 256. Ours pads at the bottom and right and crops the
 scores; where the release works, nothing is padded and the answers are equal.
+
+Everything at half the photograph's size and beyond is computed in strips of rows, down to the label
+map; no map of all queries or classes exists as a whole unless scores are asked for.
 """
 
 import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
-from massformer_jax.models.massformer import STRIDE, class_scores, normalize
-from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.models.massformer import STRIDE, Masks, MaSSFormer, normalize
+from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
+from massformer_jax.ops.rows import Rows, in_strips
+from massformer_jax.train_state import compute_params
+
+DTYPES = ("float32", "bfloat16")  # that the network may compute in
+
+# Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
+STRIP = 1 << 17
 
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
 
@@ -46,25 +59,84 @@ def network_size(height: int, width: int, resolution: str) -> tuple[int, int]:
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def pad_to_stride(images: Float[Array, "b h w 3"]) -> Float[Array, "b i j 3"]:
+def pad_to_stride(images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b i j 3"]:
     """Repeats the last row and column up to multiples of 256 (measured: docs/padding.md)."""
     _, h, w, _ = images.shape
     return jnp.pad(images, ((0, 0), (0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
 
 
 def score_function(
-    graph: nnx.GraphDef,
+    graph: nnx.GraphDef, *, dtype: DTypeLike = "float32", strip_rows: int | None = None
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, images, size), to be jitted with `size` static.
 
     `images` are RGB in 0..255 at network size, `size` is the photograph's own; the scores are
     resized to it as the release does.
-    """
 
-    def scores(params, batch_stats, images, size):
+    Args:
+        graph: of the model, for inference.
+        dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        strip_rows: height of a strip at half the network's size; by default as many rows as hold
+            `STRIP` positions. It changes memory and speed, not the answer.
+    """
+    return _in_strips(graph, lambda scores: scores, dtype, strip_rows)
+
+
+def label_function(
+    graph: nnx.GraphDef, *, dtype: DTypeLike = "float32", strip_rows: int | None = None
+) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], UInt8[Array, "b i j"]]:
+    """Returns labels(params, batch_stats, images, size): the classes of the highest scores.
+
+    Like `score_function`, but scores exist for a strip at a time only.
+    """
+    return _in_strips(
+        graph, lambda scores: jnp.argmax(scores, -1).astype(jnp.uint8), dtype, strip_rows
+    )
+
+
+def _in_strips(graph, finish, dtype, strip_rows):
+    def run(params, batch_stats, images, size):
         _, h, w, _ = images.shape
-        model = nnx.merge(graph, params, batch_stats, copy=True)
-        outputs = model(pad_to_stride(normalize(images)))
-        return resize_bilinear(class_scores(outputs)[:, :h, :w], size)
+        model = nnx.merge(graph, compute_params(params, dtype), batch_stats, copy=True)
+        padded = pad_to_stride(images)
+        rows = strip_rows or max(16, STRIP // (padded.shape[2] // 2) // 16 * 16)
+        masks = model.in_strips(normalize(padded, dtype), rows)
+        # As many rows of the photograph as come from about 2 · rows of the network.
+        count = min(max(1, 2 * rows * size[0] // h), size[0])
+        resized = _resized_scores(model, masks, (h, w), size, count)
+        return in_strips(
+            lambda rows: finish(resized(rows)), size[0], count, after=masks.mask_embeds
+        )
+
+    return run
+
+
+def _resized_scores(
+    model: MaSSFormer, masks: Masks, shown: tuple[int, int], size: tuple[int, int], count: int
+) -> Callable[[Rows], Float[Array, "b r j k"]]:
+    """Returns scores(rows) of `count` rows of the photograph, whose size is `size`.
+
+    `shown` is the network size: what lies beyond it is padding and is cropped.
+    """
+    low, high, weight = bilinear_taps(shown[0], size[0])
+    # Every strip reads the same number of the network's rows, from an even one on.
+    starts = np.minimum(np.arange(0, size[0], count), size[0] - count)
+    span = int((high[starts + count - 1] - low[starts] // 2 * 2).max()) // 2 * 2 + 2
+    available = 2 * masks.fused.shape[1]
+    span = min(span, available)
+
+    def scores(rows):
+        first = jnp.minimum(jnp.asarray(low)[rows.start] // 2 * 2, available - span)
+        part = model.scores(masks, Rows(first // 2, span // 2))[:, :, : shown[1]]
+        part = resize_bilinear(part, (span, size[1]))
+
+        def read(table):
+            return jax.lax.dynamic_slice_in_dim(jnp.asarray(table), rows.start, count)
+
+        upper = jnp.take(part, read(low) - first, 1, mode="clip")
+        if shown[0] == size[0]:
+            return upper
+        share = read(weight.astype(part.dtype)).reshape(1, -1, 1, 1)
+        return upper * (1 - share) + jnp.take(part, read(high) - first, 1, mode="clip") * share
 
     return scores

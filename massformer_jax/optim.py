@@ -37,7 +37,7 @@ def parameter_groups(params: PyTree[Any], *, encoder_multiplier: float = 0.1) ->
       params: nested dicts whose leaves are arrays, or anything else of that structure.
       encoder_multiplier: learning rate of the encoder, relative to the rest.
     """
-    # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `_paths`.
+    # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `marked_paths`.
     rules = (
         # Affine parameters of the encoder's BatchNorms are frozen; their statistics are not.
         (r"^backbone/.*\bnorm\.", Group(0.0, False)),
@@ -48,11 +48,11 @@ def parameter_groups(params: PyTree[Any], *, encoder_multiplier: float = 0.1) ->
     )
     return {
         path: next(group for pattern, group in rules if re.search(pattern, marked))
-        for path, marked in _paths(params).items()
+        for path, marked in marked_paths(params).items()
     }
 
 
-def _paths(tree: PyTree[Any]) -> dict[str, str]:
+def marked_paths(tree: PyTree[Any]) -> dict[str, str]:
     """Path of every leaf, and the same with a norm's `scale` and `bias` marked as such.
 
     Only norms have a scale, so a bias beside a scale is a norm's.

@@ -1,5 +1,6 @@
 """One step of training: gradient of the loss, optimizer, running statistics."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,12 +8,14 @@ import jax
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from massformer_jax import sharding
 from massformer_jax.losses import draw_points, losses, total
+from massformer_jax.models.layers import KEPT
 from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import gradient_norm
-from massformer_jax.train_state import TrainState, model_graph
+from massformer_jax.train_state import TrainState, compute_params, model_graph
 
 
 def training_step(
@@ -23,6 +26,7 @@ def training_step(
     seed: int,
     points: int,
     edge_target: str,
+    dtype: DTypeLike,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Jitted step(state, batch) -> (state, scalars).
 
@@ -37,6 +41,8 @@ def training_step(
         seed: of the points at which masks are compared.
         points: how many of them a mask (released: 12544).
         edge_target: see `massformer_jax.losses.losses`.
+        dtype: that the network computes in. Parameters, statistics, coordinates, losses and the
+            optimizer are float32 whatever it is.
     """
     graph = model_graph(model, training=True)
     heads = model["layers"] + 1
@@ -47,10 +53,20 @@ def training_step(
         b, *_ = batch["label"].shape
         drawn = draw_points(key, heads, b, model["classes"], points=points)
 
-        def loss(params):
+        # Kept for the backward pass are the outputs of convolutions; norms, activations, resizing
+        # and the transformer, a tenth of the work, are computed again.
+        @functools.partial(
+            jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT)
+        )
+        def forward(params):
+            params = compute_params(params, dtype)
             network = nnx.merge(graph, params, state.batch_stats, copy=True)
-            outputs = network(normalize(batch["image"]))
+            outputs = network(normalize(batch["image"], dtype))
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+            return outputs, nnx.to_pure_dict(batch_stats)
+
+        def loss(params):
+            outputs, batch_stats = forward(params)
             terms = losses(
                 outputs,
                 batch["label"],
@@ -59,7 +75,7 @@ def training_step(
                 mesh=mesh,
                 axis=sharding.DATA,
             )
-            return total(terms), (terms, nnx.to_pure_dict(batch_stats))
+            return total(terms), (terms, batch_stats)
 
         grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

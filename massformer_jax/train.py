@@ -18,7 +18,7 @@ from massformer_jax.init_from import read_initial, start
 from massformer_jax.optim import learning_rate, optimizer
 from massformer_jax.progress import Progress
 from massformer_jax.step import training_step
-from massformer_jax.train_state import init_state, model_graph
+from massformer_jax.train_state import init_state
 from massformer_jax.workdir import check_config, claim
 
 
@@ -51,7 +51,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     claim(workdir, config)
 
     tx = optimizer(**config.optimizer, total_steps=config.total_steps)
-    step = training_step(model, tx, mesh, seed=config.seed, **config.loss)
+    step = training_step(model, tx, mesh, seed=config.seed, dtype=config.dtype, **config.loss)
 
     last, best = checkpoint.last_manager(workdir), checkpoint.best_manager(workdir)
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
@@ -113,7 +113,7 @@ def evaluation(
     Raises:
         InputError: there is no such split, at once.
     """
-    step = evaluation_step(model_graph(config.model.to_dict(), training=False), mesh)
+    step = evaluation_step(config.model.to_dict(), mesh, dtype=config.dtype)
     examples = functools.partial(
         pipeline.eval_examples,
         config.data.data_dir,

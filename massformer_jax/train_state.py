@@ -1,6 +1,7 @@
 """What training carries from step to step, and how it begins."""
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Int, Key
 
 from massformer_jax.models.massformer import MaSSFormer
 from massformer_jax.models.resnet import ResNet
+from massformer_jax.optim import marked_paths
 
 
 class TrainState(NamedTuple):
@@ -43,6 +46,19 @@ def init_weights(key: Key[Array, ""], model: Mapping[str, Any]) -> tuple[Any, An
     # Without `...` at the end: a kind of state this code does not know would raise here.
     _, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+
+def compute_params(params: Any, dtype: DTypeLike) -> Any:
+    """The parameters as the network computes with them: cast to `dtype`, the compute dtype.
+
+    Norms and the convolutions that predict coordinates keep theirs, float32. The cast is inside the
+    loss that is differentiated, so gradients and the optimizer see float32.
+    """
+    paths = marked_paths(params).values()
+    leaves, structure = jax.tree.flatten(params)
+    kept = (re.search(r"\bnorm\.|dcn_offset", path) for path in paths)
+    cast = (x if keep else x.astype(dtype) for x, keep in zip(leaves, kept, strict=True))
+    return jax.tree.unflatten(structure, cast)
 
 
 def init_state(

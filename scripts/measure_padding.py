@@ -16,7 +16,8 @@ from flax import nnx
 
 from massformer_jax import checkpoint
 from massformer_jax.data.scenes import render_scene
-from massformer_jax.models.massformer import class_scores, normalize
+from massformer_jax.models.massformer import normalize
+from massformer_jax.ops.rows import Rows
 from massformer_jax.train_state import model_graph
 
 SIZE = (768, 1024)
@@ -35,7 +36,8 @@ def main():
     @jax.jit
     def scores(params, batch_stats, images):
         model = nnx.merge(graph, params, batch_stats, copy=True)
-        return class_scores(model(images))[0]
+        rows = images.shape[1] // 2
+        return model.scores(model.in_strips(images, rows), Rows(0, rows))[0]
 
     def segment(images):
         return np.asarray(scores(weights.params, weights.batch_stats, images))

@@ -12,7 +12,7 @@ from massformer_jax import sharding
 from massformer_jax.evaluate import evaluation_step
 from massformer_jax.optim import optimizer
 from massformer_jax.step import training_step
-from massformer_jax.train_state import init_state, model_graph
+from massformer_jax.train_state import init_state
 from massformer_jax.workdir import check_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -41,7 +41,9 @@ def test_training_step(path):
         "image": jax.ShapeDtypeStruct((*crop, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(crop, jnp.uint8),
     }
-    step = training_step(config.model.to_dict(), tx, mesh, seed=config.seed, **config.loss)
+    step = training_step(
+        config.model.to_dict(), tx, mesh, seed=config.seed, dtype=config.dtype, **config.loss
+    )
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
@@ -59,7 +61,7 @@ def test_evaluation_step(path):
     state = jax.eval_shape(init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, 3072, 4096, 3), jnp.uint8)
     labels = jax.ShapeDtypeStruct((2, 2736, 3648), jnp.uint8)
-    step = evaluation_step(model_graph(config.model.to_dict(), training=False), mesh)
+    step = evaluation_step(config.model.to_dict(), mesh)
     predictions, counts = jax.eval_shape(step, state.params, state.batch_stats, images, labels)
     assert (predictions.shape, predictions.dtype) == (labels.shape, jnp.uint8)
     assert counts.intersect.shape == (2, 7)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import release
-from massformer_jax.models.massformer import MaSSFormer, class_scores, mask_logits, normalize
+from massformer_jax.models.massformer import MaSSFormer, normalize
 from massformer_jax.ops.resize import resize_bilinear
 
 FIXTURES = {
@@ -62,12 +62,12 @@ def answers(request):
         for i, memory in enumerate(recorded["pixel_decoder"].memories):
             ours[f"memory.{i}"] = memory
         for i in range(len(outputs.class_logits)):
-            ours[f"mask_logits.{i}"] = mask_logits(outputs, i)
+            ours[f"mask_logits.{i}"] = release.mask_logits(outputs, i)
         for path, result in recorded.items():
             dotted = re.sub("^pixel_decoder/", "", path).replace("/", ".")
             for i, x in enumerate(result if isinstance(result, tuple) else (result,)):
                 ours[f"pixel_decoder/{dotted}.{i}"] = x
-        return ours, outputs.class_logits, class_scores(outputs)[0]
+        return ours, outputs.class_logits, release.class_scores(outputs)[0]
 
     image = release.read_rgb(folder / "image.png")[None]
     ours, class_logits, scores = jax.block_until_ready(run(params, stats, image))

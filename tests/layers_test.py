@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from massformer_jax.models.layers import Attention, BatchNorm, UpsamplingDeformLayer
+from massformer_jax.models import attention
+from massformer_jax.models.attention import Attention
+from massformer_jax.models.layers import BatchNorm, UpsamplingDeformLayer
 
 
 def normal(*shape, seed=0):
@@ -41,38 +43,50 @@ def test_batch_norm_refuses_a_single_value():
         BatchNorm(3, rngs=nnx.Rngs(0))(normal(1, 1, 1, 3))
 
 
-def test_attention_by_the_formula():
-    """Two heads; positions reach queries and keys, not values; a closed key gets no weight."""
+@pytest.mark.parametrize("keys_at_a_time", [5, 1])
+def test_attention_by_the_formula(keys_at_a_time, monkeypatch):
+    """Two heads; keys and values differ; a closed key gets no weight, blocks or not."""
+    monkeypatch.setattr(attention, "KEYS", keys_at_a_time)
     init = jax.nn.initializers.normal(0.5)
-    attention = Attention(4, 2, kernel_init=init, rngs=nnx.Rngs(0))
-    query, memory = normal(1, 3, 4), normal(1, 5, 4, seed=1)
-    at_query, at_key = normal(1, 3, 4, seed=2), normal(1, 5, 4, seed=3)
+    layer = Attention(4, 2, kernel_init=init, rngs=nnx.Rngs(0))
+    queries, keys, values, residual = (normal(1, n, 4, seed=n) for n in (3, 5, 5, 3))
+    values, residual = values + 1, residual - 1
     closed = np.zeros((1, 3, 5), bool)
     closed[0, 1, 2] = closed[0, 2, :4] = True
 
-    kernel, bias = (
-        np.asarray(attention.in_proj.kernel[...]),
-        np.asarray(attention.in_proj.bias[...]),
-    )
-    parts = (query + at_query, memory + at_key, memory)
+    kernel, bias = np.asarray(layer.in_proj.kernel[...]), np.asarray(layer.in_proj.bias[...])
     q, k, v = (
         np.asarray(x[0]) @ kernel[:, 4 * i : 4 * i + 4] + bias[4 * i : 4 * i + 4]
-        for i, x in enumerate(parts)
+        for i, x in enumerate((queries, keys, values))
     )
     heads = []
     for s in (slice(0, 2), slice(2, 4)):
         logits = np.where(closed[0], -np.inf, q[:, s] @ k[:, s].T / np.sqrt(2))
         weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         heads.append(weights @ v[:, s])
-    out = np.concatenate(heads, -1) @ np.asarray(attention.out_proj.kernel[...])
-    got = attention(
-        query,
-        memory,
-        query_positions=at_query,
-        key_positions=at_key,
-        closed=jnp.asarray(closed),
-    )
-    np.testing.assert_allclose(got[0], np.asarray(query[0]) + out, atol=1e-5)
+    out = np.concatenate(heads, -1) @ np.asarray(layer.out_proj.kernel[...])
+    got = layer(queries, keys, values, residual=residual, closed=jnp.asarray(closed))
+    np.testing.assert_allclose(got[0], np.asarray(residual[0]) + out, atol=1e-5)
+
+
+def test_blocks_of_keys_have_the_gradient_of_all_at_once(monkeypatch):
+    """Also of a query whose first blocks are closed as a whole."""
+    layer = Attention(8, 2, kernel_init=jax.nn.initializers.normal(0.5), rngs=nnx.Rngs(0))
+    inputs = tuple(normal(2, n, 8, seed=i) for i, n in enumerate((3, 12, 12)))
+    closed = np.random.default_rng(0).random((2, 3, 12)) < 0.3
+    closed[:, 1, :8] = True
+
+    def gradients():
+        def loss(queries, keys, values):
+            out = layer(queries, keys, values, residual=queries, closed=jnp.asarray(closed))
+            return jnp.square(out).sum()
+
+        return jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+
+    whole = gradients()
+    monkeypatch.setattr(attention, "KEYS", 4)
+    for ours, expected in zip(gradients(), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_upsampling_is_torch_s_transposed_convolution():

@@ -16,7 +16,7 @@ from massformer_jax.data.classes import CLASSES
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.inference import network_size
-from massformer_jax.models.massformer import class_scores, normalize
+from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import optimizer
 from massformer_jax.train_state import init_state, model_graph
 
@@ -75,7 +75,7 @@ def test_equals_the_network_where_nothing_is_padded(workdir, segmenter):
     @jax.jit
     def scores(params, batch_stats, images):
         model = nnx.merge(graph, params, batch_stats, copy=True)
-        return class_scores(model(normalize(images)))[0]
+        return release.class_scores(model(normalize(images)))[0]
 
     expected = scores(weights.params, weights.batch_stats, image[None])
     np.testing.assert_allclose(segmenter.scores(image), expected, rtol=0, atol=1e-6)

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from massformer_jax.convert import from_torch
-from massformer_jax.models.massformer import MaSSFormer
+from massformer_jax.models.massformer import MaSSFormer, Outputs
+from massformer_jax.ops.resize import resize_bilinear
 
 PARITY = pathlib.Path(__file__).parent / "parity"
 
@@ -99,3 +100,20 @@ def read_rgb(path) -> np.ndarray:
 
 def read_labels(path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def mask_logits(outputs: Outputs, head: int) -> jax.Array:
+    """Mask logits [b, h, w, q] of one head, at 1/2 for the last and at 1/4 for the others."""
+    features = outputs.mask_features
+    if head % len(outputs.mask_embeds) != len(outputs.mask_embeds) - 1:
+        features = resize_bilinear(features, (features.shape[1] // 2, features.shape[2] // 2))
+    return jnp.einsum("bhwe,bqe->bhwq", features, outputs.mask_embeds[head])
+
+
+def class_scores(outputs: Outputs) -> jax.Array:
+    """Class scores [b, h, w, k] at the size of the input, from whole maps of all queries."""
+    logits = mask_logits(outputs, -1)
+    _, h, w, _ = logits.shape
+    masks = jax.nn.sigmoid(resize_bilinear(logits, (2 * h, 2 * w)))
+    classes = jax.nn.softmax(outputs.class_logits[-1], -1)[..., :-1]
+    return jnp.einsum("bhwq,bqk->bhwk", masks, classes)

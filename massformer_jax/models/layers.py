@@ -1,11 +1,22 @@
-"""Layers that several parts of the network share: convolutions, norm, attention, feed-forward."""
+"""Layers that several parts of the network share: convolutions and batch normalisation.
+
+Layers compute in the dtype of their inputs and kernels, bfloat16 if those are, but normalise and
+predict coordinates in float32.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 from massformer_jax.ops.deform_conv import deform_conv
+from massformer_jax.ops.points import widened
+from massformer_jax.ops.rows import Rows, all_rows, take_rows
+
+# Name of what training keeps for the backward pass: outputs of convolutions. Everything between
+# them is computed again (see `massformer_jax.step`).
+KEPT = "convolved"
 
 # torch's default for weights: uniform within ±1/sqrt(fan_in).
 torch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -63,6 +74,8 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Raises ValueError in training mode if there is one value a channel."""
+        dtype = x.dtype
+        x = checkpoint_name(x, KEPT).astype(widened(dtype))
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -78,7 +91,7 @@ class BatchNorm(nnx.Module):
             self.var[...] = 0.9 * self.var[...] + 0.1 * (n / (n - 1)) * var
         factor = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
         shift = self.bias[...] - mean * factor
-        return x * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)
+        return (x * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)).astype(dtype)
 
 
 class ConvBNReLU(nnx.Module):
@@ -98,14 +111,6 @@ class DeformKernel(nnx.Module):
     def __init__(self, features_in: int, features_out: int, size: int, *, rngs: nnx.Rngs):
         shape = (size, size, features_in, features_out)
         self.kernel = nnx.Param(kaiming_fan_out(rngs.params(), shape))
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        offsets: Float[Array, "b h w o"],
-        modulation: Float[Array, "b h w m"],
-    ) -> Float[Array, "b h w d"]:
-        return deform_conv(x, offsets, modulation, self.kernel[...])
 
 
 class DeformLayer(nnx.Module):
@@ -132,10 +137,20 @@ class DeformLayer(nnx.Module):
         self.dcn = DeformKernel(features_in, features_out, size, rngs=rngs)
         self.dcn_bn = BatchNorm(features_out, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        predicted = self.dcn_offset(x)
+    def __call__(
+        self, x: Float[Array, "b h w c"], rows: Rows | None = None
+    ) -> Float[Array, "b r w d"]:
+        """All rows of the output, or some. At a border of `rows` inside the map the outermost
+        `size // 2` rows are not what the whole map would give there."""
+        rows = all_rows(x) if rows is None else rows
+        # Coordinates in float32: in bfloat16 a sample 20 pixels away would be off by 1/16.
+        near = take_rows(x, rows).astype(widened(x.dtype))
+        predicted = checkpoint_name(self.dcn_offset(near), KEPT)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], -1)
-        return jax.nn.relu(self.dcn_bn(self.dcn(x, offsets, jax.nn.sigmoid(modulation))))
+        sampled = deform_conv(
+            x, offsets, jax.nn.sigmoid(modulation), self.dcn.kernel[...], first_row=rows.start
+        )
+        return jax.nn.relu(self.dcn_bn(sampled))
 
 
 class UpsamplingDeformLayer(DeformLayer):
@@ -162,63 +177,3 @@ class UpsamplingDeformLayer(DeformLayer):
         """Returns the map of the deformable layer and its upsampled successor."""
         x = super().__call__(x)
         return x, jax.nn.relu(self.up_bn(self.up_sample(x)))
-
-
-class Attention(nnx.Module):
-    """Multi-head attention with residual: query + out(attend(...)).
-
-    Positions are added to the inputs of queries and keys, never to values or to the residual. The
-    three input projections are one matrix, as in torch's `MultiheadAttention`.
-    """
-
-    def __init__(self, features: int, heads: int, *, kernel_init: nnx.Initializer, rngs: nnx.Rngs):
-        if features % heads:
-            raise ValueError(f"{features} features do not divide into {heads} heads")
-        self.heads = heads
-        self.in_proj = nnx.Linear(features, 3 * features, kernel_init=kernel_init, rngs=rngs)
-        self.out_proj = nnx.Linear(features, features, kernel_init=kernel_init, rngs=rngs)
-
-    def __call__(
-        self,
-        query: Float[Array, "*b q d"],
-        memory: Float[Array, "*b n d"],
-        *,
-        query_positions: Float[Array, "*#b q d"],
-        key_positions: Float[Array, "*#b n d"],
-        closed: Bool[Array, "*#b q n"] | None = None,
-    ) -> Float[Array, "*b q d"]:
-        """`closed` marks the keys that a query must not see; it may not be all of them."""
-        kernels = jnp.split(self.in_proj.kernel[...], 3, -1)
-        biases = jnp.split(self.in_proj.bias[...], 3)
-        inputs = (query + query_positions, memory + key_positions, memory)
-        q, k, v = (
-            (x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))).reshape(
-                *x.shape[:-1], self.heads, -1
-            )
-            for x, kernel, bias in zip(inputs, kernels, biases, strict=True)
-        )
-        logits = jnp.einsum("...qhd,...nhd->...hqn", q * q.shape[-1] ** -0.5, k)
-        if closed is not None:
-            logits = jnp.where(closed[..., None, :, :], -jnp.inf, logits)
-        attended = jnp.einsum("...hqn,...nhd->...qhd", jax.nn.softmax(logits, -1), v)
-        return query + self.out_proj(attended.reshape(query.shape))
-
-
-class FFN(nnx.Module):
-    """Two linear layers with residual: x + linear2(activation(linear1(x)))."""
-
-    def __init__(
-        self,
-        features: int,
-        hidden: int,
-        activation,
-        *,
-        kernel_init: nnx.Initializer,
-        rngs: nnx.Rngs,
-    ):
-        self.activation = activation
-        self.linear1 = nnx.Linear(features, hidden, kernel_init=kernel_init, rngs=rngs)
-        self.linear2 = nnx.Linear(hidden, features, kernel_init=kernel_init, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "*b n d"]) -> Float[Array, "*b n d"]:
-        return x + self.linear2(self.activation(self.linear1(x)))

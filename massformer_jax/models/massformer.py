@@ -9,14 +9,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from massformer_jax.models.layers import torch_uniform
-from massformer_jax.models.pixel_decoder import PixelDecoder
+from massformer_jax.models.pixel_decoder import PixelDecoder, reduced
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.transformer_decoder import TransformerDecoder
+from massformer_jax.ops.points import widened
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.ops.rows import Rows, around, take_rows
 
 STRIDE = 256  # sides of an input are multiples of this: windows of 16 on the map at 1/16
 
@@ -25,12 +28,12 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def normalize(images: UInt8[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-    """RGB in 0..255 to the network's input."""
+def normalize(images: UInt8[Array, "*b 3"], dtype: DTypeLike | None = None) -> Float[Array, "*b 3"]:
+    """RGB in 0..255 to the network's input, float32 or `dtype`."""
     images = images.astype(jnp.result_type(float))  # float64 under jax_enable_x64
     shape = (1,) * (images.ndim - 1) + (3,)
     mean = jnp.array(MEAN, images.dtype).reshape(shape)
-    return (images - mean) / jnp.array(STD, images.dtype).reshape(shape)
+    return ((images - mean) / jnp.array(STD, images.dtype).reshape(shape)).astype(dtype)
 
 
 class Outputs(NamedTuple):
@@ -45,6 +48,14 @@ class Outputs(NamedTuple):
     mask_embeds: Float[Array, "heads b q e"]
     mask_features: Float[Array, "b h2 w2 e"]  # at 1/2
     edge_logits: Float[Array, "b h2 w2 1"]  # at 1/2
+
+
+class Masks(NamedTuple):
+    """What the network returns in strips: see `MaSSFormer.scores`."""
+
+    class_logits: Float[Array, "b q k1"]  # of the last head
+    mask_embeds: Float[Array, "b q e"]
+    fused: Float[Array, "b h2 w2 d"]  # at 1/2; mask features are a projection of it
 
 
 class MaSSFormer(nnx.Module):
@@ -92,35 +103,65 @@ class MaSSFormer(nnx.Module):
         """
         decoded = self.pixel_decoder(images, self.backbone(images))
         features = decoded.mask_features
-        _, h, w, d = features.shape
-        quarter = resize_bilinear(features, (h // 2, w // 2))
+        heads = self._heads(decoded.memories, reduced(features, (16, 8, 4)))
+        class_logits, mask_embeds = (jnp.stack(x) for x in zip(*heads, strict=True))
+        return Outputs(class_logits, mask_embeds, features, decoded.edge_logits)
 
-        memories, positions, level_features = [], [], []
-        levels = zip(decoded.memories, self.level_embed.embedding[...], strict=True)
-        for memory, level in levels:
-            b, i, j, _ = memory.shape
-            memories.append(memory.reshape(b, i * j, d) + level.reshape(1, 1, d))
-            positions.append(sine_positions(i, j, d, memory.dtype).reshape(1, i * j, d))
-            # Mask logits are linear in the features: resizing these once replaces resizing the
-            # mask logits of all queries before each layer.
-            level_features.append(resize_bilinear(quarter, (i, j)).reshape(b, i * j, d))
+    def in_strips(self, images: Float[Array, "b h w 3"], count: int) -> Masks:
+        """What `scores` needs, with maps at 1/2 computed in strips of `count` rows; inference only.
 
-        query_positions = self.query_embed.embedding[...][None]
+        The answers are those of `__call__`, whatever `count` is.
+        """
+        fused, levels, memories = self.pixel_decoder.in_strips(images, self.backbone(images), count)
+        return Masks(*self._heads(memories, levels)[-1], fused)
+
+    def scores(self, masks: Masks, rows: Rows) -> Float[Array, "b r w k"]:
+        """Class scores of some rows (at 1/2): Σ_q softmax(class)[q, c] · sigmoid(mask)[q].
+
+        Float32, at least 0, not normalised over the classes. The masks of all queries, 5 GB at 12
+        megapixels, exist for these rows only.
+        """
+        # One row of context makes bilinear doubling exact.
+        window = around(rows, 1, masks.fused.shape[1])
+        features = self.pixel_decoder.mask_features(take_rows(masks.fused, window))
+        dtype = widened(features.dtype)
+        logits = jnp.einsum(
+            "bhwe,bqe->bhwq", features, masks.mask_embeds, preferred_element_type=dtype
+        )
+        _, h, w, _ = logits.shape
+        logits = resize_bilinear(logits, (2 * h, 2 * w))
+        logits = take_rows(logits, Rows(2 * (rows.start - window.start), 2 * rows.count))
+        classes = jax.nn.softmax(masks.class_logits.astype(dtype), -1)[..., :-1]
+        return jnp.einsum("bhwq,bqk->bhwk", jax.nn.sigmoid(logits), classes)
+
+    def _heads(
+        self,
+        memories: tuple[Float[Array, "b _ _ e"], ...],
+        levels: tuple[Float[Array, "b _ _ e"], ...],
+    ) -> list[tuple[Float[Array, "b q k1"], Float[Array, "b q e"]]]:
+        """Class logits and mask embeddings before the first layer and after each.
+
+        `levels` are the mask features at the sizes of the memories.
+        """
+        keys, values, level_features = [], [], []
+        embeddings = self.level_embed.embedding[...]
+        for memory, features, level in zip(memories, levels, embeddings, strict=True):
+            b, i, j, d = memory.shape
+            memory = memory.reshape(b, i * j, d) + level.reshape(1, 1, d)
+            values.append(memory)
+            keys.append(memory + sine_positions(i, j, d, memory.dtype).reshape(1, i * j, d))
+            level_features.append(features.reshape(b, i * j, d))
+
+        positions = self.query_embed.embedding[...][None]
         queries = self.query_feat.embedding[...][None]
-        queries = jnp.broadcast_to(queries, (images.shape[0], *queries.shape[1:]))
+        queries = jnp.broadcast_to(queries, (memories[0].shape[0], *queries.shape[1:]))
         heads = [self._head(queries)]
         for i, layer in enumerate(self.transformer_decoder.layers):
             level = i % len(memories)
-            queries = layer(
-                queries,
-                memories[level],
-                query_positions=query_positions,
-                key_positions=positions[level],
-                closed=_closed(heads[-1][1], level_features[level]),
-            )
+            closed = _closed(heads[-1][1], level_features[level])
+            queries = layer(queries, keys[level], values[level], positions=positions, closed=closed)
             heads.append(self._head(queries))
-        class_logits, mask_embeds = (jnp.stack(x) for x in zip(*heads, strict=True))
-        return Outputs(class_logits, mask_embeds, features, decoded.edge_logits)
+        return heads
 
     def _head(
         self, queries: Float[Array, "b q d"]
@@ -138,39 +179,9 @@ def _closed(
 
     A query whose mask is empty attends everywhere. No gradient flows through it.
     """
-    logits = jax.lax.stop_gradient(jnp.einsum("bqe,bne->bqn", mask_embeds, features))
+    mask_embeds, features = jax.lax.stop_gradient((mask_embeds, features))
+    logits = jnp.einsum(
+        "bqe,bne->bqn", mask_embeds, features, preferred_element_type=widened(features.dtype)
+    )
     closed = logits < 0
     return closed & ~closed.all(-1, keepdims=True)
-
-
-def mask_logits(outputs: Outputs, head: int) -> Float[Array, "b h w q"]:
-    """Mask logits of one head for every query: at 1/2 for the last head, at 1/4 for the others."""
-    features = outputs.mask_features
-    if head % len(outputs.mask_embeds) != len(outputs.mask_embeds) - 1:
-        features = resize_bilinear(features, (features.shape[1] // 2, features.shape[2] // 2))
-    return jnp.einsum("bhwe,bqe->bhwq", features, outputs.mask_embeds[head])
-
-
-def class_scores(outputs: Outputs, *, rows: int = 64) -> Float[Array, "b h w k"]:
-    """Class scores at the size of the input: Σ_q softmax(class)[q, c] · sigmoid(mask)[q].
-
-    Computed in strips of `rows` rows of mask features (2 · rows of the image), so that the masks of
-    all queries, 5 GB at 12 megapixels, never exist at once.
-    """
-    features = outputs.mask_features
-    b, h, w, _ = features.shape
-    rows = next(r for r in range(min(rows, h), 0, -1) if h % r == 0)
-    classes = jax.nn.softmax(outputs.class_logits[-1], -1)[..., :-1]
-    embeds = outputs.mask_embeds[-1]
-    # One row of context on either side makes bilinear doubling of a strip exact; at the border of
-    # the map the repeated row does what the clamped coordinate does.
-    padded = jnp.pad(features, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
-
-    def strip(start):
-        part = jax.lax.dynamic_slice_in_dim(padded, start, rows + 2, 1)
-        logits = jnp.einsum("bhwe,bqe->bhwq", part, embeds)
-        logits = resize_bilinear(logits, (2 * (rows + 2), 2 * w))[:, 2:-2]
-        return jnp.einsum("bhwq,bqk->bhwk", jax.nn.sigmoid(logits), classes)
-
-    strips = jax.lax.map(strip, jnp.arange(0, h, rows))
-    return jnp.moveaxis(strips, 0, 1).reshape(b, 2 * h, 2 * w, -1)

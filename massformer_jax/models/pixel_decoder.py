@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from massformer_jax.models.attention import FFN, Attention
 from massformer_jax.models.layers import (
-    FFN,
-    Attention,
     BatchNorm,
     ConvBNReLU,
     DeformLayer,
@@ -23,6 +22,7 @@ from massformer_jax.models.layers import (
 )
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
 from massformer_jax.ops.windows import from_windows, to_windows
 
 WINDOW = 16  # positions of the 1/16 map: 256 pixels of the image
@@ -34,6 +34,23 @@ class Decoded(NamedTuple):
     mask_features: Float[Array, "b h2 w2 e"]  # at 1/2
     edge_logits: Float[Array, "b h2 w2 1"]  # at 1/2
     memories: tuple[Float[Array, "b _ _ e"], ...]  # at 1/32, 1/16, 1/8
+
+
+class Fused(NamedTuple):
+    """What the pixel decoder returns in strips."""
+
+    fused: Float[Array, "b h2 w2 d"]  # at 1/2: `PixelDecoder.mask_features` makes mask features
+    levels: tuple[Float[Array, "b _ _ e"], ...]  # mask features at the sizes of the memories
+    memories: tuple[Float[Array, "b _ _ e"], ...]  # at 1/32, 1/16, 1/8
+
+
+class Coarse(NamedTuple):
+    """The whole maps that any row at 1/2 is computed from."""
+
+    guide: Float[Array, "b h2 w2 c"]  # at 1/2: the image and half of s2's channels, D/2 + 3
+    shallow: Float[Array, "b h4 w4 c"]  # at 1/4: the other half of s2's channels
+    body: Float[Array, "b h4 w4 d"]  # at 1/4
+    memories: tuple[Float[Array, "b _ _ e"], ...]
 
 
 class SEB(nnx.Module):
@@ -68,9 +85,9 @@ class CrossSelfAttention(nnx.Module):
         # The window's own coordinates: every window sees the same positions.
         positions = sine_positions(WINDOW, WINDOW, d, query.dtype).reshape(1, 1, WINDOW**2, d)
         x, memory = to_windows(query, WINDOW), to_windows(memory, WINDOW)
-        x = self.cross_attn(x, memory, query_positions=positions, key_positions=positions)
+        x = self.cross_attn(x + positions, memory + positions, memory, residual=x)
         x = self.ffn1(x)
-        x = self.self_attn(x, x, query_positions=positions, key_positions=positions)
+        x = self.self_attn(x + positions, x + positions, x, residual=x)
         return from_windows(self.ffn2(x), h, w, WINDOW)
 
 
@@ -127,14 +144,17 @@ class LSE(nnx.Module):
         self.conv2 = conv(2, 1, 7, bias=True, rngs=rngs)
         self.cbn2 = ConvBNReLU(features, features, rngs=rngs)
 
+    # Rows at a window's border that its neighbours would change: one by the offsets' convolution or
+    # by resizing, three more by the 7x7 convolution.
+    margin = 4
+
     def __call__(
-        self, images: Float[Array, "b h w 3"], s2: Float[Array, "b i j d"]
-    ) -> Float[Array, "b h//2 w//2 d"]:
-        size = (images.shape[1] // 2, images.shape[2] // 2)
-        images = resize_bilinear(images, size)
-        first, second = jnp.split(resize_bilinear(s2, size), 2, -1)
-        x1 = self.cbn1(jnp.concatenate([images, first], -1))
-        x2 = self.dcn3(jnp.concatenate([images, second], -1))
+        self, guide: Float[Array, "b h w c"], shallow: Float[Array, "b h2 w2 _"], rows: Rows
+    ) -> Float[Array, "b r w d"]:
+        """Detail of some rows; see `Coarse`."""
+        image = take_rows(guide, rows)[..., :3]
+        x1 = self.cbn1(jnp.concatenate([image, take_doubled_rows(shallow, rows)], -1))
+        x2 = self.dcn3(guide, rows)
         x1 = x1 + x1 * _spatial_weight(self.conv1, x1)
         x2 = x2 + x2 * _spatial_weight(self.conv2, x2)
         return self.cbn2(jnp.concatenate([x1, x2], -1))
@@ -155,11 +175,19 @@ class EGF(nnx.Module):
         self.conv2 = conv(features // 2, features, 1, bias=True, rngs=rngs)
         self.norm = BatchNorm(features, rngs=rngs)
 
+    margin = 1  # as in `LSE`
+
+    def gate(
+        self, detail: Float[Array, "b r w d"], body: Float[Array, "b r w d"]
+    ) -> Float[Array, "b r w e"]:
+        """What the deformable layer samples from: its every row, before any row of the rest."""
+        return self.conv1(jax.nn.sigmoid(detail) * body)
+
     def __call__(
-        self, detail: Float[Array, "b h w d"], body: Float[Array, "b h w d"]
-    ) -> Float[Array, "b h w d"]:
-        gated = jax.nn.sigmoid(detail) * body
-        return self.norm(self.conv2(self.dcn(self.conv1(gated)))) + body
+        self, gated: Float[Array, "b h w e"], body: Float[Array, "b r w d"], rows: Rows
+    ) -> Float[Array, "b r w d"]:
+        """The fused map of some rows, whose `body` this is."""
+        return self.norm(self.conv2(self.dcn(gated, rows))) + body
 
 
 class PixelDecoder(nnx.Module):
@@ -189,6 +217,49 @@ class PixelDecoder(nnx.Module):
         self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]
     ) -> Decoded:
         """`images` are normalised; `maps` are c2..c5."""
+        coarse = self.coarse(images, maps)
+        rows = all_rows(coarse.guide)
+        detail, body = self._detail(coarse, rows)
+        edge_features, edge_logits = self.edge_conv
+        fused = self.edge_rec(self.edge_rec.gate(detail, body), body, rows)
+        return Decoded(
+            self.mask_features(fused), edge_logits(edge_features(body + detail)), coarse.memories
+        )
+
+    def in_strips(
+        self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]], count: int
+    ) -> Fused:
+        """The same without edge logits, `count` rows at 1/2 at a time; inference only.
+
+        Mask features, of twice the width of the fused map, never exist at 1/2 as a whole. At 12
+        megapixels, D = 128 and in float32 that leaves 0.8 GB of `guide`, then 0.8 GB of `gated` and
+        1.6 GB of `fused`.
+        """
+        coarse = self.coarse(images, maps)
+        height = coarse.guide.shape[1]
+
+        def gate(rows):
+            window = around(rows, self.LSE.margin, height)
+            gated = self.edge_rec.gate(*self._detail(coarse, window))
+            return take_rows(gated, Rows(rows.start - window.start, rows.count))
+
+        gated = in_strips(gate, height, count, after=coarse.body)
+
+        def fuse(rows):
+            window = around(rows, self.edge_rec.margin, height)
+            body = take_doubled_rows(coarse.body, window)
+            fused = self.edge_rec(gated, body, window)
+            fused = take_rows(fused, Rows(rows.start - window.start, rows.count))
+            return fused, reduced(self.mask_features(fused), (16, 8, 4))
+
+        # Strips of whole positions at 1/32, which are 16 rows at 1/2.
+        fused, levels = in_strips(fuse, height, -(-count // 16) * 16, after=gated)
+        return Fused(fused, levels, coarse.memories)
+
+    def coarse(
+        self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]
+    ) -> Coarse:
+        """Everything that looks at the whole image."""
         projected = [project(x) for project, x in zip(self.in_projections, maps, strict=True)]
         # Release: the SEBs are numbered from the coarsest map, the projections from the finest
         # (probes `SEB.*.0` of inference_parity_test.py).
@@ -196,11 +267,33 @@ class PixelDecoder(nnx.Module):
         context = self.conv_avg(maps[-1].mean((1, 2), keepdims=True))
 
         d5, d4, up = self.CST(context, s5, s4)
-        d3, d3_up = self.RFB(up + s3)
-        detail = self.LSE(images, s2)
-        body = resize_bilinear(d3_up, detail.shape[1:3])
-
-        edge_features, edge_logits = self.edge_conv
-        mask_features = self.out[0](self.edge_rec(detail, body))
+        d3, body = self.RFB(up + s3)
         memories = tuple(out(d) for out, d in zip(list(self.out)[1:], (d5, d4, d3), strict=True))
-        return Decoded(mask_features, edge_logits(edge_features(body + detail)), memories)
+
+        size = (images.shape[1] // 2, images.shape[2] // 2)
+        shallow, second = jnp.split(s2, 2, -1)
+        guide = [resize_bilinear(images, size), resize_bilinear(second, size)]
+        return Coarse(jnp.concatenate(guide, -1), shallow, body, memories)
+
+    def mask_features(self, fused: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
+        """Mask features of fused rows."""
+        return self.out[0](fused)
+
+    def _detail(
+        self, coarse: Coarse, rows: Rows
+    ) -> tuple[Float[Array, "b r w d"], Float[Array, "b r w d"]]:
+        """Detail and body of some rows."""
+        return self.LSE(coarse.guide, coarse.shallow, rows), take_doubled_rows(coarse.body, rows)
+
+
+def reduced(
+    features: Float[Array, "b h w e"], strides: tuple[int, ...]
+) -> tuple[Float[Array, "b _ _ e"], ...]:
+    """Mask features halved to 1/4, then resized to each of `strides` (relative to 1/2).
+
+    Mask logits are linear in the features: resizing these once replaces resizing the mask logits of
+    all queries before each layer. Sides are multiples of the strides.
+    """
+    _, h, w, _ = features.shape
+    quarter = resize_bilinear(features, (h // 2, w // 2))
+    return tuple(resize_bilinear(quarter, (h // stride, w // stride)) for stride in strides)

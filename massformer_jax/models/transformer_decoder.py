@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from massformer_jax.models.layers import FFN, Attention
+from massformer_jax.models.attention import FFN, Attention
 
 
 class DecoderLayer(nnx.Module):
@@ -22,33 +22,27 @@ class DecoderLayer(nnx.Module):
         self.cross_attn = Attention(features, 8, kernel_init=xavier, rngs=rngs)
         self.self_attn = Attention(features, 8, kernel_init=xavier, rngs=rngs)
         self.ffn = FFN(features, hidden, gelu, kernel_init=xavier, rngs=rngs)
-        self.norms = nnx.List([layer_norm(features, rngs=rngs) for _ in range(3)])
+        self.norms = nnx.List([LayerNorm(features, rngs=rngs) for _ in range(3)])
 
     def __call__(
         self,
         queries: Float[Array, "b q d"],
-        memory: Float[Array, "b n d"],
+        keys: Float[Array, "b n d"],
+        values: Float[Array, "b n d"],
         *,
-        query_positions: Float[Array, "1 q d"],
-        key_positions: Float[Array, "1 n d"],
+        positions: Float[Array, "1 q d"],
         closed: Bool[Array, "b q n"],
     ) -> Float[Array, "b q d"]:
-        """`closed` marks the positions outside a query's mask so far."""
+        """Queries with `positions` of their own attend to keys, which have theirs, and values.
+
+        `closed` marks the keys outside a query's mask so far.
+        """
         after_cross, after_self, after_ffn = self.norms
         queries = after_cross(
-            self.cross_attn(
-                queries,
-                memory,
-                query_positions=query_positions,
-                key_positions=key_positions,
-                closed=closed,
-            )
+            self.cross_attn(queries + positions, keys, values, residual=queries, closed=closed)
         )
-        queries = after_self(
-            self.self_attn(
-                queries, queries, query_positions=query_positions, key_positions=query_positions
-            )
-        )
+        placed = queries + positions
+        queries = after_self(self.self_attn(placed, placed, queries, residual=queries))
         return after_ffn(self.ffn(queries))
 
 
@@ -63,9 +57,15 @@ class TransformerDecoder(nnx.Module):
 
     def __init__(self, features: int, hidden: int, layers: int, *, rngs: nnx.Rngs):
         self.layers = nnx.List([DecoderLayer(features, hidden, rngs=rngs) for _ in range(layers)])
-        self.post_norm = layer_norm(features, rngs=rngs)
+        self.post_norm = LayerNorm(features, rngs=rngs)
 
 
-def layer_norm(features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """torch's LayerNorm. The fast variance, E[x²] - E[x]², would lose digits to cancellation."""
-    return nnx.LayerNorm(features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+class LayerNorm(nnx.LayerNorm):
+    """torch's LayerNorm, in float32 and returned in the dtype of its input."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        # The fast variance, E[x²] - E[x]², would lose digits to cancellation.
+        super().__init__(features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return super().__call__(x).astype(x.dtype)

@@ -25,14 +25,14 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
         return _double(x, axis)
     if n % size == 0 and (n // size) % 2 == 0:
         return _shrink(x, axis, n // size)
-    low, high, weight = _taps(n, size)
+    low, high, weight = bilinear_taps(n, size)
     shape = [1] * x.ndim
     shape[axis] = size
     weight = jnp.asarray(weight, x.dtype).reshape(shape)
     return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
 
 
-def _taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two source positions of each of `size` outputs, and the weight of the second."""
     centre = np.maximum((np.arange(size) + 0.5) * (n / size) - 0.5, 0.0)
     low = np.minimum(centre.astype(np.int32), n - 1)

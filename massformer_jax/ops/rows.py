@@ -1,0 +1,97 @@
+"""Strips of rows: what is local on large maps is computed a strip at a time.
+
+A map at half the size of a 12-megapixel photograph holds 3.1 million positions: 3.2 GB for the mask
+features alone. Convolutions, resizing and everything pointwise need only a few rows around a strip.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from massformer_jax.ops.resize import resize_bilinear
+
+
+class Rows(NamedTuple):
+    """`count` rows of a map from row `start` on."""
+
+    start: int | Int[Array, ""]
+    count: int
+
+
+def all_rows(x: Float[Array, "b h w c"]) -> Rows:
+    """Every row of the map."""
+    return Rows(0, x.shape[1])
+
+
+def around(rows: Rows, margin: int, height: int) -> Rows:
+    """A window of even start and count that holds `rows` and `margin` rows on either side.
+
+    At the ends of a map of (even) `height` rows the window moves inside: its border is then the
+    map's own, where convolutions see zeros and resizing repeats the last row. What is computed on
+    the window is therefore exact but for `margin` rows next to a border that is not the map's.
+    """
+    count = min(height, (rows.count + 2 * margin + 2) // 2 * 2)
+    if count == height:
+        return Rows(0, height)
+    return Rows(jnp.clip((rows.start - margin) // 2 * 2, 0, height - count), count)
+
+
+def take_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]:
+    """These rows of the map; they must lie inside it."""
+    if rows.count == x.shape[1]:
+        return x
+    return jax.lax.dynamic_slice_in_dim(x, rows.start, rows.count, 1)
+
+
+def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r 2*w c"]:
+    """These rows (even start and count) of the map resized to twice its size.
+
+    Exact but for the first and the last row, where those are not the map's.
+    """
+    part = take_rows(x, Rows(rows.start // 2, rows.count // 2))
+    return resize_bilinear(part, (rows.count, 2 * x.shape[2]))
+
+
+def in_strips(
+    compute: Callable[[Rows], Any], height: int, count: int, *, after: Float[Array, "*_"]
+) -> Any:
+    """Whole maps from `compute(rows)`, called for strips of `count` rows that cover `height`.
+
+    Args:
+        compute: returns a pytree of maps [b, r, ...], where r is the count of its rows times a
+            factor; factors below one need a `count` and a `height` that they divide.
+        height: rows of the map that is walked through.
+        count: rows of a strip. The last strip overlaps the one before it if need be.
+        after: the latest of what `compute` reads. Every row of the whole maps is overwritten, so
+            they may start as anything; starting as constants, which need nothing, they would be
+            allocated before all that comes first, 2.4 GB of them at 12 megapixels.
+    """
+    if count >= height:
+        return compute(Rows(0, height))
+
+    def scaled(rows, part):
+        return rows * part.shape[1] // count
+
+    parts = jax.eval_shape(lambda start: compute(Rows(start, count)), jnp.int32(0))
+    wholes = jax.tree.map(
+        lambda part: jnp.full(
+            (part.shape[0], scaled(height, part), *part.shape[2:]),
+            after[(0,) * after.ndim].astype(part.dtype),
+        ),
+        parts,
+    )
+
+    def step(i, wholes):
+        start = jnp.minimum(i * count, height - count)
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
+                whole, part, scaled(start, part), 1
+            ),
+            wholes,
+            compute(Rows(start, count)),
+        )
+
+    return jax.lax.fori_loop(0, -(-height // count), step, wholes)

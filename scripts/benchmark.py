@@ -22,9 +22,10 @@ and FLOPs are sums over the layers, forward and backward, and bytes those of the
 """
 
 import argparse
+import contextlib
 import datetime
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import pathlib
@@ -95,7 +96,8 @@ def _count(text: str) -> int:
 
 def _replace_jaxtyping() -> None:
     """Lets the package be imported without jaxtyping, whose annotations only its tests check."""
-    if "jaxtyping" in sys.modules or importlib.util.find_spec("jaxtyping"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module("jaxtyping")
         return
 
     class Annotation:

@@ -145,12 +145,21 @@ def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
         torch.autograd.grad(function(*inputs), inputs, cotangent)
         wait()
 
+    def timed(run):
+        result = {"seconds": median_seconds(run, runs)}
+        if device == "cuda":  # for the CPU PyTorch keeps no such account
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            result["temp_bytes"] = torch.cuda.max_memory_allocated() - before
+        return result
+
     expected = np.asarray(_forward(values).astype(jnp.float32))
     result = forward().float().cpu().numpy().transpose(0, 2, 3, 1)
     return {
         "implementation": f"{implementation} on {device}, {torch.get_num_threads()} threads",
-        "forward": {"seconds": median_seconds(forward, runs)},
-        "gradient": {"seconds": median_seconds(gradient, runs)},
+        "forward": timed(forward),
+        "gradient": timed(gradient),
         "difference": float(np.abs(result - expected).max() / np.abs(expected).max()),
     }
 
@@ -170,7 +179,7 @@ def pytorch_deform_conv() -> tuple[Any, Callable, str]:
         raise InputError("--compare needs PyTorch: pip install torch") from error
     try:
         from torchvision.ops import deform_conv2d
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter from one that was built for another PyTorch
         return torch, _grid_sample_deform_conv, f"grid_sample of torch {torch.__version__}"
 
     def call(x, offsets, modulation, kernel):

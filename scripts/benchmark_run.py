@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from massformer_jax import sharding
 from massformer_jax.errors import InputError
-from massformer_jax.inference import score_function
+from massformer_jax.inference import label_function
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.optim import optimizer
 from massformer_jax.step import training_step
@@ -89,26 +89,23 @@ def measure_network(
         InputError: the network cannot be trained with this size or batch.
     """
     mesh = sharding.make_mesh(list(devices))
-    arguments = dict(MODELS[model])
-    if dtype != "float32":
-        arguments["dtype"] = dtype
     if task == "train":
-        return measure(*train(arguments, size, batch, mesh), runs=runs, donated=0)
-    return measure(*inference(arguments, size, batch, mesh), runs=runs)
+        function, arguments = train(MODELS[model], size, batch, dtype, mesh)
+        return measure(function, arguments, runs=runs, donated=0)
+    return measure(*inference(MODELS[model], size, batch, dtype, mesh), runs=runs)
 
 
 def inference(
-    model: Mapping[str, Any], size: tuple[int, int], batch: int, mesh: Mesh
+    model: Mapping[str, Any], size: tuple[int, int], batch: int, dtype: str, mesh: Mesh
 ) -> tuple[Callable, tuple]:
     """The function from photographs to label maps and its arguments, without values.
 
     The photographs are uint8 [batch, *size, 3] and split over the mesh; the labels have their size.
     """
-    scores = score_function(model_graph(model, training=False))
+    find = label_function(model_graph(model, training=False), dtype=dtype)
 
     def labels(params, batch_stats, images):
-        found = scores(params, batch_stats, images, images.shape[1:3])
-        return jnp.argmax(found, -1).astype(jnp.uint8)
+        return find(params, batch_stats, images, size)
 
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     function = jax.jit(labels, in_shardings=(whole, whole, split), out_shardings=split)
@@ -117,14 +114,14 @@ def inference(
 
 
 def train(
-    model: Mapping[str, Any], size: tuple[int, int], batch: int, mesh: Mesh
+    model: Mapping[str, Any], size: tuple[int, int], batch: int, dtype: str, mesh: Mesh
 ) -> tuple[Callable, tuple]:
     """The training step of the released recipe and its arguments, without values."""
     sharding.check_batch_size(batch, mesh)
     if any(side % STRIDE for side in size):
         raise InputError(f"size is {size[0]}x{size[1]}; to train, use multiples of {STRIDE}")
     tx = optimizer()
-    step = training_step(model, tx, mesh, seed=0, points=POINTS, edge_target="edges")
+    step = training_step(model, tx, mesh, seed=0, points=POINTS, edge_target="edges", dtype=dtype)
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     params, batch_stats = abstract_weights(model)
     number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -150,10 +147,14 @@ def measure(
     Returns:
         `seconds` (median, None if not run), `compile_seconds` (with tracing), `temp_bytes` and
         `argument_bytes` of one device, `flops` of all devices (see `benchmark_flops`).
+
+    Raises:
+        InputError: it does not fit into the device's memory.
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
-    compiled = traced.lower().compile()
+    with _out_of_memory_in_one_line():
+        compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     values = [make_values(tree) for tree in arguments] if runs else []
@@ -163,13 +164,26 @@ def measure(
         if donated is not None:
             values[donated] = result[0]
 
+    with _out_of_memory_in_one_line():
+        seconds = median_seconds(run, runs)
     return {
-        "seconds": median_seconds(run, runs),
+        "seconds": seconds,
         "compile_seconds": round(compile_seconds, 2),
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "flops": count_flops(traced.jaxpr),
     }
+
+
+@contextlib.contextmanager
+def _out_of_memory_in_one_line():
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in reason:
+            raise
+        raise InputError(f"the device has too little memory: {reason}") from error
 
 
 def median_seconds(run: Callable[[], None], runs: int) -> float | None:

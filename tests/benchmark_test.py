@@ -1,0 +1,373 @@
+"""The benchmark: what it counts is what is computed, and it runs where only jax and flax are."""
+
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs_test import CONFIGS, load
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import benchmark  # noqa: E402
+import benchmark_layers  # noqa: E402
+import benchmark_run  # noqa: E402
+import benchmark_table  # noqa: E402
+from benchmark_flops import count_flops  # noqa: E402
+
+from massformer_jax import sharding  # noqa: E402
+from massformer_jax.errors import InputError  # noqa: E402
+from massformer_jax.models.resnet import ResNet  # noqa: E402
+from massformer_jax.train_state import abstract_weights, model_graph  # noqa: E402
+
+TINY = {
+    "encoder_depth": 18,
+    "decoder_width": 8,
+    "ffn_width": 16,
+    "layers": 1,
+    "queries": 8,
+    "classes": 7,
+}
+# What bare accelerator machines lack, of what the package imports somewhere.
+ABSENT = ("jaxtyping", "beartype", "cv2", "PIL", "grain", "array_record", "tensorflow_datasets")
+ABSENT += ("ml_collections", "tensorboardX", "safetensors", "importlib_resources")
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def flops(function, *args):
+    return count_flops(jax.jit(function).trace(*args).jaxpr)
+
+
+def matmul(x, y):
+    return x @ y
+
+
+def convolve(x, kernel, **kwargs):
+    kwargs = {"window_strides": (1, 1), "padding": "VALID", **kwargs}
+    return jax.lax.conv_general_dilated(
+        x, kernel, dimension_numbers=("NHWC", "HWIO", "NHWC"), **kwargs
+    )
+
+
+def test_flops_of_matrix_products():
+    assert flops(matmul, array(3, 4), array(4, 5)) == 2 * 3 * 4 * 5
+    assert flops(functools.partial(jnp.einsum, "bij,bkj->bik"), array(6, 3, 4), array(6, 5, 4)) == (
+        2 * 6 * 3 * 4 * 5
+    )
+
+
+def test_flops_of_convolutions_and_their_gradients():
+    x, kernel = array(2, 9, 11, 6), array(3, 3, 6, 8)
+    strided = functools.partial(convolve, window_strides=(2, 2))
+    grouped = functools.partial(convolve, feature_group_count=3)
+    macs = 2 * 4 * 5 * 8 * 9 * 6
+    assert flops(strided, x, kernel) == 2 * macs
+    assert flops(grouped, x, array(3, 3, 2, 9)) == 2 * (2 * 7 * 9 * 9 * 9 * 2)
+    # Each gradient multiplies as often as the convolution itself: at stride 2 the zeros between
+    # the rows of the cotangent are not counted. The map is as large as its windows reach.
+    gradient = jax.grad(lambda x, kernel: strided(x, kernel).sum(), argnums=(0, 1))
+    assert flops(gradient, x, kernel) == pytest.approx(3 * 2 * macs, rel=0.35)
+    assert flops(jax.grad(lambda kernel, x: strided(x, kernel).sum()), kernel, x) == 2 * 2 * macs
+
+
+def test_flops_of_a_transposed_convolution():
+    """4x4 at stride 2: every output meets 2x2 inputs, not the 4x4 of the dilated map."""
+    transposed = functools.partial(convolve, lhs_dilation=(2, 2), padding=((2, 2), (2, 2)))
+    assert flops(transposed, array(1, 8, 8, 3), array(4, 4, 3, 5)) == 2 * 16 * 16 * 5 * 3 * 4
+
+
+def test_flops_of_loops_branches_and_devices():
+    x = array(4, 4)
+    once = 2 * 4**3
+
+    def loop(x):
+        def body(y, _):
+            y = jax.lax.fori_loop(0, 3, lambda _, z: z @ x, y)
+            return y, jax.lax.map(lambda row: row @ x, y)
+
+        return jax.lax.scan(body, x, None, length=5)
+
+    assert flops(loop, x) == 5 * (3 + 1) * once
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x, lambda x: x @ x @ x, x)
+
+    assert flops(branch, x) == 2 * once
+    # The forward product, once more when it is computed again, and two for its gradients.
+    remat = jax.grad(jax.checkpoint(lambda x: jnp.sin(x @ x).sum()))
+    assert flops(remat, x) == 4 * once
+
+    mesh = sharding.make_mesh(jax.devices())
+    spec = jax.sharding.PartitionSpec(sharding.DATA)
+    local = jax.shard_map(matmul, mesh=mesh, in_specs=(spec, None), out_specs=spec)
+    assert flops(local, array(32, 4), x) == flops(matmul, array(32, 4), x)
+
+
+def test_flops_of_a_kernel_on_a_grid():
+    pallas = pytest.importorskip("jax.experimental.pallas")
+
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    def call(x, y):
+        return pallas.pallas_call(
+            kernel,
+            grid=(4,),
+            in_specs=[
+                pallas.BlockSpec((8, 16), lambda i: (i, 0)),
+                pallas.BlockSpec((16, 16), lambda i: (0, 0)),
+            ],
+            out_specs=pallas.BlockSpec((8, 16), lambda i: (i, 0)),
+            out_shape=array(32, 16),
+        )(x, y)
+
+    assert flops(call, array(32, 16), array(16, 16)) == 2 * 32 * 16 * 16
+
+
+def test_flops_of_an_unknown_number_of_trips_are_refused():
+    def loop(x):
+        return jax.lax.while_loop(lambda y: y[0, 0] < 9, lambda y: y @ y, x)
+
+    with pytest.raises(ValueError, match="without a static number of trips"):
+        flops(loop, array(4, 4))
+    counting = jax.lax.while_loop
+    assert flops(lambda x: counting(lambda y: y[0] < 9, lambda y: y + 1, x), array(4)) == 0
+
+
+def test_flops_agree_with_the_compiler_on_an_unrolled_program():
+    def network(x, kernel, y):
+        x = convolve(x, kernel)
+        return jnp.concatenate([row.reshape(-1, 8) @ y for row in x])
+
+    args = (array(3, 9, 9, 4), array(3, 3, 4, 8), array(8, 8))
+    analysed = jax.jit(network).lower(*args).compile().cost_analysis()["flops"]
+    assert flops(network, *args) == pytest.approx(analysed, rel=0.01)
+
+
+def test_flops_of_a_resnet_are_the_published_ones():
+    """torchvision gives 4.089 G multiply-adds for ResNet-50 at 224x224, 2.048 M of them its
+    classifier, which is not here."""
+
+    def encode(images):
+        return ResNet(50, rngs=nnx.Rngs(0))(images)
+
+    macs = count_flops(jax.make_jaxpr(encode)(array(1, 224, 224, 3))) / 2
+    assert macs == pytest.approx(4.089e9 - 2.048e6, rel=1e-3)
+
+
+def test_flops_of_the_network_are_those_of_the_paper():
+    """2036 G multiply-adds at 4096x3072.
+
+    What counted them there seems to have skipped the deformable convolutions, and it forms mask
+    logits that this network does not.
+    """
+    model = benchmark_run.MODELS["massformer_r50"]
+    graph = model_graph(model, training=False)
+
+    def forward(params, batch_stats, images):
+        return nnx.merge(graph, params, batch_stats, copy=True)(images)
+
+    args = (*abstract_weights(model), array(1, 3072, 4096, 3))
+    macs = flops(forward, *args) / 2
+    deformable = sum(
+        layer.features_in * layer.features_out * layer.taps**2 * 3072 * 4096 // layer.stride**2
+        for layer in benchmark_layers.layers(128)
+    )
+    assert macs - deformable == pytest.approx(2036e9, rel=0.06)
+
+
+def test_models_are_those_of_the_configs():
+    found = {path.stem: load(path).model.to_dict() for path in CONFIGS}
+    for name, model in benchmark_run.MODELS.items():
+        assert found[name] == model
+    assert set(benchmark.MODELS) == set(benchmark_run.MODELS)
+    assert load(CONFIGS[0]).loss.points == benchmark_run.POINTS
+
+
+@pytest.mark.parametrize("model", benchmark_run.MODELS.values(), ids=benchmark_run.MODELS.keys())
+def test_layers_are_those_of_the_network(model):
+    leaves = jax.tree_util.tree_leaves_with_path(abstract_weights(model)[0])
+    kernels = sorted(
+        leaf.shape
+        for path, leaf in leaves
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("/dcn/kernel")
+    )
+    layers = benchmark_layers.layers(model["decoder_width"])
+    assert kernels == sorted((x.taps, x.taps, x.features_in, x.features_out) for x in layers)
+
+
+def test_measure_reports_what_the_compiler_says_and_runs():
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    x = jax.ShapeDtypeStruct((256, 256), jnp.float32, sharding=where)
+    calls = []
+
+    def function(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.tanh(x @ x) @ x
+
+    result = benchmark_run.measure(jax.jit(function), [x], runs=3)
+    assert result["flops"] == 2 * 2 * 256**3
+    assert result["argument_bytes"] == 4 * 256**2
+    assert result["temp_bytes"] >= 4 * 256**2
+    assert len(calls) == 1 + 3
+    assert result["seconds"] > 0 and result["compile_seconds"] > 0
+    compiled = benchmark_run.measure(jax.jit(function), [x], runs=0)
+    assert compiled["seconds"] is None and len(calls) == 4
+
+
+def test_median_leaves_the_first_run_out(monkeypatch):
+    clock = iter([0, 5, 10, 11, 20, 22])  # three runs of 5, 1 and 2 seconds
+    monkeypatch.setattr(benchmark_run.time, "perf_counter", lambda: next(clock))
+    assert benchmark_run.median_seconds(lambda: None, 3) == 2
+    assert benchmark_run.median_seconds(lambda: None, 0) is None
+
+
+def test_a_donated_argument_is_replaced_by_the_result():
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    state = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=where)
+    step = jax.jit(lambda state, x: (state + x, x.sum()), donate_argnums=0)
+    assert benchmark_run.measure(step, [state, state], runs=2, donated=0)["seconds"] > 0
+
+
+def test_inference_runs_at_any_size():
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    function, arguments = benchmark_run.inference(TINY, (250, 256), 2, "float32", mesh)
+    labels = function(*map(benchmark_run.make_values, arguments))
+    assert labels.shape == (2, 250, 256) and labels.dtype == jnp.uint8
+    assert len(np.unique(labels)) > 1
+
+
+def test_offsets_are_made_up_and_every_image_has_every_class():
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    _, (state, batch) = benchmark_run.train(TINY, (512, 512), 2, "float32", mesh)
+    biases = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            benchmark_run.make_values(state.params)
+        )
+        if "dcn_offset" in jax.tree_util.keystr(path) and "bias" in jax.tree_util.keystr(path)
+    ]
+    assert len(biases) == 8
+    assert all(1 < np.std(bias) < 3 for bias in biases)
+    labels = benchmark_run.make_values(batch)["label"]
+    assert all(len(np.unique(label)) == 7 for label in np.asarray(labels))
+
+
+def test_devices_share_the_batch():
+    assert len(benchmark_run.devices(None, 1)) == 1
+    assert len(benchmark_run.devices(None, 6)) == 6
+    assert len(benchmark_run.devices(None, 12)) == 6
+    assert len(benchmark_run.devices(None, 16)) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "train", "--size", "300x256"], "multiples of 256"),
+        (["--task", "train", "--batch", "1"], "use 2 or more"),
+        (["--task", "inference", "--size", "1024"], "is not HxW"),
+        (["--task", "inference", "--runs", "0"], "not a positive number"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(arguments)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in last and message in last
+
+
+def test_a_topology_needs_the_compiler(monkeypatch):
+    monkeypatch.setattr(benchmark_run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install libtpu"):
+        benchmark_run.devices("v5e:2x2", 1)
+
+
+def test_too_little_memory_is_one_line():
+    class Function:
+        def __init__(self, message):
+            self.message = message
+
+        def trace(self):
+            return self
+
+        lower = trace
+
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(self.message)
+
+    with pytest.raises(InputError, match=r"too little memory: RESOURCE_EXHAUSTED: 25 GB$"):
+        benchmark_run.measure(Function("RESOURCE_EXHAUSTED: 25 GB\nmore"), [], runs=0)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        benchmark_run.measure(Function("INTERNAL: a bug"), [], runs=0)
+
+
+def run_bare(*arguments):
+    """Runs the script as on a machine with jax and flax and nothing more."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT}))\n"
+        f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        "sys.argv[0] = 'benchmark.py'\n"
+        f"runpy.run_path({str(SCRIPTS / 'benchmark.py')!r}, run_name='__main__')\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_json_on_a_bare_machine():
+    arguments = "--task inference --model massformer_r18_lite --size 256x256 --runs 1 --json"
+    done = run_bare(*arguments.split())
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["seconds"] > 0
+    assert record["flops"] > 1e10
+    assert record["argument_bytes"] > 4 * 15_000_000
+    assert record["temp_bytes"] > 0
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["device"].endswith(" cores") or record["device"].endswith(" core")
+    assert set(record) == {
+        *("seconds", "temp_bytes", "argument_bytes", "flops", "device", "versions"),
+        *("task", "model", "size", "batch", "dtype", "topology", "runs", "compile_seconds", "date"),
+    }
+
+
+def test_the_page_shows_the_results():
+    tables = benchmark_table.tables(benchmark_table.load())
+    page = benchmark_table.PAGE.read_text()
+    assert tables in page, "run python scripts/benchmark_table.py"
+
+
+@pytest.mark.slow
+def test_a_training_step_on_a_bare_machine():
+    arguments = "--task train --model massformer_r18_lite --size 256x256 --compile-only"
+    done = run_bare(*arguments.split())
+    assert done.returncode == 0, done.stderr
+    assert "not run; compiled in" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_pytorch_computes_the_same_layers(dtype, tolerance):
+    pytest.importorskip("torch")
+    records = benchmark_layers.measure_layers(
+        "massformer_r18_lite", (256, 256), 1, dtype, jax.devices()[:1], runs=1, compare=True
+    )
+    assert len(records) == 8
+    for record in records:
+        assert 0 < record["pytorch"]["difference"] < tolerance
+        assert record["pytorch"]["gradient"]["seconds"] > 0
+    assert benchmark_layers.total(records)["seconds"] > 0

@@ -76,18 +76,21 @@ def measure_layers(
 def layer_arguments(
     layer: Layer, batch: int, height: int, width: int, dtype: str, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `deform_conv` takes, and `cotangent`, of which the backward pass starts."""
+    """What `deform_conv` takes, and `cotangent`, of which the backward pass starts.
+
+    Offsets and modulation are float32 whatever `dtype` is, as in the network.
+    """
     taps = layer.taps**2
     split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
     channels = {
-        "x": layer.features_in,
-        "offsets": 2 * taps,
-        "modulation": taps,
-        "cotangent": layer.features_out,
+        "x": (layer.features_in, dtype),
+        "offsets": (2 * taps, "float32"),
+        "modulation": (taps, "float32"),
+        "cotangent": (layer.features_out, dtype),
     }
     maps = {
-        name: jax.ShapeDtypeStruct((batch, height, width, c), jnp.dtype(dtype), sharding=split)
-        for name, c in channels.items()
+        name: jax.ShapeDtypeStruct((batch, height, width, c), jnp.dtype(own), sharding=split)
+        for name, (c, own) in channels.items()
     }
     kernel = (layer.taps, layer.taps, layer.features_in, layer.features_out)
     return {**maps, "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=whole)}
@@ -120,10 +123,10 @@ def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
     """The same by PyTorch, timed alike."""
     torch, function, implementation = pytorch_deform_conv()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, str(values["x"].dtype))
 
     def tensor(value: jax.Array, axes: tuple[int, ...]):
         array = np.asarray(value.astype(jnp.float32)).transpose(axes)
+        dtype = getattr(torch, str(value.dtype))
         return torch.tensor(array, dtype=dtype, device=device).requires_grad_()
 
     first = (0, 3, 1, 2)
@@ -183,6 +186,7 @@ def pytorch_deform_conv() -> tuple[Any, Callable, str]:
         return torch, _grid_sample_deform_conv, f"grid_sample of torch {torch.__version__}"
 
     def call(x, offsets, modulation, kernel):
+        offsets, modulation = offsets.to(x.dtype), modulation.to(x.dtype)  # it takes one dtype only
         padding = kernel.shape[-1] // 2
         return deform_conv2d(x, offsets, kernel, padding=padding, mask=modulation)
 
@@ -195,15 +199,14 @@ def _grid_sample_deform_conv(x, offsets, modulation, kernel):
 
     b, c, h, w = x.shape
     o, _, k, _ = kernel.shape
-    # [b, taps, h, w]; positions of grid_sample run from -1 to 1 between the corner pixels, and in
-    # bfloat16 would be too coarse.
-    dy, dx = offsets.float().view(b, k * k, 2, h, w).unbind(2)
+    # [b, taps, h, w]; positions of grid_sample run from -1 to 1 between the corner pixels.
+    dy, dx = offsets.view(b, k * k, 2, h, w).unbind(2)
     tap = torch.arange(k, device=x.device) - k // 2
     rows, columns = (torch.arange(n, device=x.device) for n in (h, w))
     y = rows[None, :, None] + tap.repeat_interleave(k)[:, None, None] + dy
     x_ = columns[None, None, :] + tap.repeat(k)[:, None, None] + dx
     grid = torch.stack([2 * x_ / (w - 1) - 1, 2 * y / (h - 1) - 1], -1).view(b, k * k * h, w, 2)
     sampled = torch.nn.functional.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
-    sampled = sampled.view(b, c, k * k, h, w) * modulation[:, None]
+    sampled = sampled.view(b, c, k * k, h, w) * modulation[:, None].to(x.dtype)
     columns_ = sampled.view(b, c * k * k, h * w)
     return (kernel.reshape(o, c * k * k) @ columns_).view(b, o, h, w)

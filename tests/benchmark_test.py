@@ -85,6 +85,9 @@ def test_flops_of_a_transposed_convolution():
     """4x4 at stride 2: every output meets 2x2 inputs, not the 4x4 of the dilated map."""
     transposed = functools.partial(convolve, lhs_dilation=(2, 2), padding=((2, 2), (2, 2)))
     assert flops(transposed, array(1, 8, 8, 3), array(4, 4, 3, 5)) == 2 * 16 * 16 * 5 * 3 * 4
+    # 3x3 onto 15 rows: 8 of them lie on an input and meet one, 7 lie between two.
+    odd = functools.partial(convolve, lhs_dilation=(2, 2), padding=((1, 1), (1, 1)))
+    assert flops(odd, array(1, 8, 8, 3), array(3, 3, 3, 5)) == 2 * (8 + 7 * 2) ** 2 * 5 * 3
 
 
 def test_flops_of_loops_branches_and_devices():
@@ -101,7 +104,7 @@ def test_flops_of_loops_branches_and_devices():
     assert flops(loop, x) == 5 * (3 + 1) * once
 
     def branch(x):
-        return jax.lax.cond(x[0, 0] > 0, lambda x: x, lambda x: x @ x @ x, x)
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
 
     assert flops(branch, x) == 2 * once
     # The forward product, once more when it is computed again, and two for its gradients.

@@ -1,6 +1,5 @@
 """One step of training: gradient of the loss, optimizer, running statistics."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from jax.typing import DTypeLike
 
 from massformer_jax import sharding
 from massformer_jax.losses import draw_points, losses, total
-from massformer_jax.models.layers import KEPT
 from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import gradient_norm
 from massformer_jax.train_state import TrainState, compute_params, model_graph
@@ -53,11 +51,6 @@ def training_step(
         b, *_ = batch["label"].shape
         drawn = draw_points(key, heads, b, model["classes"], points=points)
 
-        # Kept for the backward pass are the outputs of convolutions; norms, activations, resizing
-        # and the transformer, a tenth of the work, are computed again.
-        @functools.partial(
-            jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(KEPT)
-        )
         def forward(params):
             params = compute_params(params, dtype)
             network = nnx.merge(graph, params, state.batch_stats, copy=True)

@@ -4,19 +4,16 @@ Layers compute in the dtype of their inputs and kernels, bfloat16 if those are, 
 predict coordinates in float32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from massformer_jax.ops.deform_conv import deform_conv
 from massformer_jax.ops.points import widened
 from massformer_jax.ops.rows import Rows, all_rows, take_rows
-
-# Name of what training keeps for the backward pass: outputs of convolutions. Everything between
-# them is computed again (see `massformer_jax.step`).
-KEPT = "convolved"
 
 # torch's default for weights: uniform within ±1/sqrt(fan_in).
 torch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -26,29 +23,116 @@ kaiming_gain_1 = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(
-    features_in: int,
-    features_out: int,
-    size: int,
-    *,
-    stride: int = 1,
-    bias: bool = False,
-    kernel_init: nnx.Initializer = torch_uniform,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
+class Conv(nnx.Module):
     """A convolution padded by size // 2 on every side. At stride 2 'SAME' would pad otherwise."""
-    bound = (features_in * size * size) ** -0.5
-    return nnx.Conv(
-        features_in,
-        features_out,
-        (size, size),
-        strides=stride,
-        padding=size // 2,
-        use_bias=bias,
-        kernel_init=kernel_init,
-        bias_init=lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound),
-        rngs=rngs,
-    )
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        size: int,
+        *,
+        stride: int = 1,
+        bias: bool = False,
+        kernel_init: nnx.Initializer = torch_uniform,
+        rngs: nnx.Rngs,
+    ):
+        self.size, self.stride = size, stride
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, features_in, features_out)))
+        bound = (features_in * size * size) ** -0.5
+        uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        self.bias = nnx.Param(uniform(rngs.params(), (features_out,))) if bias else None
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+        kernel = self.kernel[...]
+        if self.size == 1:
+            # A matrix product: its gradient is one too, which CPUs compute several times faster
+            # than that of a convolution.
+            y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [(self.size // 2, self.size // 2)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
+
+
+class UpsamplingConv(nnx.Module):
+    """torch's ConvTranspose2d(kernel 4, stride 2, padding 1), without bias: doubles the size.
+
+    out[2i + a] reads x[i + a - 1] and x[i + a] with every other tap of the kernel: four plain
+    convolutions of 2x2, one for each parity of row and column, instead of one of 4x4 on a map that
+    is three quarters zeros.
+    """
+
+    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), (4, 4, features_in, features_out)))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        kernel = self.kernel[...]
+        b, h, w, _ = x.shape
+
+        def phase(row, column):
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel[row::2, column::2],
+                (1, 1),
+                [(1 - row, row), (1 - column, column)],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+
+        rows = [jnp.stack([phase(row, 0), phase(row, 1)], 3) for row in (0, 1)]
+        return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, -1)
+
+
+@jax.custom_vjp
+def batch_normalize(
+    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """Normalises by the batch's own statistics; also returns mean and (biased) variance.
+
+    Statistics are in float32 or wider and have no gradient of their own. Kept for the backward pass
+    is `x` alone, in its dtype.
+    """
+    y, mean, var, _ = _batch_normalize(x, scale, bias)
+    return y, mean, var
+
+
+def _batch_normalize(x, scale, bias):
+    wide = x.astype(widened(x.dtype))
+    mean = wide.mean((0, 1, 2))
+    var = jnp.square(wide - mean.reshape(1, 1, 1, -1)).mean((0, 1, 2))
+    inverse = jax.lax.rsqrt(var + 1e-5)
+    return _affine(x, scale * inverse, bias - mean * scale * inverse), mean, var, inverse
+
+
+def _affine(x: Array, factor: Array, shift: Array) -> Array:
+    wide = x.astype(widened(x.dtype))
+    return (wide * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)).astype(x.dtype)
+
+
+def _batch_normalize_forward(x, scale, bias):
+    y, mean, var, inverse = _batch_normalize(x, scale, bias)
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _batch_normalize_backward(kept, gradients):
+    x, scale, mean, inverse = kept
+    gradient = gradients[0].astype(mean.dtype)
+    n = x.size // x.shape[-1]
+    normalized = _affine(x.astype(mean.dtype), inverse, -mean * inverse)
+    to_bias = gradient.sum((0, 1, 2))
+    to_scale = (gradient * normalized).sum((0, 1, 2))
+    # Through mean and variance: what every value of a channel shares is taken out.
+    shared = to_bias.reshape(1, 1, 1, -1) + normalized * to_scale.reshape(1, 1, 1, -1)
+    to_x = (gradient - shared / n) * (scale * inverse).reshape(1, 1, 1, -1)
+    return to_x.astype(x.dtype), to_scale, to_bias
+
+
+batch_normalize.defvjp(_batch_normalize_forward, _batch_normalize_backward)
 
 
 class BatchNorm(nnx.Module):
@@ -74,31 +158,26 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Raises ValueError in training mode if there is one value a channel."""
-        dtype = x.dtype
-        x = checkpoint_name(x, KEPT).astype(widened(dtype))
         if self.use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            n = x.size // x.shape[-1]
-            if n == 1:
-                raise ValueError(
-                    "batch normalisation over a single value: a global batch of 1 cannot train, "
-                    "because the global context is normalised over the batch alone; use 2 or more"
-                )
-            mean = x.mean((0, 1, 2))
-            var = jnp.square(x - mean.reshape(1, 1, 1, -1)).mean((0, 1, 2))
-            self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
-            self.var[...] = 0.9 * self.var[...] + 0.1 * (n / (n - 1)) * var
-        factor = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
-        shift = self.bias[...] - mean * factor
-        return (x * factor.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)).astype(dtype)
+            factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + 1e-5)
+            return _affine(x, factor, self.bias[...] - self.mean[...] * factor)
+        n = x.size // x.shape[-1]
+        if n == 1:
+            raise ValueError(
+                "batch normalisation over a single value: a global batch of 1 cannot train, "
+                "because the global context is normalised over the batch alone; use 2 or more"
+            )
+        y, mean, var = batch_normalize(x, self.scale[...], self.bias[...])
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * mean
+        self.var[...] = 0.9 * self.var[...] + 0.1 * (n / (n - 1)) * var
+        return y
 
 
 class ConvBNReLU(nnx.Module):
     """1x1 convolution, batch normalisation, ReLU."""
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
-        self.conv = conv(features_in, features_out, 1, kernel_init=kaiming_gain_1, rngs=rngs)
+        self.conv = Conv(features_in, features_out, 1, kernel_init=kaiming_gain_1, rngs=rngs)
         self.bn = BatchNorm(features_out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
@@ -125,7 +204,7 @@ class DeformLayer(nnx.Module):
 
     def __init__(self, features_in: int, features_out: int, size: int, *, rngs: nnx.Rngs):
         self.size = size
-        self.dcn_offset = conv(
+        self.dcn_offset = Conv(
             features_in,
             3 * size * size,
             size,
@@ -145,7 +224,7 @@ class DeformLayer(nnx.Module):
         rows = all_rows(x) if rows is None else rows
         # Coordinates in float32: in bfloat16 a sample 20 pixels away would be off by 1/16.
         near = take_rows(x, rows).astype(widened(x.dtype))
-        predicted = checkpoint_name(self.dcn_offset(near), KEPT)
+        predicted = self.dcn_offset(near)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], -1)
         sampled = deform_conv(
             x, offsets, jax.nn.sigmoid(modulation), self.dcn.kernel[...], first_row=rows.start
@@ -158,17 +237,7 @@ class UpsamplingDeformLayer(DeformLayer):
 
     def __init__(self, features_in: int, features_out: int, size: int, *, rngs: nnx.Rngs):
         super().__init__(features_in, features_out, size, rngs=rngs)
-        # torch's padding 1 leaves 4 - 1 - 1 = 2 rows of zeros around the dilated input.
-        self.up_sample = nnx.ConvTranspose(
-            features_out,
-            features_out,
-            (4, 4),
-            strides=2,
-            padding=((2, 2), (2, 2)),
-            use_bias=False,
-            kernel_init=torch_uniform,
-            rngs=rngs,
-        )
+        self.up_sample = UpsamplingConv(features_out, features_out, rngs=rngs)
         self.up_bn = BatchNorm(features_out, rngs=rngs)
 
     def __call__(

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 from massformer_jax.models.attention import FFN, Attention
 from massformer_jax.models.layers import (
     BatchNorm,
+    Conv,
     ConvBNReLU,
     DeformLayer,
     UpsamplingDeformLayer,
-    conv,
     torch_uniform,
 )
 from massformer_jax.ops.positions import sine_positions
@@ -57,9 +57,9 @@ class SEB(nnx.Module):
     """Squeeze and excitation: x + x * weight(mean of x)."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.reduce = conv(features, features // 2, 1, rngs=rngs)
+        self.reduce = Conv(features, features // 2, 1, rngs=rngs)
         self.norm = BatchNorm(features // 2, rngs=rngs)
-        self.expand = conv(features // 2, features, 1, rngs=rngs)
+        self.expand = Conv(features // 2, features, 1, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         pooled = x.mean((1, 2), keepdims=True)
@@ -118,9 +118,9 @@ class RFB(nnx.Module):
         self.deformaspp = nnx.List(
             [DeformLayer(features, features // 4, size, rngs=rngs) for size in (1, 3, 5, 7)]
         )
-        self.conv1 = conv(features, features, 1, bias=True, rngs=rngs)
+        self.conv1 = Conv(features, features, 1, bias=True, rngs=rngs)
         self.bn = BatchNorm(features, rngs=rngs)
-        self.upconv = conv(features, features, 3, bias=True, rngs=rngs)
+        self.upconv = Conv(features, features, 3, bias=True, rngs=rngs)
         self.bn2 = BatchNorm(features, rngs=rngs)
 
     def __call__(
@@ -140,8 +140,8 @@ class LSE(nnx.Module):
         half = features // 2
         self.cbn1 = ConvBNReLU(half + 3, half, rngs=rngs)
         self.dcn3 = DeformLayer(half + 3, half, 3, rngs=rngs)
-        self.conv1 = conv(2, 1, 7, bias=True, rngs=rngs)
-        self.conv2 = conv(2, 1, 7, bias=True, rngs=rngs)
+        self.conv1 = Conv(2, 1, 7, bias=True, rngs=rngs)
+        self.conv2 = Conv(2, 1, 7, bias=True, rngs=rngs)
         self.cbn2 = ConvBNReLU(features, features, rngs=rngs)
 
     # Rows at a window's border that its neighbours would change: one by the offsets' convolution or
@@ -160,7 +160,7 @@ class LSE(nnx.Module):
         return self.cbn2(jnp.concatenate([x1, x2], -1))
 
 
-def _spatial_weight(conv7: nnx.Conv, x: Float[Array, "b h w d"]) -> Float[Array, "b h w 1"]:
+def _spatial_weight(conv7: Conv, x: Float[Array, "b h w d"]) -> Float[Array, "b h w 1"]:
     """One weight a position, from the mean and the maximum over the channels."""
     pooled = jnp.concatenate([x.mean(-1, keepdims=True), x.max(-1, keepdims=True)], -1)
     return conv7(jax.nn.sigmoid(pooled))
@@ -170,9 +170,9 @@ class EGF(nnx.Module):
     """Edge-guided fusion: what the detail adds to the body (released as `ERM`)."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.conv1 = conv(features, features // 2, 1, bias=True, rngs=rngs)
+        self.conv1 = Conv(features, features // 2, 1, bias=True, rngs=rngs)
         self.dcn = DeformLayer(features // 2, features // 2, 3, rngs=rngs)
-        self.conv2 = conv(features // 2, features, 1, bias=True, rngs=rngs)
+        self.conv2 = Conv(features // 2, features, 1, bias=True, rngs=rngs)
         self.norm = BatchNorm(features, rngs=rngs)
 
     margin = 1  # as in `LSE`
@@ -208,7 +208,7 @@ class PixelDecoder(nnx.Module):
         self.RFB = RFB(features, rngs=rngs)
         self.LSE = LSE(features, rngs=rngs)
         self.edge_conv = nnx.List(
-            [ConvBNReLU(features, 16, rngs=rngs), conv(16, 1, 1, bias=True, rngs=rngs)]
+            [ConvBNReLU(features, 16, rngs=rngs), Conv(16, 1, 1, bias=True, rngs=rngs)]
         )
         self.edge_rec = EGF(features, rngs=rngs)
         self.out = nnx.List([ConvBNReLU(features, 2 * features, rngs=rngs) for _ in range(4)])

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from massformer_jax.models.layers import BatchNorm, conv, kaiming_fan_out
+from massformer_jax.models.layers import BatchNorm, Conv, kaiming_fan_out
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
@@ -93,7 +93,7 @@ class ResNet(nnx.Module):
 
 
 def _conv(features_in: int, features_out: int, size: int, *, stride: int = 1, rngs: nnx.Rngs):
-    return conv(
+    return Conv(
         features_in, features_out, size, stride=stride, kernel_init=kaiming_fan_out, rngs=rngs
     )
 

@@ -43,9 +43,13 @@ TASKS = ("inference", "train", "deform_conv")
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     if args.topology:
-        # Read when jax is imported: the TPU compiler must not look for a TPU.
+        # Read when jax and libtpu are loaded: the TPU compiler must not look for a TPU, nor lock
+        # the one that is not there.
         os.environ.update(
-            JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost"
+            JAX_PLATFORMS="cpu",
+            TPU_SKIP_MDS_QUERY="1",
+            TPU_WORKER_HOSTNAMES="localhost",
+            ALLOW_MULTIPLE_LIBTPU_LOAD="1",
         )
     # What is measured is the checkout that this file lies in, installed or not.
     sys.path.insert(0, str(ROOT))

@@ -4,15 +4,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 read -ra python <<<"${PYTHON:-python}"
+failed=0
 
-# measure NAME ARGUMENT…: the result goes to benchmarks/NAME.json, or what was there stays.
+# measure NAME ARGUMENT…: the result goes to benchmarks/NAME.json; after an error what was there
+# stays and the rest is still measured.
 measure() {
   local name=$1
   shift
   echo "$name" >&2
-  "${python[@]}" scripts/benchmark.py --json "$@" >"benchmarks/$name.json.part" &&
-    mv "benchmarks/$name.json.part" "benchmarks/$name.json" ||
+  if "${python[@]}" scripts/benchmark.py --json "$@" >"benchmarks/$name.json.part"; then
+    mv "benchmarks/$name.json.part" "benchmarks/$name.json"
+  else
     rm "benchmarks/$name.json.part"
+    failed=1
+  fi
 }
 
 for part in "$@"; do
@@ -58,3 +63,4 @@ for part in "$@"; do
       ;;
   esac
 done
+exit $failed

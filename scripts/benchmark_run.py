@@ -58,7 +58,7 @@ def _topology(name: str) -> list[jax.Device]:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # whatever the compiler's plugin raises
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"topology is {name!r}, which libtpu refuses: {reason}") from error
+        raise InputError(f"no topology {name!r}; libtpu says: {reason}") from error
 
 
 def describe(devices: Sequence[jax.Device]) -> str:

@@ -354,6 +354,44 @@ def test_the_page_shows_the_results():
     assert tables in page, "run python scripts/benchmark_table.py"
 
 
+def test_tables():
+    part = {"seconds": 0.0125, "temp_bytes": 24_000_000}
+    record = {
+        "task": "inference",
+        "model": "massformer_r50",
+        "size": "3072x4096",
+        "batch": 1,
+        "dtype": "bfloat16",
+        "topology": "v5e:1x1",
+        "seconds": None,
+        "temp_bytes": 3_612_360_704,
+        "flops": 4_666_735_149_056,
+        "device": "TPU v5 lite, 1 device",
+        "versions": {"jax": "0.10.2", "libtpu": "0.0.52"},
+        "date": "2026-11-22",
+    }
+    layer = {
+        "layer": "LSE, 3x3",
+        "height": 256,
+        "width": 512,
+        "features_in": 67,
+        "features_out": 64,
+        "ours": {"forward": part, "gradient": {**part, "seconds": 1.5}},
+        "pytorch": {"forward": part, "gradient": part, "implementation": "torchvision on cpu"},
+    }
+    compared = {**record, "task": "deform_conv", "topology": None, "layers": [layer]}
+    text = benchmark_table.tables([record, compared])
+    conditions = "v5e:1x1 (TPU v5 lite, 1 device), compiled only, libtpu 0.0.52; jax 0.10.2"
+    assert (
+        "| inference | r50 | 3072x4096 | 1 | bfloat16 | not run | 3.61 GB | 4,667 | "
+        f"{conditions}, 2026-11-22 |\n"
+    ) in text
+    assert "## Deformable convolutions of `massformer_r50` at 3072x4096" in text
+    assert "TPU v5 lite, 1 device; jax 0.10.2, 2026-11-22. PyTorch: torchvision on cpu." in text
+    cells = "| LSE, 3x3 | 256x512 | 67 → 64 | 12.5 ms | 12.5 ms | 1.50 s | 12.5 ms | 0.02 GB |\n"
+    assert cells in text
+
+
 @pytest.mark.slow
 def test_a_training_step_on_a_bare_machine():
     arguments = "--task train --model massformer_r18_lite --size 256x256 --compile-only"

@@ -1,17 +1,29 @@
-"""Modulated deformable convolution (DCNv2) that projects before it samples.
+"""Modulated deformable convolution (DCNv2) without a column buffer, forward and backward.
 
-Every framework gathers k² shifted copies of the *input* (im2col) and multiplies once. Bilinear
-sampling is linear in the channels, so the weights of a tap can go first:
+Every framework gathers k² shifted copies of the input (im2col) and multiplies once. Here one tap of
+one chunk of positions is sampled at a time, so that what is gathered stays in the cache:
 
-    out = Σ_taps m_t · sample(x · W_t, p + t + Δ_t)
+    out[p] = Σ_taps m_t(p) · sample(x, p + t + Δ_t(p)) · W_t
 
-The multiplications are the same, but nothing of size k² x input ever exists, and where the layer
-narrows (D → D/4 in RFB) a quarter of the bytes is gathered. The taps run in a scan.
+Where the layer narrows, W_t goes first, sampling being linear in the channels: the output channels
+are gathered then. The backward pass samples again instead of keeping samples. docs/deform_conv.md
+has the measurements.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
+
+from massformer_jax.ops.points import widened
+
+# Positions sampled at once, in each image: on a CPU what fits into a core's cache, elsewhere enough
+# to fill the device.
+CPU_CHUNK = 1024
+CHUNK = 65536
 
 
 def deform_conv(
@@ -28,70 +40,212 @@ def deform_conv(
     in strips what the whole would give. Rows before the first and after the last row of the map
     are computed as if the map went on, in zeros.
 
+    Accumulates in float32 (or wider) and rounds once, to the dtype of `x`; so do the gradients.
+    Reverse mode only; at whole numbers the gradient of the offsets is that from above.
+
     Args:
         x: the input.
-        offsets: in pixels, interleaved (dy, dx) per tap, taps in row-major order. Samples beyond
-            the border fade to zero within one pixel, as if the map were surrounded by zeros.
-        modulation: the factor of each tap.
-        kernel: the weights.
+        offsets: in pixels, interleaved (dy, dx) per tap, taps in row-major order; float32 also for
+            a bfloat16 input, which would move a sample 20 pixels away by 1/16. Samples beyond the
+            border fade to zero within one pixel, as if the map were surrounded by zeros.
+        modulation: the factor of each tap, in the dtype of `offsets`.
+        kernel: the weights, in the dtype of `x`.
         first_row: the row of the map, also traced, that the first row of the output lies at.
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    b, r, w, _ = offsets.shape
-    k = kernel.shape[0]
-    taps = k * k
-    # Planes [taps, b, h, w]: a last axis of 2 or k² would waste most of an accelerator's lanes.
-    planes = jnp.moveaxis(offsets, -1, 0)
-    dy, dx = planes[0::2], planes[1::2]
-    factor = jnp.moveaxis(modulation, -1, 0)
-    tap_y, tap_x = jnp.divmod(jnp.arange(taps), k)
-
-    # The backward pass projects again instead of keeping k² projected maps.
-    @jax.checkpoint
-    def tap(x, kernel, dy, dx, factor, tap_y, tap_x):
-        rows = first_row + jnp.arange(r)[:, None] + (tap_y - k // 2)
-        columns = jnp.arange(w)[None, :] + (tap_x - k // 2)
-        projected = jnp.einsum("bhwc,co->bhwo", x, kernel)
-        sample = jax.vmap(_sample, in_axes=(0, 0, 0, 0))
-        # Integer part first: in float32, position + offset is then rounded once.
-        y = rows.astype(dy.dtype)[None] + dy
-        x_ = columns.astype(dx.dtype)[None] + dx
-        return sample(projected, y, x_, factor)
-
-    def step(total, tap_inputs):
-        return total + tap(x, *tap_inputs), None
-
-    kernels = kernel.reshape(taps, *kernel.shape[2:])
-    total = jnp.zeros((b, r, w, kernel.shape[-1]), jnp.result_type(x, kernel))
-    total, _ = jax.lax.scan(step, total, (kernels, dy, dx, factor, tap_y, tap_x))
-    return total
+    return _deform_conv(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
-def _sample(
-    values: Float[Array, "h w o"],
-    y: Float[Array, "r w"],
-    x: Float[Array, "r w"],
-    factor: Float[Array, "r w"],
-) -> Float[Array, "r w o"]:
-    """`factor` times the bilinear samples of `values` at (y, x), zeros outside."""
-    h, w, o = values.shape
-    top, left = jnp.floor(y), jnp.floor(x)
-    down, right = y - top, x - left
-    # Clipped before the cast: a float far outside the range of int32 has no defined integer.
-    top = jnp.clip(top, -2, h).astype(jnp.int32)
-    left = jnp.clip(left, -2, w).astype(jnp.int32)
-    flat = values.reshape(h * w, o)
-
-    def corner(row, column, weight):
-        inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-        index = jnp.clip(row, 0, h - 1) * w + jnp.clip(column, 0, w - 1)
-        weight = jnp.where(inside, weight * factor, 0).astype(values.dtype)
-        return flat.at[index].get(mode="promise_in_bounds") * weight[..., None]
-
-    return (
-        corner(top, left, (1 - down) * (1 - right))
-        + corner(top, left + 1, (1 - down) * right)
-        + corner(top + 1, left, down * (1 - right))
-        + corner(top + 1, left + 1, down * right)
+@jax.custom_vjp
+def _deform_conv(*inputs):
+    return lax.platform_dependent(
+        *inputs, cpu=partial(_forward, chunk=CPU_CHUNK), default=partial(_forward, chunk=CHUNK)
     )
+
+
+def _vjp_forward(*inputs):
+    return _deform_conv(*inputs), inputs
+
+
+def _vjp_backward(inputs, gradient):
+    gradients = lax.platform_dependent(
+        *inputs,
+        gradient,
+        cpu=partial(_backward, chunk=CPU_CHUNK),
+        default=partial(_backward, chunk=CHUNK),
+    )
+    return *gradients, None  # first_row
+
+
+_deform_conv.defvjp(_vjp_forward, _vjp_backward)
+
+
+def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
+    b, h, w, c = x.shape
+    r, o = offsets.shape[1], kernel.shape[-1]
+    # Projecting first multiplies h rows and gathers o channels; sampling first, r rows and c
+    # channels. The whole map is projected for every tap, so then all positions are one chunk.
+    narrows = 2 * h * o <= r * c
+    size = r * w if narrows else min(chunk, r * w)
+    pixels = x.reshape(b, h * w, c)
+
+    def sample(values, corners):
+        weighted = zip(corners.indices, corners.factors, strict=True)
+        return sum(_take(values, i) * factor[..., None] for i, factor in weighted)
+
+    def one_chunk(_, inputs):
+        start, offsets, modulation = inputs
+        position = first_row * w + start + jnp.arange(size, dtype=jnp.int32)
+
+        def tap(total, inputs):
+            kernel, tap_y, tap_x, dy, dx, factor = inputs
+            corners = _corners(position, tap_y, tap_x, dy, dx, factor, (h, w), total.dtype)
+            if narrows:
+                projected = _product("bnc,co->bno", pixels, kernel).astype(x.dtype)
+                return total + sample(projected, corners), None
+            sampled = sample(pixels, corners).astype(x.dtype)
+            return total + _product("bnc,co->bno", sampled, kernel), None
+
+        total = jnp.zeros((b, size, o), widened(x.dtype))
+        planes = offsets[0::2], offsets[1::2], modulation
+        total, _ = lax.scan(tap, total, (*_taps(kernel), *planes))
+        return None, total.astype(x.dtype)
+
+    inputs = _starts(r * w, size), _chunked(offsets, size), _chunked(modulation, size)
+    _, out = lax.scan(one_chunk, None, inputs)
+    return jnp.moveaxis(out, 0, 1).reshape(b, -1, o)[:, : r * w].reshape(b, r, w, o)
+
+
+def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
+    """Gradients of x, offsets, modulation and kernel."""
+    b, h, w, c = x.shape
+    r, k, o = offsets.shape[1], kernel.shape[0], kernel.shape[-1]
+    size = min(chunk, r * w)
+    pixels = x.reshape(b, h * w, c)
+    wide = widened(x.dtype)
+
+    def one_chunk(totals, inputs):
+        to_pixels, to_kernel = totals
+        start, offsets, modulation, gradient = inputs
+        gradient = jnp.moveaxis(gradient, 0, -1)
+        position = first_row * w + start + jnp.arange(size, dtype=jnp.int32)
+
+        def tap(to_pixels, inputs):
+            kernel, tap_y, tap_x, to_kernel, dy, dx, factor = inputs
+            corners = _corners(position, tap_y, tap_x, dy, dx, factor, (h, w), wide)
+            to_sample = _product("bno,co->bnc", gradient, kernel)
+            values = [_take(pixels, i).astype(wide) for i in corners.indices]
+            sampled = sum(v * f[..., None] for v, f in zip(values, corners.factors, strict=True))
+            to_kernel += _product("bnc,bno->bco", sampled.astype(x.dtype), gradient)
+            for i, f in zip(corners.indices, corners.factors, strict=True):
+                to_pixels = _add(to_pixels, i, to_sample * f[..., None])
+            # As matrix products: a plain sum over the channels is several times slower on a CPU.
+            to_factors = [
+                jnp.where(inside, _product("bnc,bnc->bn", v, to_sample), 0).astype(dy.dtype)
+                for inside, v in zip(corners.inside, values, strict=True)
+            ]
+            return to_pixels, (to_kernel, *_to_planes(to_factors, corners, factor))
+
+        planes = offsets[0::2], offsets[1::2], modulation
+        to_pixels, (to_kernel, to_dy, to_dx, to_modulation) = lax.scan(
+            tap, to_pixels, (*_taps(kernel), to_kernel, *planes)
+        )
+        to_offsets = jnp.stack([to_dy, to_dx], 1).reshape(offsets.shape)
+        return (to_pixels, to_kernel), (to_offsets, to_modulation)
+
+    # One sum over the images at the end, so that devices that share a batch talk once.
+    zeros = jnp.zeros(pixels.shape, wide), jnp.zeros((k * k, b, c, o), wide)
+    maps = (_chunked(a, size) for a in (offsets, modulation, gradient))
+    (to_pixels, to_kernel), (to_offsets, to_modulation) = lax.scan(
+        one_chunk, zeros, (_starts(r * w, size), *maps)
+    )
+    return (
+        to_pixels.reshape(x.shape).astype(x.dtype),
+        _whole(to_offsets, offsets.shape),
+        _whole(to_modulation, modulation.shape),
+        to_kernel.sum(1).reshape(kernel.shape).astype(kernel.dtype),
+    )
+
+
+class _Corners(NamedTuple):
+    """The four pixels around each sample, row by row; all [b n], the lists of four."""
+
+    indices: list[Array]  # into the pixels; clipped to the map
+    inside: list[Array]
+    factors: list[Array]  # bilinear weight times modulation, zero outside the map
+    down: Array  # how far the sample lies below the upper and
+    right: Array  # to the right of the left corners, 0 to 1
+
+
+def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
+    h, w = size
+    # Whole pixels as integers: the sum of row and offset would lose bits of a small offset, and
+    # strips would differ from the whole. Clipped before the cast: a float outside the range of
+    # int32 has no defined integer.
+    far = 2.0**30
+    top, left = jnp.floor(dy), jnp.floor(dx)
+    down, right = dy - top, dx - left
+    top = (position // w + tap_y)[None] + jnp.clip(top, -far, far).astype(jnp.int32)
+    left = (position % w + tap_x)[None] + jnp.clip(left, -far, far).astype(jnp.int32)
+    around = [(row, column) for row in (top, top + 1) for column in (left, left + 1)]
+    inside = [(y >= 0) & (y < h) & (x >= 0) & (x < w) for y, x in around]
+    indices = [jnp.clip(y, 0, h - 1) * w + jnp.clip(x, 0, w - 1) for y, x in around]
+    weights = _bilinear(down, right)
+    factors = [
+        jnp.where(i, weight * factor, 0).astype(dtype)
+        for i, weight in zip(inside, weights, strict=True)
+    ]
+    # Computed once a sample, not again for each of its channels inside the gather's loop.
+    return _Corners(*lax.optimization_barrier((indices, inside, factors)), down, right)
+
+
+def _bilinear(down, right):
+    up, left = 1 - down, 1 - right
+    return up * left, up * right, down * left, down * right
+
+
+def _to_planes(to_factors, corners, factor):
+    """Gradients of dy, dx and the modulation, from those of the four corners' factors."""
+    a, b, c, d = to_factors
+    down, right = corners.down, corners.right
+    to_dy = factor * ((1 - right) * (c - a) + right * (d - b))
+    to_dx = factor * ((1 - down) * (b - a) + down * (d - c))
+    weights = _bilinear(down, right)
+    return to_dy, to_dx, sum(w * g for w, g in zip(weights, to_factors, strict=True))
+
+
+def _taps(kernel):
+    """Kernels [k², c, o], and where each tap lies: rows and columns [k²]."""
+    k = kernel.shape[0]
+    tap_y, tap_x = jnp.divmod(jnp.arange(k * k, dtype=jnp.int32), k)
+    return kernel.reshape(k * k, *kernel.shape[2:]), tap_y - k // 2, tap_x - k // 2
+
+
+def _starts(n, size):
+    return jnp.arange(0, n, size, dtype=jnp.int32)
+
+
+def _chunked(a, size):
+    """[b r w p] as planes [chunks p b size]: a last axis of 2 or k² would waste most of an
+    accelerator's lanes. The last chunk is filled up with zeros."""
+    b, r, w, p = a.shape
+    n = r * w
+    a = jnp.pad(a.reshape(b, n, p), ((0, 0), (0, -n % size), (0, 0)))
+    return a.reshape(b, -1, size, p).transpose(1, 3, 0, 2)
+
+
+def _whole(planes, shape):
+    """Undoes `_chunked`: [chunks p b size] as [b r w p]."""
+    b, r, w, p = shape
+    return planes.transpose(2, 0, 3, 1).reshape(b, -1, p)[:, : r * w].reshape(shape)
+
+
+def _product(subscripts, a, b):
+    """Accumulated in float32 or wider, whatever the inputs' dtype."""
+    return jnp.einsum(subscripts, a, b, preferred_element_type=widened(a.dtype))
+
+
+# Batched, not flattened over the images: a batch-sharded map then stays where it is.
+_take = jax.vmap(lambda values, i: values.at[i].get(mode="promise_in_bounds"))
+_add = jax.vmap(lambda values, i, update: values.at[i].add(update, mode="promise_in_bounds"))

@@ -17,7 +17,7 @@ from massformer_jax.models.pixel_decoder import PixelDecoder, reduced
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.transformer_decoder import TransformerDecoder
 from massformer_jax.ops.points import widened
-from massformer_jax.ops.positions import sine_positions
+from massformer_jax.ops.positions import add_sine_positions
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, around, take_rows
 
@@ -147,9 +147,9 @@ class MaSSFormer(nnx.Module):
         embeddings = self.level_embed.embedding[...]
         for memory, features, level in zip(memories, levels, embeddings, strict=True):
             b, i, j, d = memory.shape
-            memory = memory.reshape(b, i * j, d) + level.reshape(1, 1, d)
-            values.append(memory)
-            keys.append(memory + sine_positions(i, j, d, memory.dtype).reshape(1, i * j, d))
+            memory = memory + level.reshape(1, 1, 1, d)
+            values.append(memory.reshape(b, i * j, d))
+            keys.append(add_sine_positions(memory).reshape(b, i * j, d))
             level_features.append(features.reshape(b, i * j, d))
 
         positions = self.query_embed.embedding[...][None]

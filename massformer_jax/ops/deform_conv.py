@@ -22,7 +22,7 @@ from massformer_jax.ops.points import widened
 
 # Positions sampled at once, in each image: on a CPU what fits into a core's cache, elsewhere enough
 # to fill the device.
-CPU_CHUNK = 1024
+CPU_CHUNK = 2048
 CHUNK = 65536
 
 

@@ -19,6 +19,19 @@ def sine_positions(height: int, width: int, features: int, dtype) -> Float[Array
     return jnp.concatenate([jnp.broadcast_to(y, shape), jnp.broadcast_to(x, shape)], -1)
 
 
+def add_sine_positions(x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+    """A map with its `sine_positions` added.
+
+    Half by half: the positions of a large map never exist as a whole, 1 GB at 64 megapixels that
+    depends on nothing and would be allocated before the network starts.
+    """
+    _, h, w, d = x.shape
+    y_half, x_half = jnp.split(x, 2, -1)
+    y_table = jnp.asarray(_table(h, d // 2), x.dtype)[None, :, None]
+    x_table = jnp.asarray(_table(w, d // 2), x.dtype)[None, None]
+    return jnp.concatenate([y_half + y_table, x_half + x_table], -1)
+
+
 def _table(n: int, features: int) -> np.ndarray:
     coordinate = np.arange(1, n + 1) / (n + 1e-6) * 2 * np.pi
     frequency = 10000.0 ** (2 * (np.arange(features) // 2) / features)

@@ -16,6 +16,7 @@ import benchmark_run
 from benchmark_flops import count_flops
 
 from massformer_jax import sharding
+from massformer_jax.inference import label_function
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.train_state import abstract_weights, model_graph
 
@@ -167,3 +168,19 @@ def test_flops_of_the_network_are_those_of_the_paper():
         for layer in benchmark_layers.layers(128)
     )
     assert macs - deformable == pytest.approx(2036e9, rel=0.06)
+
+
+def test_strips_do_little_work_twice():
+    """Rows around each strip, and mask features for the levels and again for the scores."""
+    model = benchmark_run.MODELS["massformer_r50"]
+
+    def count(rows):
+        function = label_function(model_graph(model, training=False), strip_rows=rows)
+        image = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.uint8)
+        jaxpr = jax.make_jaxpr(function, static_argnums=3)(
+            *abstract_weights(model), image, (1024, 1024)
+        )
+        return count_flops(jaxpr)
+
+    whole = count(512)
+    assert whole < count(64) < 1.15 * whole

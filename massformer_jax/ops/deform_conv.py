@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Int
 
 from massformer_jax.ops.points import widened
 
-# Positions sampled at once, in each image: on a CPU what fits into a core's cache, elsewhere enough
-# to fill the device.
-CPU_CHUNK = 2048
-CHUNK = 65536
+# Positions sampled at once, in each image: what fits into a core's cache, and on a GPU enough to
+# keep all of it busy between two launches.
+CHUNK = 2048
+GPU_CHUNK = 65536
 
 
 def deform_conv(
@@ -59,9 +59,7 @@ def deform_conv(
 
 @jax.custom_vjp
 def _deform_conv(*inputs):
-    return lax.platform_dependent(
-        *inputs, cpu=partial(_forward, chunk=CPU_CHUNK), default=partial(_forward, chunk=CHUNK)
-    )
+    return _by_platform(_forward, *inputs)
 
 
 def _vjp_forward(*inputs):
@@ -69,16 +67,17 @@ def _vjp_forward(*inputs):
 
 
 def _vjp_backward(inputs, gradient):
-    gradients = lax.platform_dependent(
-        *inputs,
-        gradient,
-        cpu=partial(_backward, chunk=CPU_CHUNK),
-        default=partial(_backward, chunk=CHUNK),
-    )
-    return *gradients, None  # first_row
+    return *_by_platform(_backward, *inputs, gradient), None  # first_row
 
 
 _deform_conv.defvjp(_vjp_forward, _vjp_backward)
+
+
+def _by_platform(function, *inputs):
+    on_gpu = partial(function, chunk=GPU_CHUNK)
+    return lax.platform_dependent(
+        *inputs, cuda=on_gpu, rocm=on_gpu, default=partial(function, chunk=CHUNK)
+    )
 
 
 def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
@@ -92,7 +91,7 @@ def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
 
     def sample(values, corners):
         weighted = zip(corners.indices, corners.factors, strict=True)
-        return sum(_take(values, i) * factor[..., None] for i, factor in weighted)
+        return sum(_take(values, i).astype(f.dtype) * f[..., None] for i, f in weighted)
 
     def one_chunk(_, inputs):
         start, offsets, modulation = inputs

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grain
 import tensorflow_datasets as tfds
@@ -28,7 +29,7 @@ class PipelineError(InputError):
     """A dataset or a setting that cannot be used; the message is one line."""
 
 
-def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, bytes]]:
+def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
     """Opens the records of a split for reading in any order.
 
     Args:
@@ -36,7 +37,7 @@ def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, by
       split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
 
     Returns:
-      A sequence of {'image': JPEG bytes, 'segmentation_mask': PNG bytes, 'file_name': bytes}.
+      A sequence of {'image': JPEG bytes, 'segmentation_mask': PNG bytes, 'file_name': bytes, ...}.
 
     Raises:
       PipelineError: no complete dataset there, or no such split in it.
@@ -163,7 +164,7 @@ class Decode(grain.transforms.Map):
 
     keep_name: bool = False
 
-    def map(self, element: dict[str, bytes]) -> dict:
+    def map(self, element: dict[str, Any]) -> dict:
         name = element["file_name"].decode()
         decoded = {
             "image": decode_image(element["image"], name),

@@ -142,8 +142,8 @@ def test_no_dataset_is_one_line_with_the_command(tmp_path):
 
 
 def test_the_newest_version_is_read(data_dir, tmp_path):
-    for version in ("1.0.0", "0.9.0"):
-        shutil.copytree(data_dir / "mass13k" / "1.0.0", tmp_path / "mass13k" / version)
+    for version in ("1.1.0", "0.9.0"):
+        shutil.copytree(data_dir / "mass13k" / "1.1.0", tmp_path / "mass13k" / version)
     (tmp_path / "mass13k" / "0.9.0" / "mass13k-train.array_record-00000-of-00001").unlink()
     assert len(open_split(tmp_path, "train")) == 7
 

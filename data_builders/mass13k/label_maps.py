@@ -8,18 +8,19 @@ import functools
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_builders.mass13k.headers import GREY, PALETTED, UPRIGHT, png_kind
+from data_builders.mass13k.headers import GREY, PALETTED, RGB, UPRIGHT, png_kind
 from massformer_jax.data.classes import IGNORE, PALETTE
 from massformer_jax.data.images import ImageError
 
 _PNG_SIGNATURE_BYTES = 8
-_STRIP = 256  # rows whose colours are looked up at once: keeps a 12-megapixel map at 3 MB of codes
+_STRIP = 64  # rows whose colours are looked up at once: a megabyte of codes
 _IGNORED_COLOUR = (255, 255, 255)
 # Pillow's name of the transposition that an EXIF orientation asks for.
 _TRANSPOSE = {
@@ -46,13 +47,28 @@ def grey_label_map(data: bytes, turn: int = UPRIGHT) -> tuple[bytes, list[int]]:
     Raises:
       ImageError: the file is damaged, or holds a colour that belongs to no class.
     """
+    if png_kind(data)[1] == RGB:
+        return _colour_thread().submit(_grey_label_map, data, turn).result()
+    return _grey_label_map(data, turn)
+
+
+@functools.cache
+def _colour_thread() -> ThreadPoolExecutor:
+    """One thread for all RGB label maps, of which each takes 66 MB while it is decoded.
+
+    A lock would not do: the allocator keeps for every thread what it once used.
+    """
+    return ThreadPoolExecutor(1)
+
+
+def _grey_label_map(data: bytes, turn: int) -> tuple[bytes, list[int]]:
     depth, colour = png_kind(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError("the label map is damaged; copy or download it again") from error
-    if colour not in (GREY, PALETTED):
+    if colour == RGB:
         image = Image.fromarray(_labels_of_colours(image))
     if turn != UPRIGHT:
         image = image.transpose(_TRANSPOSE[turn])

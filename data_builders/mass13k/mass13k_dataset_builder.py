@@ -25,9 +25,8 @@ REPORT_FILE = "build_report.json"
 _SHARD_BYTES = 256 * 2**20
 _MAX_SHARDS = 128
 _SHUFFLE_SEED = 13_000
-# Each thread holds one example and its decoded label map, up to 60 MB: eight stay within 500 MB,
-# and what they deliver is as much as one thread writes.
-_MAX_THREADS = 8
+# Each thread holds one example and its decoded label map: what six need stays within 500 MB.
+_MAX_THREADS = 6
 
 
 class Builder(FileReaderBuilder):

@@ -45,6 +45,24 @@ def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, An
     Raises:
       PipelineError: no complete dataset there, or no such split in it.
     """
+    builder = _newest(data_dir)
+    name = re.split(r"[\[+]", split)[0]
+    if name not in builder.info.splits:
+        present = ", ".join(builder.info.splits)
+        raise PipelineError(f"{builder.data_dir}: no split {name!r}; it has {present}")
+    return builder.as_data_source(split, decoders=_KEPT_ENCODED)
+
+
+def split_names(data_dir: str | os.PathLike) -> list[str]:
+    """The splits that the dataset has.
+
+    Raises:
+      PipelineError: no complete dataset there.
+    """
+    return list(_newest(data_dir).info.splits)
+
+
+def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     versions = [
         info.parent
         for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
@@ -56,12 +74,7 @@ def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, An
             f"{data_dir}: no mass13k dataset; build it with `{_BUILD_COMMAND} {data_dir}`"
         )
     newest = max(versions, key=lambda path: tfds.core.Version(path.name))
-    builder = tfds.builder_from_directory(newest)
-    name = re.split(r"[\[+]", split)[0]
-    if name not in builder.info.splits:
-        present = ", ".join(builder.info.splits)
-        raise PipelineError(f"{newest}: no split {name!r}; it has {present}")
-    return builder.as_data_source(split, decoders=_KEPT_ENCODED)
+    return tfds.builder_from_directory(newest)
 
 
 def train_dataset(

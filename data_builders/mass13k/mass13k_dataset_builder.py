@@ -1,8 +1,8 @@
 """mass13k dataset."""
 
 import functools
+import importlib.util
 import math
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from data_builders.mass13k.headers import Source, read_headers
 from data_builders.mass13k.release_folder import find_pairs
 from data_builders.mass13k.report import Counts, DatasetError, Remark, Report, raise_problems
-from data_builders.mass13k.shards import Shard, read_findings, write_shard
+from data_builders.mass13k.shards import NUM_THREADS, Shard, read_findings, write_shard
 from massformer_jax.data.classes import CLASSES
 
 REPORT_FILE = "build_report.json"
@@ -25,12 +25,10 @@ REPORT_FILE = "build_report.json"
 _SHARD_BYTES = 256 * 2**20
 _MAX_SHARDS = 128
 _SHUFFLE_SEED = 13_000
-# Each thread holds one example and its decoded label map: what six need stays within 500 MB.
-_MAX_THREADS = 6
 
 
 class Builder(FileReaderBuilder):
-    """DatasetBuilder for mass13k: array_record files, written with or without TensorFlow.
+    """DatasetBuilder for mass13k: array_record files, or TFRecords where TensorFlow is installed.
 
     It writes its shards itself: the stock writer of `GeneratorBasedBuilder` spills a split of more
     than 1000 MiB through TensorFlow, and that of `ShardBasedBuilder` keeps the examples of a whole
@@ -57,7 +55,7 @@ class Builder(FileReaderBuilder):
 
         Args:
           strict: whether an oddity of the release stops the build, as an error does.
-          file_format: array_record, the only one that is written.
+          file_format: "array_record", for `tfds.data_source`, or "tfrecord", for `tfds.load`.
           **kwargs: `data_dir`, and what else TFDS passes.
         """
         super().__init__(file_format=file_format, **kwargs)
@@ -100,8 +98,7 @@ class Builder(FileReaderBuilder):
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
         """Checks the release, and writes shards and report to the folder that TFDS will rename."""
-        if self.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-            raise DatasetError("the files would be TFRecords; pass file_format='array_record'")
+        _check_format(self.info.file_format)
         root, folder = Path(dl_manager.manual_dir), Path(self.data_dir)
         splits, remarks = _check_release(root)
         raise_problems(remarks, self._strict)
@@ -146,9 +143,20 @@ class Builder(FileReaderBuilder):
             Shard(
                 Path(template.sharded_filepath(shard_index=index, num_shards=count)),
                 tuple(sources[i] for i in part),
+                self.info.file_format,
             )
             for index, part in enumerate(np.array_split(order, count))
         ]
+
+
+def _check_format(file_format: tfds.core.FileFormat) -> None:
+    if file_format == tfds.core.FileFormat.TFRECORD:
+        if not importlib.util.find_spec("tensorflow"):
+            raise DatasetError(
+                "TFRecords are written by TensorFlow; install it, or pass file_format=array_record"
+            )
+    elif file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise DatasetError(f"file_format={file_format.value}; pass array_record or tfrecord")
 
 
 def _check_release(root: Path) -> tuple[dict[str, list[Source]], list[Remark]]:
@@ -172,7 +180,6 @@ def _check_disk(folder: Path, splits: dict[str, list[Source]]) -> None:
 
 def _write_here(shards: dict[str, list[Shard]], features: tfds.features.FeaturesDict) -> None:
     """Writes one shard after the other, its examples prepared by threads."""
-    num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
     for split, parts in shards.items():
         with tqdm.tqdm(
             desc=split,
@@ -182,7 +189,7 @@ def _write_here(shards: dict[str, list[Shard]], features: tfds.features.Features
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log gets a line now and then
         ) as bar:
             for shard in parts:
-                write_shard(shard, features, num_threads, progress=bar.update)
+                write_shard(shard, features, NUM_THREADS, progress=bar.update)
 
 
 def _write_with_beam(

@@ -175,12 +175,14 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
     assert peak < 40 * 2**20 / 2
 
 
-def test_only_array_record_is_written(release, tmp_path):
-    with pytest.raises(DatasetError, match="TFRecords; pass file_format='array_record'"):
+def test_file_formats(release, tmp_path, monkeypatch):
+    default = prepare(release, tmp_path / "default", file_format=None)
+    assert default.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+    with pytest.raises(DatasetError, match=r"^file_format=parquet; pass array_record or tfrecord$"):
+        prepare(release, tmp_path / "data", file_format="parquet")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match=r"^TFRecords are written by TensorFlow; install it, or"):
         prepare(release, tmp_path / "data", file_format="tfrecord")
-    assert prepare(release, tmp_path / "data", file_format=None).info.file_format.value == (
-        "array_record"
-    )
 
 
 def test_padded_images_go_first_as_in_the_released_configuration(release, tmp_path):
@@ -327,10 +329,32 @@ def test_strict_takes_an_oddity_for_an_error(release, tmp_path):
     assert not any((tmp_path / "b").rglob("*mass13k-*"))
 
 
-if importlib.util.find_spec("tensorflow"):
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("apache_beam"), reason="needs apache-beam")
+def test_beam_writes_the_same_bytes(builder, release, tmp_path):
+    written = mass13k_dataset_builder.Builder(data_dir=tmp_path / "data")
+    config = tfds.download.DownloadConfig(manual_dir=release, beam_runner="DirectRunner")
+    written.download_and_prepare(download_dir=tmp_path, download_config=config)
+    expected = sorted(Path(builder.data_dir).iterdir())
+    assert [p.name for p in expected] == sorted(p.name for p in Path(written.data_dir).iterdir())
+    for file in expected:
+        assert file.read_bytes() == (Path(written.data_dir) / file.name).read_bytes(), file.name
+
+    mask = files(release)[1][0]
+    mask.write_bytes(mask.read_bytes()[:-300] + bytes(288) + mask.read_bytes()[-12:])
+    broken = mass13k_dataset_builder.Builder(data_dir=tmp_path / "broken")
+    with pytest.raises(DatasetError, match=f"^{mask}: the label map is damaged"):
+        broken.download_and_prepare(download_dir=tmp_path, download_config=config)
+    assert not any((tmp_path / "broken").rglob("*mass13k-*"))
+
+
+if all(map(importlib.util.find_spec, ("tensorflow", "dill"))):  # tfds.testing needs both
 
     class Mass13kTest(tfds.testing.DatasetBuilderTestCase):
-        """TFDS's own test of a builder."""
+        """TFDS's own test of a builder: it reads by `as_dataset`, so TFRecords."""
 
         DATASET_CLASS = mass13k_dataset_builder.Builder
         SPLITS: ClassVar[dict] = {split: count for split, (_, count) in SPLITS.items()}
+
+        def _make_builder(self, config=None):
+            return self.dataset_class(data_dir=self.tmp_dir, file_format="tfrecord")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ from massformer_jax.files import written_whole
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _TRIED_SCALE = 8  # photographs are tried at an eighth of their size, half the cost of the whole
 
+# Each thread holds one example and its decoded label map: what six need stays within 500 MB.
+NUM_THREADS = min(os.cpu_count() or 1, 6)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -35,6 +39,7 @@ class Shard:
 
     path: Path
     sources: tuple[Source, ...]
+    file_format: tfds.core.FileFormat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +73,28 @@ def write_shard(
         example, counted, found = read_example(source)
         if example is None:
             return None, counted, found
-        return serializer.serialize_example(features.encode_example(example)), counted, found
+        proto = serializer.get_tf_example(features.encode_example(example))
+        # In one order of features, so that the same files give the same bytes everywhere.
+        return proto.SerializeToString(deterministic=True), counted, found
 
-    with written_whole(shard.path) as part, ThreadPoolExecutor(num_threads) as pool:
-        writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
-        for record, counted, found in _map_ahead(pool, prepare, shard.sources, num_threads):
-            remarks += found
-            if record is not None:
+    def records() -> Iterator[bytes]:
+        with ThreadPoolExecutor(num_threads) as pool:
+            for record, counted, found in _map_ahead(pool, prepare, shard.sources, num_threads):
+                remarks.extend(found)
+                if record is not None:
+                    yield record
+                    counts.add(counted)
+                progress()
+
+    with written_whole(shard.path) as part:
+        if shard.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+            for record in records():
                 writer.write(record)
-                counts.add(counted)
-            progress()
-        writer.close()
+            writer.close()
+        else:
+            stock = tfds.core.ExampleWriter(shard.file_format)
+            stock.write(part, enumerate(records()))
     findings = {
         "counts": counts.to_json(),
         "remarks": [{**dataclasses.asdict(r), "path": str(r.path)} for r in remarks],

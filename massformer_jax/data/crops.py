@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from massformer_jax.data.classes import IGNORE
 from massformer_jax.data.images import ImageError, decode_mask, decode_window, image_size
-from massformer_jax.data.resampling import column_taps, nearest, resize_window, row_taps
+from massformer_jax.data.resampling import nearest, resize_window, taps
 from massformer_jax.data.transforms import Element, resized_size
 
 
@@ -70,10 +70,10 @@ class ResizedCrop(grain.transforms.RandomMap):
     ) -> tuple[Place, UInt8[np.ndarray, "h2 w2"]]:
         short_edge = int(rng.choice(self.short_edges))
         size = resized_size(*label.shape, long_edge=self.max_long_edge, short_edge=short_edge)
-        for redrawn in range(self.tries + 1):
+        for _ in range(1 + self.tries):
             place = Place(size, *(self._window(length, rng) for length in size))
             cut = cut_label(label, place)
-            if redrawn == self.tries or is_varied(cut, self.max_class_share):
+            if is_varied(cut, self.max_class_share):
                 break
         return place, cut
 
@@ -111,15 +111,15 @@ def cut_images(
         raise ImageError("{}: the photograph is {}, its label map {}".format(name, *sizes))
     shrunk = min(shape[axis] / place.size[axis] for place in places for axis in (0, 1))
     reduce = 1 if exact else max(r for r in (1, 2, 4, 8) if r <= max(shrunk, 1))
-    taps = [
-        (
-            row_taps(shape[0], place.size[0], place.rows, reduce),
-            column_taps(shape[1], place.size[1], place.columns, reduce),
-        )
+    pairs = [
+        [
+            taps(length, resized, window, reduce)
+            for length, resized, window in zip(shape, place.size, place[1:], strict=True)
+        ]
         for place in places
     ]
-    top, left = (min(pair[axis].span.start for pair in taps) for axis in (0, 1))
-    bottom, right = (max(pair[axis].span.stop for pair in taps) for axis in (0, 1))
+    top, left = (min(pair[axis].span.start for pair in pairs) for axis in (0, 1))
+    bottom, right = (max(pair[axis].span.stop for pair in pairs) for axis in (0, 1))
     window = decode_window(data, slice(top, bottom), slice(left, right), name, reduce=reduce)
     return [
         resize_window(
@@ -129,7 +129,7 @@ def cut_images(
             rows,
             columns,
         )
-        for rows, columns in taps
+        for rows, columns in pairs
     ]
 
 

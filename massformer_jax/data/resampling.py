@@ -32,25 +32,24 @@ class Taps(NamedTuple):
         return slice(int(self.low[0]), int(self.high[-1]) + 1)
 
 
-def row_taps(length: int, resized: int, window: slice, reduce: int = 1) -> Taps:
-    """What the rows `window` of an image resized from `length` to `resized` rows are made of.
+def taps(length: int, resized: int, window: slice, reduce: int = 1) -> Taps:
+    """What the rows or columns `window` of an image resized from `length` to `resized` are made of.
 
     Args:
-      length, resized: rows of the whole source and of the whole result.
-      window: start and stop of the rows wanted.
+      length, resized: of the axis, in the whole source and in the whole result.
+      window: start and stop of what is wanted.
       reduce: the source is at hand at this fraction of its size only, rounded up.
     """
-    position, weight = _positions(length, resized, window, reduce)
+    # In this order and these types because OpenCV rounds so.
+    step = 1.0 / (resized / (length / reduce))
+    centres = ((np.arange(window.start, window.stop) + 0.5) * step - 0.5).astype(np.float32)
+    position = np.floor(centres)
+    weight = centres - position
+    low_weight = np.rint((np.float32(1) - weight) * np.float32(_ONE)).astype(np.int32)
+    high_weight = np.rint(weight * np.float32(_ONE)).astype(np.int32)
     last = -(-length // reduce) - 1
-    return _taps(position, weight, last)
-
-
-def column_taps(length: int, resized: int, window: slice, reduce: int = 1) -> Taps:
-    """As `row_taps`, for columns: OpenCV drops the weight of what lies beyond the border here."""
-    position, weight = _positions(length, resized, window, reduce)
-    last = -(-length // reduce) - 1
-    weight[(position < 0) | (position >= last)] = 0
-    return _taps(position, weight, last)
+    low, high = (np.clip(position + i, 0, last).astype(np.intp) for i in (0, 1))
+    return Taps(low, high, low_weight, high_weight)
 
 
 def resize_window(
@@ -109,21 +108,3 @@ def nearest(length: int, resized: int, window: slice) -> Int[np.ndarray, " n"]:
     step = 1.0 / (resized / length)
     positions = np.floor(np.arange(window.start, window.stop) * step).astype(np.intp)
     return np.minimum(positions, length - 1)
-
-
-def _positions(
-    length: int, resized: int, window: slice, reduce: int
-) -> tuple[Int[np.ndarray, " n"], np.ndarray]:
-    # In this order and these types because OpenCV rounds so.
-    step = 1.0 / (resized / (length / reduce))
-    centres = ((np.arange(window.start, window.stop) + 0.5) * step - 0.5).astype(np.float32)
-    position = np.floor(centres)
-    return position.astype(np.intp), centres - position
-
-
-def _taps(position: Int[np.ndarray, " n"], weight: np.ndarray, last: int) -> Taps:
-    one = np.float32(1)
-    low_weight = np.rint((one - weight) * np.float32(_ONE)).astype(np.int32)
-    high_weight = np.rint(weight * np.float32(_ONE)).astype(np.int32)
-    low, high = np.clip(position, 0, last), np.clip(position + 1, 0, last)
-    return Taps(low, high, low_weight, high_weight)

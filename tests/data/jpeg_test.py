@@ -3,10 +3,12 @@ import io
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
+from massformer_jax.data import jpeg
 from massformer_jax.data.images import ImageError, decode_image, decode_window
-from massformer_jax.data.jpeg import decode_rows, read_layout
+from massformer_jax.data.jpeg import read_layout
 
 
 def picture(height, width, seed=0):
@@ -83,26 +85,37 @@ def test_layout_says_where_restarts_stand():
     assert read_layout(encoded(picture(61, 83), **KINDS["progressive"])) is None
 
 
-def test_rows_beyond_the_window_are_not_read():
-    """Noise in their place changes nothing above; with restart markers, nothing below either."""
-    data = encoded(picture(256, 64), **KINDS["420, restarts each row"])
-    layout = read_layout(data)
-    whole = decode_image(data)
-    damaged = bytearray(data)
-    middle = (layout.scan + layout.end) // 2
-    for part, window in (
-        (slice(layout.scan + 40, layout.scan + 300), slice(160, 200)),
-        (slice(middle + 600, layout.end - 400), slice(20, 90)),
+def test_grey_with_sampling_factors_is_coded_block_by_block():
+    """They mean nothing where there is one component; some encoders write 2x2 all the same."""
+    data = bytearray(encoded(picture(61, 83)[..., 0], restart_marker_rows=1))
+    data[read_layout(bytes(data)).frame + 9] = 0x22
+    whole = decode_image(bytes(data))
+    assert read_layout(bytes(data)).restart_rows == 8
+    for start in range(0, 60, 5):
+        window = decode_window(bytes(data), slice(start, 61), slice(0, 83))
+        np.testing.assert_array_equal(window, whole[start:])
+
+
+def test_what_lies_beyond_the_window_is_not_decoded(monkeypatch):
+    """Below it the claimed height ends, above it the data begin at a restart marker."""
+    seen = []
+    decode = simplejpeg.decode_jpeg
+
+    def watched(data, *args, **options):
+        seen.append((read_layout(bytes(data)).height, len(data)))
+        return decode(data, *args, **options)
+
+    monkeypatch.setattr(jpeg.simplejpeg, "decode_jpeg", watched)
+    for kind, start, heights, share in (
+        ("420", 0, (32, 48), 1.0),
+        ("420", 200, (232, 248), 1.0),
+        ("420, restarts each row", 200, (32, 64), 0.5),
     ):
-        damaged[:] = data
-        clean = bytes(b if b not in (0xFF, 0x00) else 0x55 for b in data[part][::-1])
-        damaged[part] = bytes(
-            new if old != 0xFF and data[part.start + i - 1] != 0xFF else old
-            for i, (old, new) in enumerate(zip(data[part], clean, strict=True))
-        )
-        assert bytes(damaged) != data
-        rows = decode_rows(bytes(damaged), layout, window.start, window.stop)
-        np.testing.assert_array_equal(rows, whole[window])
+        data = encoded(picture(256, 256), **KINDS[kind])
+        decode_window(data, slice(start, start + 32), slice(0, 9))
+        height, length = seen[-1]
+        assert heights[0] <= height <= heights[1]
+        assert length <= share * len(data)
 
 
 @pytest.mark.parametrize("kind", ["444", "420", "420, restarts each row", "progressive"])

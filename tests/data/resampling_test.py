@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from massformer_jax.data.resampling import column_taps, nearest, resize_window, row_taps
+from massformer_jax.data.resampling import nearest, resize_window, taps
 
 
 def whole(image, size):
@@ -12,8 +12,8 @@ def whole(image, size):
 
 
 def windowed(image, size, rows, columns):
-    y = row_taps(image.shape[0], size[0], rows)
-    x = column_taps(image.shape[1], size[1], columns)
+    y = taps(image.shape[0], size[0], rows)
+    x = taps(image.shape[1], size[1], columns)
     return resize_window(image[y.span, x.span], y, x)
 
 
@@ -57,18 +57,18 @@ def test_the_recipe_s_sizes_far_from_the_origin(short_edge):
 
 
 def test_only_the_span_is_looked_at():
-    taps = row_taps(2736, 4608, slice(1000, 2024))
-    assert taps.span == slice(593, 1202)  # (1000 + 0.5) * 0.59375 - 0.5 = 593.55, and so on
+    span = taps(2736, 4608, slice(1000, 2024)).span
+    assert span == slice(593, 1202)  # (1000 + 0.5) * 0.59375 - 0.5 = 593.55, and so on
 
 
 def test_a_reduced_source_lies_where_the_whole_does():
     """A ramp, halved by averaging, gives the same values at the same places."""
     ramp = np.repeat(np.arange(0, 200, dtype=np.uint8)[:, None, None], 8, 1).repeat(3, 2)
     half = ((ramp[0::2].astype(int) + ramp[1::2]) // 2).astype(np.uint8)
-    columns = column_taps(8, 8, slice(0, 8))
-    rows = row_taps(200, 77, slice(10, 60)), row_taps(200, 77, slice(10, 60), 2)
+    columns = taps(8, 8, slice(0, 8))
+    rows = taps(200, 77, slice(10, 60)), taps(200, 77, slice(10, 60), 2)
     one, two = (
-        resize_window(source[taps.span], taps, columns)[:, 0, 0].astype(int)
-        for source, taps in zip((ramp, half), rows, strict=True)
+        resize_window(source[vertical.span], vertical, columns)[:, 0, 0].astype(int)
+        for source, vertical in zip((ramp, half), rows, strict=True)
     )
     assert np.abs(one - two).max() <= 1

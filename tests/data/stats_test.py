@@ -77,7 +77,7 @@ def test_summary_by_hand():
     counts[0, [1, 2, IGNORE]] = 30, 50, 20
     counts[1, [1]] = 20
     none = (np.zeros(0),) * 5
-    one = stats.LabelStats((10, 10), counts[0], (np.zeros(0), np.float64([1, 3]), *none))
+    one = stats.LabelStats((10, 10), counts[0], (np.zeros(0), np.float64([2, 4]), *none))
     two = stats.LabelStats((4, 5), counts[1], (np.zeros(0), np.float64([1e9]), *none))
     summary = stats.summarise(iter([one, two, one]))
     assert summary["photographs"] == 3
@@ -91,8 +91,8 @@ def test_summary_by_hand():
         "masks": 0, "mean": None, "deviation": None, "histogram": [0] * 15,
     }  # fmt: skip
     person = stats.summarise(iter([one]))["ipq"]["person"]
-    assert (person["masks"], person["mean"], person["deviation"]) == (2, 2.0, 1.0)
-    assert person["histogram"] == [1, 1] + [0] * 13  # 1 to 2, and 2 to 4
+    assert (person["masks"], person["mean"], person["deviation"]) == (2, 3.0, 1.0)
+    assert person["histogram"] == [0, 1, 1] + [0] * 12  # from 2 to below 4, from 4 to below 8
     assert summary["ipq"]["all"]["histogram"][-1] == 1
     json.dumps(summary)
 

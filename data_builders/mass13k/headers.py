@@ -191,6 +191,8 @@ def _opened(path: Path, what: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         message = f"the header says more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; "
         raise _Refused("absurd size", message + "replace the file") from error
+    except PermissionError as error:
+        raise _Refused("no permission", "may not be read; change its permissions") from error
     except (OSError, SyntaxError, ValueError) as error:
         if _first_bytes(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             message = f"holds a web page instead of a {what}; download it again"

@@ -1,7 +1,7 @@
 """Every kind of broken release, and what is said about it. The table in docs/data.md repeats it."""
 
+import dataclasses
 import io
-import os
 import re
 import shutil
 import struct
@@ -14,7 +14,10 @@ from PIL import Image
 
 import data_builders.mass13k
 from data_builders.mass13k import label_maps
+from data_builders.mass13k.headers import Source
+from data_builders.mass13k.release_folder import Pair
 from data_builders.mass13k.report import DatasetError
+from data_builders.mass13k.shards import read_example
 from massformer_jax.data.build import build
 from massformer_jax.data.images import decode_mask
 
@@ -393,11 +396,28 @@ def test_one_file_with_two_ills_is_named_once_and_its_pair_too(tmp_path):
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path):
+def test_a_decoder_that_sees_another_size_than_the_header_is_not_believed(tmp_path):
     release = Release(tmp_path / "release")
-    release.images[0].chmod(0)
-    with pytest.raises(OSError, match=release.images[0].name):
+    pair = Pair(release.images[0], release.masks[0])
+    right = Source(pair, height=96, width=128, turn=1, num_bytes=0)
+    assert read_example(right)[0] is not None
+    example, _, remarks = read_example(dataclasses.replace(right, height=128, width=96))
+    assert example is None and [r.kind for r in remarks] == ["undecodable photograph"]
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    """Simulated, since root may read everything."""
+    release = Release(tmp_path / "release")
+    opened = Image.open
+
+    def refuse(path, *arguments):
+        if path == release.images[0]:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    message = f"^{release.images[0]}: may not be read; change its permissions$"
+    with pytest.raises(DatasetError, match=message):
         build(release.root, tmp_path / "out")
 
 

@@ -3,7 +3,7 @@
     python -m massformer_jax.data.stats --data_dir DIR [--split train] [--output page.html]
 
 Prints a table, and writes a page of plots that needs nothing but a browser, with the same numbers
-beside it as JSON. The label maps of all photographs are read, on all cores: about 1.5 seconds a
+beside it as JSON. The label maps of all photographs are read, on all cores: about a second a
 photograph of 12 megapixels and core.
 """
 

@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
         "short_edges": (256, 320, 384, 448),
         "max_long_edge": 1024,
         "threads": 2,
+        "on_bad_record": "fail",
+        "crops_per_decode": 1,
     }
     config.batch_size = 4
     config.total_steps = 120

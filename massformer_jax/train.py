@@ -42,6 +42,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
             host_index=jax.process_index(),
             host_count=jax.process_count(),
             num_threads=config.data.threads,
+            on_bad_record=config.data.on_bad_record,
+            crops_per_decode=config.data.crops_per_decode,
         )
     )
     evaluate_weights = evaluation(config, mesh)

@@ -18,6 +18,7 @@ from massformer_jax.sharding import check_batch_size
 CHANGEABLE = (
     "data.data_dir",
     "data.threads",
+    "data.on_bad_record",
     "eval.pictures",
     "log_every",
     "checkpoint_every",

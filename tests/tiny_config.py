@@ -23,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
         "short_edges": (256, 320),
         "max_long_edge": 1024,
         "threads": 2,
+        "on_bad_record": "fail",
+        "crops_per_decode": 1,
     }
     config.batch_size = 8
     config.total_steps = 4

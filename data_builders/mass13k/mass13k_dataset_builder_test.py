@@ -1,28 +1,35 @@
 """mass13k dataset.
 
-`tfds.testing.DatasetBuilderTestCase` needs TensorFlow, so the builder is run directly.
+`tfds.testing.DatasetBuilderTestCase` needs TensorFlow, so the builder is run directly; where
+TensorFlow is installed, the class at the end runs too.
 """
 
+import importlib.util
 import io
+import json
 import shutil
+import time
+import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, ImageOps
 
-from data_builders.mass13k import mass13k_dataset_builder, release_folder
-from data_builders.mass13k.release_folder import DatasetError
-from massformer_jax.data.classes import CLASSES
+from data_builders.mass13k import mass13k_dataset_builder, shards
+from data_builders.mass13k.report import DatasetError
+from massformer_jax.data.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_image, decode_mask, encode_mask
 
 DUMMY_DATA = Path(__file__).parent / "dummy_data"
 SPLITS = {"train": ("train", 3), "validation": ("val", 2), "test": ("test", 1)}
+ENCODED = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode.SkipDecoding()}
 
 
-def prepare(manual_dir, data_dir, file_format="array_record"):
-    builder = mass13k_dataset_builder.Builder(data_dir=data_dir)
+def prepare(manual_dir, data_dir, file_format="array_record", **options):
+    builder = mass13k_dataset_builder.Builder(data_dir=data_dir, **options)
     builder.download_and_prepare(
         download_dir=data_dir / "downloads",
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
@@ -31,26 +38,25 @@ def prepare(manual_dir, data_dir, file_format="array_record"):
     return builder
 
 
-def records(builder, split):
-    return builder.as_data_source(
-        split,
-        decoders={
-            "image": tfds.decode.SkipDecoding(),
-            "segmentation_mask": tfds.decode.SkipDecoding(),
-        },
-    )
+def report(builder):
+    return json.loads((Path(builder.data_dir) / "build_report.json").read_text())
+
+
+def by_name(builder, split, decoders=ENCODED):
+    source = builder.as_data_source(split, decoders=decoders)
+    return {record["file_name"].decode(): record for record in source}
 
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("data")
     prepare(DUMMY_DATA, data_dir)
-    return tfds.builder_from_directory(data_dir / "mass13k" / "1.0.0")
+    return tfds.builder_from_directory(data_dir / "mass13k" / "1.1.0")
 
 
 @pytest.fixture
 def release(tmp_path):
-    """A copy of the dummy data, to be spoiled."""
+    """A copy of the dummy data, to be changed."""
     return Path(shutil.copytree(DUMMY_DATA, tmp_path / "release"))
 
 
@@ -60,219 +66,303 @@ def files(release, split="train"):
     return images, [release / "annotations" / split / f"{p.stem}.png" for p in images]
 
 
-def check(release):
-    release_folder.check_pairs(release_folder.find_pairs(release))
-
-
 def save(image, path, **options):
     buffer = io.BytesIO()
     image.save(buffer, **options)
     path.write_bytes(buffer.getvalue())
 
 
-def test_splits_and_files(builder):
+def test_records_hold_the_files_and_what_describes_them(builder):
     assert list(builder.info.splits) == list(SPLITS)
     for split, (folder, count) in SPLITS.items():
-        source = records(builder, split)
-        assert len(source) == count == builder.info.splits[split].num_examples
-        by_name = {record["file_name"].decode(): record for record in source}
-        assert sorted(by_name) == sorted(p.name for p in (DUMMY_DATA / "images" / folder).iterdir())
-        for name, record in by_name.items():
+        records = by_name(builder, split)
+        assert len(records) == count == builder.info.splits[split].num_examples
+        assert sorted(records) == sorted(p.name for p in (DUMMY_DATA / "images" / folder).iterdir())
+        for name, record in records.items():
             image = DUMMY_DATA / "images" / folder / name
-            mask = (DUMMY_DATA / "annotations" / folder / name).with_suffix(".png")
+            labels = decode_mask((DUMMY_DATA / "annotations" / folder / name).with_suffix(".png"))
             assert record["image"] == image.read_bytes()
-            assert record["segmentation_mask"] == mask.read_bytes()
-            assert decode_mask(mask).shape == decode_image(image).shape[:2]
+            np.testing.assert_array_equal(decode_mask(record["segmentation_mask"]), labels)
+            height, width = labels.shape
+            assert decode_image(image).shape == (height, width, 3)
+            assert (record["height"], record["width"]) == (height, width)
+            assert record["megapixels"] == pytest.approx(height * width / 1e6)
+            present = [(labels == label).any() for label in range(len(CLASSES))]
+            assert record["class_present"].tolist() == present
+
+
+def test_tfds_alone_decodes_images_and_labels(builder):
+    record = builder.as_data_source("test")[0]
+    assert record["image"].shape == (96, 128, 3)
+    _, (mask,) = files(DUMMY_DATA, "test")
+    np.testing.assert_array_equal(record["segmentation_mask"][..., 0], decode_mask(mask))
 
 
 def test_features_and_metadata(builder):
     features = builder.info.features
-    assert set(features) == {"image", "segmentation_mask", "file_name"}
     assert features["image"].shape == (None, None, 3)
     assert features["segmentation_mask"].shape == (None, None, 1)
     assert features["segmentation_mask"].names == list(CLASSES)
-    assert builder.info.full_name == "mass13k/1.0.0"
+    assert features["class_present"].shape == (7,)
+    assert builder.info.full_name == "mass13k/1.1.0"
     assert "matting-level" in builder.info.description
     assert "Xie2025mass13k" in builder.info.citation
     metadata = mass13k_dataset_builder.Builder.get_metadata()
     assert "ml.task.semantic-segmentation" in metadata.tags
 
 
-def test_tfds_alone_decodes_images(builder):
-    source = builder.as_data_source("test")
-    assert source[0]["image"].shape == (96, 128, 3)
+def test_the_report_counts_what_is_there(builder):
+    splits = report(builder)["splits"]
+    assert list(splits) == list(SPLITS)
+    for split, (folder, count) in SPLITS.items():
+        maps = [decode_mask(mask) for mask in files(DUMMY_DATA, folder)[1]]
+        assert splits[split]["examples"] == count and splits[split]["unlabelled"] == 0
+        assert splits[split]["ignored_pixels"] == sum(int((m == 255).sum()) for m in maps)
+        for label, name in enumerate(CLASSES):
+            found = [int((m == label).sum()) for m in maps]
+            assert splits[split]["class_pixels"][name] == sum(found)
+            assert splits[split]["class_photographs"][name] == sum(n > 0 for n in found)
+    assert splits["train"]["sizes"] == {"128x96": 2, "96x128": 1}
+    assert splits["train"]["file_types"] == {".jpg": 3}
 
 
-def test_the_same_files_give_the_same_bytes(builder, tmp_path):
-    prepare(DUMMY_DATA, tmp_path)
-    first, second = Path(builder.data_dir), tmp_path / "mass13k" / "1.0.0"
+def test_the_same_files_give_the_same_bytes(builder, release, tmp_path):
+    """Also from another folder: the report names files relative to it."""
+    (release / "images" / "train" / ".DS_Store").write_bytes(b"")
+    first = prepare(release, tmp_path / "first")
+    second = prepare(shutil.copytree(release, tmp_path / "again"), tmp_path / "second")
+    first, second = Path(first.data_dir), Path(second.data_dir)
     names = sorted(p.name for p in first.iterdir())
     assert names == sorted(p.name for p in second.iterdir())
+    assert names == sorted(p.name for p in Path(builder.data_dir).iterdir())
     assert "mass13k-validation.array_record-00000-of-00001" in names
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
-def test_shards_share_the_examples_evenly_in_shuffled_order(tmp_path, monkeypatch):
-    release = tmp_path / "release"
+def many(release, count):
+    """Fills a release with copies of one pair; returns the bytes of a pair."""
     image, mask = (files(DUMMY_DATA)[i][0] for i in (0, 1))
     for folder, source in (("images", image), ("annotations", mask)):
         (release / folder / "train").mkdir(parents=True)
-        for index in range(10):
+        for index in range(count):
             shutil.copy(source, release / folder / "train" / f"{index:05d}{source.suffix}")
-    size = image.stat().st_size + mask.stat().st_size
+    return image.stat().st_size + mask.stat().st_size
+
+
+def test_shards_share_the_examples_evenly_in_shuffled_order(tmp_path, monkeypatch):
+    size = many(tmp_path / "release", 10)
     monkeypatch.setattr(mass13k_dataset_builder, "_SHARD_BYTES", 3 * size)
-    split = prepare(release, tmp_path / "a").info.splits["train"]
+    split = prepare(tmp_path / "release", tmp_path / "a").info.splits["train"]
     assert split.shard_lengths == [3, 3, 2, 2]
     monkeypatch.setattr(mass13k_dataset_builder, "_MAX_SHARDS", 2)
-    builder = prepare(release, tmp_path / "b")
+    builder = prepare(tmp_path / "release", tmp_path / "b")
     assert builder.info.splits["train"].shard_lengths == [5, 5]
-    order = [record["file_name"].decode() for record in records(builder, "train")]
-    assert sorted(order) == [f"{index:05d}.jpg" for index in range(10)] != order
+    records = builder.as_data_source("train", decoders=ENCODED)
+    order = [record["file_name"].decode() for record in records]
+    assert order == [f"{index:05d}.jpg" for index in np.random.default_rng(13_000).permutation(10)]
 
 
-def test_only_array_record_is_written(release, tmp_path):
-    with pytest.raises(DatasetError, match="TFRecords; pass file_format='array_record'"):
-        prepare(release, tmp_path / "data", file_format=None)
+def test_memory_does_not_grow_with_the_shard(tmp_path, monkeypatch):
+    class SlowDisk(shards.ArrayRecordWriter):
+        def write(self, record):
+            time.sleep(0.02)
+            super().write(record)
+
+    monkeypatch.setattr(shards, "ArrayRecordWriter", SlowDisk)
+    monkeypatch.setattr(mass13k_dataset_builder, "NUM_THREADS", 2)
+    many(tmp_path / "release", 40)
+    for image in (tmp_path / "release" / "images" / "train").iterdir():
+        with image.open("ab") as file:  # what cameras append
+            file.write(bytes(2**20) + b"\xff\xd9")
+    prepare(tmp_path / "release", tmp_path / "warm")
+    tracemalloc.start()
+    prepare(tmp_path / "release", tmp_path / "data")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
 
 
-def test_a_bad_file_stops_the_build_before_it_writes(release, tmp_path):
-    images, _ = files(release, "test")
-    images[0].write_bytes(images[0].read_bytes()[:-100])
-    with pytest.raises(DatasetError, match="truncated"):
-        prepare(release, tmp_path / "data")
-    assert not any((tmp_path / "data").rglob("*mass13k-*"))
-    assert not any((tmp_path / "data").rglob("*incomplete*"))
+def test_file_formats(release, tmp_path, monkeypatch):
+    default = prepare(release, tmp_path / "default", file_format=None)
+    assert default.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+    with pytest.raises(DatasetError, match=r"^file_format=parquet; pass array_record or tfrecord$"):
+        prepare(release, tmp_path / "data", file_format="parquet")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DatasetError, match=r"^TFRecords are written by TensorFlow; install it, or"):
+        prepare(release, tmp_path / "data", file_format="tfrecord")
 
 
-def test_absent_splits_are_left_out(release):
+def test_padded_images_go_first_as_in_the_released_configuration(release, tmp_path):
+    padded = release / "images_pad" / "train"
+    shutil.copytree(release / "images" / "train", padded)
+    for path in padded.iterdir():
+        path.write_bytes(path.read_bytes() + b"\xff\xd9")
+    builder = prepare(release, tmp_path)
+    assert all(r["image"].endswith(b"\xff\xd9" * 2) for r in by_name(builder, "train").values())
+    assert not any(r["image"].endswith(b"\xff\xd9" * 2) for r in by_name(builder, "test").values())
+    (skipped,) = report(builder)["skipped"]
+    assert skipped["file"] == "images/train" and "images_pad/train goes first" in skipped["message"]
+
+
+def test_folders_of_the_archives_are_looked_through(release, tmp_path, builder):
+    nested = tmp_path / "nested"
+    for folder in ("images", "annotations"):
+        (nested / "MaSS13K" / folder).mkdir(parents=True)
+        (release / folder).rename(nested / "MaSS13K" / folder / folder)
+    (nested / "__MACOSX" / "images" / "train").mkdir(parents=True)
+    records = by_name(prepare(nested, tmp_path / "data"), "train")
+    assert records.keys() == by_name(builder, "train").keys()
+
+
+def test_suffixes_in_any_spelling(release, tmp_path):
+    images, masks = files(release)
+    images[0].rename(images[0].with_suffix(".JPG"))
+    images[1].rename(images[1].with_suffix(".jpeg"))
+    masks[2].rename(masks[2].with_suffix(".PNG"))
+    builder = prepare(release, tmp_path, strict=True)
+    assert sorted(Path(name).suffix for name in by_name(builder, "train")) == [
+        ".JPG",
+        ".jpeg",
+        ".jpg",
+    ]
+    assert report(builder)["splits"]["train"]["file_types"] == {".JPG": 1, ".jpeg": 1, ".jpg": 1}
+
+
+@pytest.mark.parametrize("folder_left", [True, False])
+def test_a_test_split_without_label_maps_is_ignored_everywhere(release, tmp_path, folder_left):
+    shutil.rmtree(release / "annotations" / "test")
+    if folder_left:
+        (release / "annotations" / "test").mkdir()
+    builder = prepare(release, tmp_path)
+    (record,) = by_name(builder, "test").values()
+    labels = decode_mask(record["segmentation_mask"])
+    assert labels.shape == (96, 128) and (labels == 255).all()
+    assert not record["class_present"].any()
+    counted = report(builder)["splits"]["test"]
+    assert counted["unlabelled"] == 1 and counted["ignored_pixels"] == 96 * 128
+    assert [o["kind"] for o in report(builder)["oddities"]] == ["unlabelled split"]
+
+
+def test_absent_splits_are_left_out(release, tmp_path):
     for folder in ("images", "annotations"):
         shutil.rmtree(release / folder / "test")
-    assert list(release_folder.find_pairs(release)) == ["train", "validation"]
+    builder = prepare(release, tmp_path)
+    assert list(builder.info.splits) == ["train", "validation"]
+    assert [o["kind"] for o in report(builder)["oddities"]] == ["absent split"]
 
 
-def test_padded_images_go_first_as_in_the_released_configuration(release):
-    shutil.copytree(release / "images" / "train", release / "images_pad" / "train")
-    pairs = release_folder.find_pairs(release)
-    assert {pair.image.parent.parent.name for pair in pairs["train"]} == {"images_pad"}
-    assert {pair.image.parent.parent.name for pair in pairs["test"]} == {"images"}
+def encoded_as(kind, labels):
+    """A PNG file of this kind that holds these labels."""
+    buffer = io.BytesIO()
+    if kind == "RGB":
+        colours = np.concatenate([PALETTE, np.full((249, 3), 255, np.uint8)])
+        Image.fromarray(colours[labels]).save(buffer, "PNG")
+    elif kind == "palette":
+        return encode_mask(labels)
+    elif kind == "palette of 4 bits":
+        image = Image.fromarray(labels)
+        image.putpalette(PALETTE.tobytes())
+        image.save(buffer, "PNG", bits=4)
+    elif kind == "grey palette":
+        image = Image.fromarray(labels)
+        image.putpalette(bytes(np.repeat(np.arange(256, dtype=np.uint8), 3)))
+        image.save(buffer, "PNG", transparency=3)
+    else:
+        Image.fromarray(labels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def test_what_is_no_pair_is_passed_over(release):
-    (release / "images" / "train" / ".DS_Store").write_bytes(b"")
-    (release / "images" / "train" / "._00000.jpg").write_bytes(b"")
-    (release / "annotations" / "train" / "Thumbs.db").write_bytes(b"")
-    assert len(release_folder.find_pairs(release)["train"]) == 3
+@pytest.mark.parametrize("kind", ["grey", "palette", "palette of 4 bits", "grey palette", "RGB"])
+def test_label_maps_of_every_kind_reach_any_reader(release, tmp_path, kind):
+    _, masks = files(release)
+    expected = {}
+    for mask in masks:
+        labels = decode_mask(mask)
+        if kind == "palette of 4 bits":
+            labels = np.where(labels == 255, 0, labels)
+        expected[f"{mask.stem}.jpg"] = labels
+        mask.write_bytes(encoded_as(kind, labels))
+    builder = prepare(release, tmp_path)
+    for name, record in by_name(builder, "train", decoders=None).items():
+        np.testing.assert_array_equal(record["segmentation_mask"][..., 0], expected[name])
+    for name, record in by_name(builder, "train").items():
+        with Image.open(io.BytesIO(record["segmentation_mask"])) as image:
+            assert image.mode == "L" and not image.info.keys() & {"transparency", "gamma"}
+        if kind == "grey":
+            mask = release / "annotations" / "train" / name
+            assert record["segmentation_mask"] == mask.with_suffix(".png").read_bytes()
+    odd = ["RGB label map"] * (3 if kind == "RGB" else 0)
+    assert [o["kind"] for o in report(builder)["oddities"]] == odd
 
 
-def test_no_release_at_all(tmp_path):
-    with pytest.raises(
-        DatasetError, match=r": no images found; expected images/\{train,val,test\}"
-    ):
-        release_folder.find_pairs(tmp_path)
-
-
-def test_an_empty_split(release):
-    for folder in ("images", "annotations"):
-        for path in (release / folder / "val").iterdir():
-            path.unlink()
-    with pytest.raises(DatasetError, match=r"images/val: the split is empty; fill .* remove it$"):
-        release_folder.find_pairs(release)
-
-
-def test_an_image_without_its_mask(release):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("kind", ["palette", "RGB"])
+def test_a_turned_photograph_and_its_label_map_agree(release, tmp_path, orientation, upright, kind):
+    """Where the sizes tell; else the label map is upright, as the released reader takes it."""
     images, masks = files(release)
-    masks[0].unlink()
-    message = f"^{images[0]}: no label map {masks[0]}; add it or remove the image$"
-    with pytest.raises(DatasetError, match=message):
-        check(release)
-
-
-def test_a_mask_without_its_image(release):
-    images, masks = files(release)
-    images[2].unlink()
-    message = f"^{masks[2]}: no image {images[2]}; add it or remove the label map$"
-    with pytest.raises(DatasetError, match=message):
-        check(release)
-
-
-def test_images_without_any_masks(release):
-    shutil.rmtree(release / "annotations" / "val")
-    with pytest.raises(DatasetError, match=r"no label map .*\(and 1 more of this kind\)$"):
-        check(release)
-
-
-def test_two_images_of_one_name(release):
-    images, _ = files(release)
-    shutil.copy(images[0], images[0].with_suffix(".jpeg"))
-    with pytest.raises(DatasetError, match="has the same stem; remove one of them"):
-        check(release)
-
-
-def test_a_mask_of_another_size(release):
-    _, masks = files(release)
-    masks[0].write_bytes(encode_mask(decode_mask(masks[0])[:-1]))
-    message = f"^{masks[0]}: the label map is 128x95 pixels, its image 128x96; export it again"
-    with pytest.raises(DatasetError, match=message):
-        check(release)
-
-
-@pytest.mark.parametrize(("value", "named"), [(7, "7"), (254, "254"), (6, None), (255, None)])
-def test_values_of_a_mask(release, value, named):
-    _, masks = files(release)
-    labels = decode_mask(masks[1])
-    labels[5, 9] = value
-    masks[1].write_bytes(encode_mask(labels))
-    if named is None:
-        return check(release)
-    message = f"^{masks[1]}: the label map holds {named}, allowed are 0..6 and 255; correct its"
-    with pytest.raises(DatasetError, match=message):
-        check(release)
-
-
-def test_a_mask_of_colours(release):
-    _, masks = files(release)
-    save(Image.fromarray(np.zeros((96, 128, 3), np.uint8)), masks[0], format="PNG")
-    with pytest.raises(DatasetError, match=f"^{masks[0]}: the label map holds RGB pixels"):
-        check(release)
-
-
-@pytest.mark.parametrize("kept", [0, 300, -2])
-def test_a_truncated_image(release, kept):
-    images, _ = files(release)
-    images[1].write_bytes(images[1].read_bytes()[:kept])
-    with pytest.raises(
-        DatasetError, match=f"^{images[1]}: .*(download it again|replace the file)$"
-    ):
-        check(release)
-
-
-def test_a_truncated_mask(release):
-    _, masks = files(release)
-    masks[1].write_bytes(masks[1].read_bytes()[:200])
-    with pytest.raises(DatasetError, match=f"^{masks[1]}: the label map is truncated"):
-        check(release)
-
-
-def test_a_turned_photograph_needs_an_upright_mask(release):
-    images, masks = files(release)
+    labels = decode_mask(masks[0])  # 128x96
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = orientation
     with Image.open(images[0]) as image:
         save(image, images[0], format="JPEG", exif=exif)
-    with pytest.raises(DatasetError, match="128x96 pixels, its image 96x128"):
-        check(release)
-    masks[0].write_bytes(encode_mask(np.ascontiguousarray(np.rot90(decode_mask(masks[0]), -1))))
-    check(release)
+    tagged = Image.fromarray(labels)
+    tagged.getexif()[0x0112] = orientation
+    turned = np.asarray(ImageOps.exif_transpose(tagged))
+    by_a_quarter = orientation >= 5
+    expected = turned if by_a_quarter else labels
+    masks[0].write_bytes(encoded_as(kind, expected if upright else labels))
+    builder = prepare(release, tmp_path)
+
+    record = by_name(builder, "train")[images[0].name]
+    np.testing.assert_array_equal(decode_mask(record["segmentation_mask"]), expected)
+    assert record["image"] == images[0].read_bytes()
+    assert decode_image(record["image"]).shape[:2] == expected.shape
+    assert (record["height"], record["width"]) == expected.shape
+    messages = [o["message"] for o in report(builder)["oddities"] if "RGB" not in o["message"]]
+    if orientation == 1:
+        assert messages == []
+    else:
+        (message,) = messages
+        assert f"EXIF tag ({orientation})" in message
+        assert ("stored turned" in message) == (by_a_quarter and not upright)
 
 
-def test_the_first_problem_is_named_and_the_rest_counted(release):
-    images, masks = files(release)
-    images[2].write_bytes(b"")
-    images[0].write_bytes(images[0].read_bytes()[:-9])
-    masks[1].write_bytes(encode_mask(np.full((128, 96), 9, np.uint8)))
-    with pytest.raises(DatasetError) as error:
-        check(release)
-    assert str(error.value).startswith(f"{images[0]}: the JPEG is truncated")
-    assert str(error.value).endswith("(and 1 more of this kind, 1 other)")
-    assert "\n" not in str(error.value)
+def test_strict_takes_an_oddity_for_an_error(release, tmp_path):
+    (release / "images" / "val" / "notes.txt").write_text("")
+    prepare(release, tmp_path / "a")
+    with pytest.raises(DatasetError, match=r"notes\.txt: no photograph .*\(--strict"):
+        prepare(release, tmp_path / "b", strict=True)
+    assert not any((tmp_path / "b").rglob("*mass13k-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("apache_beam"), reason="needs apache-beam")
+def test_beam_writes_the_same_bytes(builder, release, tmp_path):
+    written = mass13k_dataset_builder.Builder(data_dir=tmp_path / "data")
+    config = tfds.download.DownloadConfig(manual_dir=release, beam_runner="DirectRunner")
+    written.download_and_prepare(download_dir=tmp_path, download_config=config)
+    expected = sorted(Path(builder.data_dir).iterdir())
+    assert [p.name for p in expected] == sorted(p.name for p in Path(written.data_dir).iterdir())
+    for file in expected:
+        assert file.read_bytes() == (Path(written.data_dir) / file.name).read_bytes(), file.name
+
+    mask = files(release)[1][0]
+    mask.write_bytes(mask.read_bytes()[:-300] + bytes(288) + mask.read_bytes()[-12:])
+    broken = mass13k_dataset_builder.Builder(data_dir=tmp_path / "broken")
+    with pytest.raises(DatasetError, match=f"^{mask}: the label map is damaged"):
+        broken.download_and_prepare(download_dir=tmp_path, download_config=config)
+    assert not any((tmp_path / "broken").rglob("*mass13k-*"))
+
+
+if all(map(importlib.util.find_spec, ("tensorflow", "dill"))):  # tfds.testing needs both
+
+    class Mass13kTest(tfds.testing.DatasetBuilderTestCase):
+        """TFDS's own test of a builder: it reads by `as_dataset`, so TFRecords."""
+
+        DATASET_CLASS = mass13k_dataset_builder.Builder
+        SPLITS: ClassVar[dict] = {split: count for split, (_, count) in SPLITS.items()}
+
+        def _make_builder(self, config=None):
+            return self.dataset_class(data_dir=self.tmp_dir, file_format="tfrecord")

@@ -1,19 +1,12 @@
-"""The folder layout of the release: finding its pairs of files, and checking every one of them."""
+"""The folder layout of the release: finding its splits and the pairs of files in them."""
 
 import dataclasses
-import logging
 import os
-import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from massformer_jax.data.classes import CLASSES, IGNORE
-from massformer_jax.data.images import ImageError, decode_image, decode_mask
-from massformer_jax.errors import InputError
+from data_builders.mass13k.report import DatasetError, Remark
 
 # TFDS name of a split: name of its folders in the release.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -24,146 +17,129 @@ _IMAGE_FOLDERS = ("images_pad", "images")
 _MASK_FOLDER = "annotations"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg")
 _MASK_SUFFIXES = (".png",)
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 _LAYOUT = "images/{train,val,test}/*.jpg beside annotations/{train,val,test}/*.png"
-_ALLOWED = np.isin(np.arange(256), [*range(len(CLASSES)), IGNORE])
-
-_log = logging.getLogger(__name__)
-
-
-class DatasetError(InputError):
-    """The release's folder cannot become a dataset; the message is one line."""
+_DEPTH = 5  # of a split's folder below the manual directory; bounds a loop of links, too
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A photograph and its label map."""
+    """A photograph and its label map, if it has one."""
 
     image: Path
-    mask: Path
+    mask: Path | None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    kind: str
-    message: str
-
-
-def find_pairs(root: str | os.PathLike) -> dict[str, list[Pair]]:
+def find_pairs(root: str | os.PathLike) -> tuple[dict[str, list[Pair]], list[Remark]]:
     """Finds the pairs of every split that is there, sorted by name.
 
     Args:
-      root: the folder that holds `images` (or `images_pad`) and `annotations`.
+      root: a folder that holds `images` (or `images_pad`) and `annotations`, each with `train`,
+        `val` and `test`; folders in between, as archives leave them, are looked through.
 
     Returns:
-      Pairs by TFDS split name, in the order train, validation, test. A split without any folder is
-      left out.
+      Pairs by TFDS split name, in the order train, validation, test, without splits that are not
+      there; and everything wrong, odd or passed over.
 
     Raises:
-      DatasetError: no split at all, a split that is empty, or a photograph without its label map
-        or the reverse.
+      DatasetError: there are no photographs at all.
     """
     root = Path(root)
+    folders = _split_folders(root)
+    if not any(kind in _IMAGE_FOLDERS for kind, _ in folders):
+        archives = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in _ARCHIVES]
+        if archives:
+            raise DatasetError(f"{root}: holds {archives[0]} as an archive; extract it first")
+        raise DatasetError(f"{root}: no photographs found; expected {_LAYOUT}")
     splits: dict[str, list[Pair]] = {}
-    problems: list[_Problem] = []
+    remarks: list[Remark] = []
     for split, folder in SPLITS.items():
-        candidates = [root / name / folder for name in _IMAGE_FOLDERS]
-        image_folder = next((path for path in candidates if path.is_dir()), candidates[-1])
-        mask_folder = root / _MASK_FOLDER / folder
-        if not image_folder.is_dir() and not mask_folder.is_dir():
-            continue
-        images = _files_by_stem(image_folder, _IMAGE_SUFFIXES, problems)
-        masks = _files_by_stem(mask_folder, _MASK_SUFFIXES, problems)
-        if not images and not masks:
-            message = f"{image_folder}: the split is empty; fill the folder or remove it"
-            problems.append(_Problem("empty", message))
-        for stem in sorted(images.keys() - masks.keys()):
-            message = f"{images[stem]}: no label map {mask_folder / stem}.png; add it or remove the"
-            problems.append(_Problem("no mask", f"{message} image"))
-        for stem in sorted(masks.keys() - images.keys()):
-            message = f"{masks[stem]}: no image {image_folder / stem}.jpg; add it or remove the"
-            problems.append(_Problem("no image", f"{message} label map"))
-        both = sorted(images.keys() & masks.keys())
-        splits[split] = [Pair(images[stem], masks[stem]) for stem in both]
-    if not splits:
-        raise DatasetError(f"{root}: no images found; expected {_LAYOUT}")
-    _raise_first(problems)
-    return splits
+        for found in folders.values():
+            for second in [path for path in found[1:] if path.name == folder]:
+                message = f"{found[0]} holds this split too; keep one of them"
+                remarks.append(Remark("problem", "folder twice", second, message))
+        images = [folders[name, folder][0] for name in _IMAGE_FOLDERS if (name, folder) in folders]
+        masks = folders.get((_MASK_FOLDER, folder), [None])[0]
+        if images:
+            splits[split] = _pair_up(images[0], masks, split == "test", remarks)
+        elif masks:
+            message = f"no photographs to go with them; expected images/{folder} beside annotations"
+            remarks.append(Remark("problem", "label maps only", masks, message))
+        else:
+            message = f"there is no split {folder}; the dataset is built without it"
+            remarks.append(Remark("oddity", "absent split", root, message))
+        for unused in images[1:]:
+            message = f"passed over, since {images[0]} goes first"
+            remarks.append(Remark("skipped", "unused folder", unused, message))
+    return splits, remarks
 
 
-def check_pairs(splits: Mapping[str, Sequence[Pair]], num_threads: int | None = None) -> None:
-    """Decodes every file once: labels of the image's size, in 0..6 or 255, and nothing damaged.
-
-    A photograph turned by its EXIF tag counts upright, as it is decoded everywhere.
-
-    Args:
-      splits: what `find_pairs` found.
-      num_threads: threads that decode; by default one a CPU.
-
-    Raises:
-      DatasetError: names the first problem, in the order of splits and names, and counts the rest.
-    """
-    pairs = [pair for split in splits.values() for pair in split]
-    problems: list[_Problem] = []
-    reported = time.monotonic()
-    with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-        for done, problem in enumerate(pool.map(_check_pair, pairs), start=1):
-            if problem is not None:
-                problems.append(problem)
-            if time.monotonic() - reported > 10:
-                reported = time.monotonic()
-                _log.info("checked %d of %d images", done, len(pairs))
-    _raise_first(problems)
+def _split_folders(root: Path) -> dict[tuple[str, str], list[Path]]:
+    """All folders by their last two names, such as ('images', 'train'), the uppermost first."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    queue = deque([(root, 0)])
+    while queue:
+        folder, depth = queue.popleft()
+        for path in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+            if path.name.startswith((".", "__MACOSX")):
+                continue
+            if folder.name in (*_IMAGE_FOLDERS, _MASK_FOLDER) and path.name in SPLITS.values():
+                found.setdefault((folder.name, path.name), []).append(path)
+            elif depth + 1 < _DEPTH:
+                queue.append((path, depth + 1))
+    return found
 
 
-def _check_pair(pair: Pair) -> _Problem | None:
-    try:
-        image_size = decode_image(pair.image).shape[:2]
-    except ImageError as error:
-        return _Problem("image", str(error))
-    try:
-        mask = decode_mask(pair.mask)
-    except ImageError as error:
-        return _Problem("mask", str(error))
-    if mask.shape != image_size:
-        (h, w), (image_h, image_w) = mask.shape, image_size
-        return _Problem(
-            "size",
-            f"{pair.mask}: the label map is {w}x{h} pixels, its image {image_w}x{image_h}; export "
-            "it again at the size of the image",
-        )
-    if not _ALLOWED[mask].all():
-        values = ", ".join(str(v) for v in np.unique(mask[~_ALLOWED[mask]])[:5])
-        return _Problem(
-            "value",
-            f"{pair.mask}: the label map holds {values}, allowed are 0..{len(CLASSES) - 1} and "
-            f"{IGNORE}; correct its labels",
-        )
-    return None
+def _pair_up(
+    image_folder: Path, mask_folder: Path | None, may_lack_masks: bool, remarks: list[Remark]
+) -> list[Pair]:
+    """Pairs of one split. `may_lack_masks`: none at all is odd, not wrong."""
+    images = _files_by_stem(image_folder, _IMAGE_SUFFIXES, "photograph", remarks)
+    masks = _files_by_stem(mask_folder, _MASK_SUFFIXES, "label map", remarks) if mask_folder else {}
+    if not images and not masks:
+        message = f"the split is empty; put its photographs ({', '.join(_IMAGE_SUFFIXES)}) here"
+        remarks.append(Remark("problem", "empty split", image_folder, f"{message}, or remove it"))
+        return []
+    if not masks and may_lack_masks:
+        message = f"no label maps for these {len(images)} photographs; all their pixels become 255"
+        remarks.append(Remark("oddity", "unlabelled split", image_folder, message))
+        return [Pair(images[stem], None) for stem in sorted(images)]
+    if not masks:
+        where = mask_folder or f"annotations/{image_folder.name} beside images"
+        message = f"no label maps for these photographs; expected *.png in {where}"
+        remarks.append(Remark("problem", "split without label maps", image_folder, message))
+        return []
+    for stem in sorted(images.keys() - masks.keys()):
+        message = f"no label map {mask_folder / stem}.png; add it or remove the photograph"
+        remarks.append(Remark("problem", "missing label map", images[stem], message))
+    for stem in sorted(masks.keys() - images.keys()):
+        message = f"no photograph {image_folder / stem}.jpg; add it or remove the label map"
+        remarks.append(Remark("problem", "missing photograph", masks[stem], message))
+    return [Pair(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
 
 
 def _files_by_stem(
-    folder: Path, suffixes: Iterable[str], problems: list[_Problem]
+    folder: Path, suffixes: Sequence[str], what: str, remarks: list[Remark]
 ) -> dict[str, Path]:
-    """The folder's files of these types, hidden ones left out; {} if there is no such folder."""
+    """The folder's files with these suffixes, in any case; a remark on everything else in it."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in files:
-            message = f"{path}: {files[path.stem].name} has the same stem; remove one of them"
-            problems.append(_Problem("twice", message))
-        files[path.stem] = path
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
+            remarks.append(Remark("skipped", "system file", path, "passed over"))
+        elif path.is_dir():
+            message = "a folder inside a split; what is in it was not read"
+            remarks.append(Remark("oddity", "folder inside a split", path, message))
+        elif path.suffix.lower() not in suffixes:
+            message = f"no {what} by its name (*{', *'.join(suffixes)}); passed over"
+            remarks.append(Remark("oddity", "other file", path, message))
+        elif not path.exists():
+            message = "a link to a file that is not there; copy the file here"
+            remarks.append(Remark("problem", "broken link", path, message))
+        elif path.stem in files:
+            message = f"{files[path.stem].name} has the same stem; remove one of them"
+            remarks.append(Remark("problem", "stem twice", path, message))
+        else:
+            files[path.stem] = path
     return files
-
-
-def _raise_first(problems: Sequence[_Problem]) -> None:
-    if not problems:
-        return
-    first = problems[0]
-    alike = Counter(problem.kind for problem in problems)[first.kind] - 1
-    others = len(problems) - 1 - alike
-    more = [f"{alike} more of this kind"] * (alike > 0) + [
-        f"{others} other" + "s" * (others > 1)
-    ] * (others > 0)
-    raise DatasetError(first.message + (f" (and {', '.join(more)})" if more else ""))

@@ -1,12 +1,11 @@
 """Reading photographs and label maps, and writing label maps.
 
-OpenCV decodes photographs (the fastest of the decoders that also turn an image by its EXIF tag);
-Pillow decodes label maps (the only one that returns the *indices* of a palette PNG).
+OpenCV decodes whole photographs (it also turns an image by its EXIF tag), `jpeg` parts of them;
+`png` decodes most label maps, Pillow all others (it too returns the *indices* of a palette PNG).
 """
 
 import io
 import os
-import re
 from pathlib import Path
 
 import cv2
@@ -15,15 +14,15 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from massformer_jax.data.classes import PALETTE
+from massformer_jax.data.jpeg import JpegError, Layout, decode_rows, read_layout
+from massformer_jax.data.png import read_labels
 from massformer_jax.errors import InputError
 
 Source = bytes | str | os.PathLike
 
 _EXIF_ORIENTATION = 0x0112
 _JPEG_START = b"\xff\xd8"
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# The first byte pair after a scan's data that is neither a stuffed 0xff nor a restart marker.
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_NO_IMAGE = "not a readable image (JPEG or PNG expected); replace the file"
 
 
 class ImageError(InputError):
@@ -46,8 +45,8 @@ def decode_image(source: Source, name: str = "image") -> UInt8[np.ndarray, "h w 
       OSError: the path cannot be read.
     """
     data, name = _load(source, name)
-    if data.startswith(_JPEG_START) and not _is_complete_jpeg(data):
-        raise ImageError(f"{name}: the JPEG is truncated or corrupt; copy or download it again")
+    if data.startswith(_JPEG_START):
+        _jpeg_layout(data, name)
     image = None
     if data:
         try:
@@ -55,8 +54,40 @@ def decode_image(source: Source, name: str = "image") -> UInt8[np.ndarray, "h w 
         except cv2.error:  # an absurd size in a damaged header
             image = None
     if image is None:
-        raise ImageError(f"{name}: not a readable image (JPEG or PNG expected); replace the file")
+        raise ImageError(f"{name}: {_NO_IMAGE}")
     return image
+
+
+def decode_window(
+    source: bytes, rows: slice, columns: slice, name: str = "image", *, reduce: int = 1
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A part of what `decode_image` gives, without decoding all of a JPEG for it.
+
+    Of an upright JPEG whose rows are coded from top to bottom, and that is nearly every photograph,
+    those below the window are not decoded, and with restart markers those above are neither.
+
+    Args:
+      source: the bytes of an image file.
+      rows, columns: with start and stop, in pixels of the upright photograph, reduced if so asked.
+      name: what an error calls the image.
+      reduce: 1, 2, 4 or 8: the photograph at that fraction of its size, rounded up. The values are
+        means over the pixels put together (by JPEG's frequencies where possible).
+
+    Raises:
+      ImageError: as `decode_image`.
+    """
+    layout = _jpeg_layout(source, name) if source.startswith(_JPEG_START) else None
+    if layout is None or _orientation(source) != 1:
+        image = decode_image(source, name)
+        if reduce > 1:
+            h, w = (-(-side // reduce) for side in image.shape[:2])
+            image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+        return image[rows, columns]
+    try:
+        strip = decode_rows(source, layout, rows.start, rows.stop, reduce=reduce)
+    except ValueError as error:
+        raise ImageError(f"{name}: {_NO_IMAGE}") from error
+    return strip[:, columns]
 
 
 def decode_mask(source: Source, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
@@ -69,11 +100,17 @@ def decode_mask(source: Source, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
       source: the bytes of a PNG file, or the path of one.
       name: what an error calls the label map; for a path, the path itself.
 
+    Returns:
+      The labels; the array may be read-only, and a view of a larger one.
+
     Raises:
       ImageError: not an image, a damaged one, or one that holds colours instead of labels.
       OSError: the path cannot be read.
     """
     data, name = _load(source, name)
+    labels = read_labels(data)
+    if labels is not None:
+        return labels
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode = image.mode
@@ -133,25 +170,16 @@ def _load(source: Source, name: str) -> tuple[bytes, str]:
     return Path(source).read_bytes(), os.fspath(source)
 
 
-def _is_complete_jpeg(data: bytes) -> bool:
-    """Whether the markers lead from the start to an end-of-image marker.
+def _jpeg_layout(data: bytes, name: str) -> Layout | None:
+    try:
+        return read_layout(data)
+    except JpegError as error:
+        raise ImageError(f"{name}: {error}; copy or download it again") from error
 
-    Walking is exact where a look at the last two bytes is not: cameras append data after the end,
-    and a thumbnail in the EXIF block has an end of its own.
-    """
-    position = len(_JPEG_START)
-    while position + 1 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == _END_OF_IMAGE:
-            return True
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        position += 2
-        position += int.from_bytes(data[position : position + 2], "big")
-        if marker == _START_OF_SCAN:
-            end = _END_OF_SCAN.search(data, position)
-            if end is None:
-                return False
-            position = end.start()
-    return False
+
+def _orientation(data: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except UnidentifiedImageError:
+        return 0

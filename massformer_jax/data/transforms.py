@@ -1,9 +1,10 @@
 """The augmentations of the released recipe.
 
 An element is a dict of `image` (uint8 [h w 3], RGB 0..255) and `label` (uint8 [h w], 0..6 or 255).
-Each transform does one job, in the order of the recipe: ResizeShortEdge, RandomCrop, RandomFlip,
-PhotometricDistortion, PadToSquare. All randomness comes from the generator that grain derives from
-(seed, transform, index), so an element is the same whatever thread or host makes it.
+Each transform does one job, in the order of the recipe: `crops.ResizedCrop`, which makes elements
+of a record, then RandomFlip, PhotometricDistortion, PadToSquare. All randomness comes from the
+generator that grain derives from (seed, transform, index), so an element is the same whatever
+thread or host makes it.
 
 Source: the released configuration, mmsegmentation/configs/_base_/datasets/mass13k.py, and the
 transforms of mmsegmentation 1.x that it names.
@@ -32,65 +33,14 @@ def resize_image(
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def resize_label(
-    label: UInt8[np.ndarray, "h w"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h2 w2"]:
-    """Nearest as OpenCV does: pixel y comes from floor(y * h / h2), without a half-pixel shift."""
-    return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
-
-
 @dataclasses.dataclass(frozen=True)
-class ResizeShortEdge(grain.transforms.RandomMap):
-    """Brings the short edge to one of `choices` pixels, the long one to at most `max_long_edge`."""
+class Each(grain.transforms.RandomMap):
+    """Applies a random transform to each element of a list."""
 
-    choices: tuple[int, ...]
-    max_long_edge: int
+    transform: grain.transforms.RandomMap
 
-    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
-        height, width = element["label"].shape
-        short_edge = int(rng.choice(self.choices))
-        size = resized_size(height, width, long_edge=self.max_long_edge, short_edge=short_edge)
-        return {
-            "image": resize_image(element["image"], size),
-            "label": resize_label(element["label"], size),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomCrop(grain.transforms.RandomMap):
-    """Cuts out `size` x `size` pixels, or what there is along an edge shorter than that.
-
-    A crop is drawn again, up to `tries` times, while one class covers `max_class_share` of its
-    labelled pixels or more, or while it shows fewer than two classes. The last one drawn is kept.
-    """
-
-    size: int
-    max_class_share: float = 0.75
-    tries: int = 10
-
-    def random_map(self, element: Element, rng: np.random.Generator) -> Element:
-        height, width = element["label"].shape
-        window = self._draw(height, width, rng)
-        for _ in range(self.tries):
-            if is_varied(element["label"][window], self.max_class_share):
-                break
-            window = self._draw(height, width, rng)
-        # Copies, because a view would keep the whole photograph in memory while the crop waits.
-        return {
-            "image": element["image"][window].copy(),
-            "label": element["label"][window].copy(),
-        }
-
-    def _draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[slice, slice]:
-        top = int(rng.integers(max(height - self.size, 0) + 1))
-        left = int(rng.integers(max(width - self.size, 0) + 1))
-        return slice(top, top + self.size), slice(left, left + self.size)
-
-
-def is_varied(label: UInt8[np.ndarray, "h w"], max_class_share: float) -> bool:
-    """Whether at least two classes show, the largest on less than this share of labelled pixels."""
-    counts = np.bincount(label.ravel(), minlength=256)[:IGNORE]
-    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share)
+    def random_map(self, element: list[Element], rng: np.random.Generator) -> list[Element]:
+        return [self.transform.random_map(part, rng) for part in element]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +53,8 @@ class RandomFlip(grain.transforms.RandomMap):
         if rng.random() >= self.probability:
             return element
         return {
-            "image": np.ascontiguousarray(element["image"][:, ::-1]),
-            "label": np.ascontiguousarray(element["label"][:, ::-1]),
+            "image": cv2.flip(element["image"], 1),
+            "label": cv2.flip(element["label"], 1),
         }
 
 
@@ -136,7 +86,8 @@ class PhotometricDistortion(grain.transforms.RandomMap):
             hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
             # Release: the upper end is open, since numpy's randint excludes it
             # (transforms_test.py::test_hue_shift_excludes_its_upper_end).
-            hsv[..., 0] = (hsv[..., 0].astype(np.int16) + rng.integers(-self.hue, self.hue)) % 180
+            shifted = (np.arange(256) + rng.integers(-self.hue, self.hue)) % 180
+            hsv[..., 0] = cv2.LUT(hsv[..., 0], shifted.astype(np.uint8))
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
         if not contrast_first:
             image = self._contrast(image, rng)

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import data_builders.mass13k
-from data_builders.mass13k import mass13k_dataset_builder
-from data_builders.mass13k.release_folder import DatasetError
+from data_builders.mass13k import shards
+from data_builders.mass13k.report import DatasetError
 from massformer_jax.data.build import build, main
 from massformer_jax.data.pipeline import PipelineError, open_split
 
@@ -40,19 +41,26 @@ sys.exit(main())
 def test_the_command_works_without_tensorflow_and_tells_what_it_wrote(tmp_path):
     done = run("--manual_dir", RELEASE, "--data_dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.stdout.splitlines()] == [
+    version = tmp_path / "mass13k" / "1.1.0"
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[:3] == [
         ["train:", "3", "examples,", "1", "shard,", "0.1", "MiB"],
         ["validation:", "2", "examples,", "1", "shard,", "0.1", "MiB"],
         ["test:", "1", "examples,", "1", "shard,", "0.1", "MiB"],
-        ["dataset", "mass13k/1.0.0", "is", "in", str(tmp_path / "mass13k" / "1.0.0")],
     ]
+    assert ["tree", "3,", "22.91%", "2,", "27.49%", "1,", "20.60%"] in lines
+    assert ["sizes:", "128x96", "(4),", "96x128", "(2)"] in lines
+    assert ["no", "oddities"] in lines
+    assert lines[-1][:4] == ["dataset", "mass13k/1.1.0", "is", "in"]
+    assert done.stdout.endswith(f" is in {version}; see build_report.json there\n")
+    assert done.stderr == ""
     assert [path.name for path in tmp_path.iterdir()] == ["mass13k"]
     assert len(open_split(tmp_path, "train")) == 3
 
 
 def test_a_finished_dataset_is_kept(tmp_path):
     build(RELEASE, tmp_path)
-    info = tmp_path / "mass13k" / "1.0.0" / "dataset_info.json"
+    info = tmp_path / "mass13k" / "1.1.0" / "dataset_info.json"
     before = info.stat().st_mtime_ns
     build(RELEASE, tmp_path)
     assert info.stat().st_mtime_ns == before
@@ -66,8 +74,10 @@ def test_an_error_is_one_line_and_leaves_nothing(tmp_path, capsys):
     output = tmp_path / "new" / "datasets"
     assert main(["--manual_dir", str(release), "--data_dir", str(output)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {release}/images/val/{mask.stem}.jpg: no label map {mask};")
-    assert error.count("\n") == 1
+    assert error == (
+        f"error: {release}/images/val/{mask.stem}.jpg: no label map {mask}; add it or remove the "
+        "photograph\n"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
 
 
@@ -89,7 +99,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
             self.path.write_bytes(record[:100])
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(mass13k_dataset_builder, "ArrayRecordWriter", FullDisk)
+    monkeypatch.setattr(shards, "ArrayRecordWriter", FullDisk)
     assert main(["--manual_dir", str(RELEASE), "--data_dir", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == "error: No space left on device\n"
     assert not (tmp_path / "out").exists()
@@ -99,7 +109,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
 def test_a_killed_build_is_not_taken_for_a_dataset(tmp_path, name):
     before = f"""
 import os, signal, time
-from data_builders.mass13k import mass13k_dataset_builder as builder
+from data_builders.mass13k import shards as builder
 
 class Killed(builder.ArrayRecordWriter):
     def close(self):
@@ -121,12 +131,12 @@ builder.ArrayRecordWriter = Killed
         open_split(tmp_path, "train")
 
     build(RELEASE, tmp_path)
-    assert [path.name for path in (tmp_path / "mass13k").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "mass13k").iterdir()] == ["1.1.0"]
     assert len(open_split(tmp_path, "train")) == 3
 
 
 def test_an_unfinished_folder_of_the_final_name_is_named(tmp_path):
-    version = tmp_path / "mass13k" / "1.0.0"
+    version = tmp_path / "mass13k" / "1.1.0"
     version.mkdir(parents=True)
     with pytest.raises(DatasetError, match=f"^{version}: not a complete dataset; remove this"):
         build(RELEASE, tmp_path)
@@ -143,3 +153,48 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
     finally:
         os.close(other)
     assert folder.exists()  # the other build's
+
+
+def test_all_that_is_wrong_is_listed_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shards, "ArrayRecordWriter", None)
+    release = tmp_path / "release"
+    shutil.copytree(RELEASE, release)
+    images = sorted((release / "images" / "train").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:-9])
+    images[1].write_bytes(b"")
+    (extra,) = (release / "annotations" / "test").iterdir()
+    extra.rename(extra.with_name("other.png"))
+    assert main(["--manual_dir", str(release), "--data_dir", str(tmp_path / "out")]) == 2
+    summary, *problems = capsys.readouterr().err.splitlines()
+    assert summary.startswith("error: 4 problems, so that no dataset was written (")
+    for kind in ("truncated photograph", "empty file", "missing photograph", "missing label map"):
+        assert f"1 {kind}" in summary
+    assert {line.split(": ")[0].strip() for line in problems} == {
+        str(images[0]),
+        str(images[1]),
+        str(release / "images" / "test" / f"{extra.stem}.jpg"),
+        str(extra.with_name("other.png")),
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shards, "ArrayRecordWriter", None)
+    assert main(["--manual_dir", str(RELEASE), "--data_dir", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert f"error: {tmp_path / 'out' / 'mass13k'}: 0.0 GB are free, and the dataset" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_strict_is_an_option_of_the_command(tmp_path, capsys):
+    release = tmp_path / "release"
+    shutil.copytree(RELEASE, release)
+    shutil.rmtree(release / "annotations" / "test")
+    arguments = ["--manual_dir", str(release), "--data_dir", str(tmp_path / "out")]
+    assert main([*arguments, "--strict"]) == 2
+    assert "no label maps for these 1 photographs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "\n1 oddity\n  images/test: no label maps for these 1 photographs; all" in printed

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from massformer_jax.data import pipeline
-from massformer_jax.data.images import ImageError, decode_image, decode_mask
-from massformer_jax.data.pipeline import PipelineError, eval_examples, open_split, train_dataset
+from massformer_jax.data.images import ImageError, decode_image, decode_mask, encode_mask
+from massformer_jax.data.pipeline import (
+    PipelineError,
+    eval_examples,
+    open_split,
+    stream_position,
+    train_dataset,
+)
+from massformer_jax.errors import InputError
 
 TRAIN = {"train": 7, "validation": 3, "test": 1}
 SETTINGS = {
@@ -78,6 +85,127 @@ def test_hosts_together_see_what_one_host_sees(data_dir, hosts):
         assert len(set(together)) == 4
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2), (2, 4)])
+def test_resume_on_another_number_of_hosts_is_exact(data_dir, before, after):
+    """Each step's crops over all hosts are those of a run that was never stopped."""
+    reference = [sorted(step) for step in crops(data_dir, 7)]
+
+    def hosts(count, step):
+        iterators = [
+            iter(train_dataset(data_dir, **SETTINGS, host_index=host, host_count=count))
+            for host in range(count)
+        ]
+        state = stream_position(step, batch_size=4, host_count=count)
+        for iterator in iterators:
+            assert iterator.get_state().keys() == state.keys()
+            iterator.set_state(state)
+        return iterators
+
+    def steps(iterators, count):
+        return [
+            sorted(itertools.chain(*(digests(next(iterator)) for iterator in iterators)))
+            for _ in range(count)
+        ]
+
+    first = hosts(before, 0)
+    assert steps(first, 3) == reference[:3]
+    assert [it.get_state() for it in first] == before * [
+        stream_position(3, batch_size=4, host_count=before)
+    ]
+    assert steps(hosts(after, 3), 4) == reference[3:]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_several_crops_of_one_decoding(data_dir, exact):
+    dataset = train_dataset(data_dir, **SETTINGS, crops_per_decode=2, exact=exact)
+    iterator = iter(dataset)
+    batches = [next(iterator) for _ in range(4)]
+    assert batches[0]["image"].shape == (4, 96, 96, 3)
+    assert batches[0]["label"].shape == (4, 96, 96)
+    assert len(set(itertools.chain(*map(digests, batches)))) == 16
+    state = stream_position(2, batch_size=4, host_count=1, crops_per_decode=2)
+    assert state == {"next_index": 4}  # photographs
+    iterator.set_state(state)
+    assert digests(next(iterator)) == digests(batches[2])
+    with pytest.raises(PipelineError, match=r"hosts times 3 crops a photograph; .* 6$"):
+        train_dataset(data_dir, **SETTINGS, crops_per_decode=3, host_count=2)
+
+
+def damage(monkeypatch, broken):
+    """The dataset with some records of the training split broken: number -> how."""
+
+    class Broken:
+        def __init__(self, records):
+            self.records = records
+
+        def __len__(self):
+            return len(self.records)
+
+        def __getitem__(self, number):
+            record = dict(self.records[number])
+            how = broken.get(number)
+            if how == "reader":
+                raise RuntimeError("crc mismatch")
+            if how == "label":
+                record["segmentation_mask"] = record["segmentation_mask"][:-50]
+            if how == "photograph":
+                record["image"] = record["image"][:-50]
+            if how == "size":
+                label = decode_mask(record["segmentation_mask"])
+                record["segmentation_mask"] = encode_mask(label[:-1].copy())
+            return record
+
+    whole = pipeline.open_split
+    monkeypatch.setattr(pipeline, "open_split", lambda *args: Broken(whole(*args)))
+
+
+@pytest.mark.parametrize("how", ["reader", "label", "photograph"])
+def test_a_bad_record_is_replaced_by_the_next_one(data_dir, monkeypatch, caplog, how):
+    settings = {**SETTINGS, "on_bad_record": "skip", "max_bad_share": 0.2}
+    whole = crops(data_dir, 7, **settings)
+    name = open_split(data_dir, "train")[3]["file_name"].decode()
+    damage(monkeypatch, {3: how})
+    with caplog.at_level("WARNING"):
+        replaced = crops(data_dir, 7, **settings)
+    # 28 crops are four epochs of seven: one crop an epoch is another one, the rest is untouched.
+    changed = [
+        a != b for a, b in zip(itertools.chain(*whole), itertools.chain(*replaced), strict=True)
+    ]
+    assert [sum(changed[i : i + 7]) for i in range(0, 28, 7)] == [1, 1, 1, 1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1  # told once, not every epoch
+    assert ("record 3 of the split" if how == "reader" else name) in messages[0]
+    assert messages[0].endswith("(bad record 1 of 7)")
+    # Resumed behind the bad record, or read by other threads, it is the same stream.
+    iterator = iter(train_dataset(data_dir, **{**settings, "num_threads": 0}))
+    iterator.set_state(stream_position(4, batch_size=4, host_count=1))
+    assert [digests(next(iterator)) for _ in range(3)] == replaced[4:]
+
+
+def test_too_many_bad_records_stop_the_run(data_dir, monkeypatch):
+    damage(monkeypatch, {1: "photograph", 2: "label", 6: "reader"})
+    settings = {**SETTINGS, "on_bad_record": "skip"}
+    assert len(crops(data_dir, 7, **settings, max_bad_share=3 / 7)) == 7
+    with pytest.raises(InputError, match=r"^3 of 7 records are bad, more than 30 %: the last was "):
+        crops(data_dir, 7, **settings, max_bad_share=0.3)
+    with pytest.raises(InputError, match=r"^1 of 7 records are bad, more than 1 %"):
+        crops(data_dir, 7, **settings)
+
+
+def test_a_bad_record_fails_by_default(data_dir, monkeypatch):
+    damage(monkeypatch, {0: "size"})
+    with pytest.raises(ImageError, match=r"\.jpg: the photograph is .*, its label map "):
+        crops(data_dir, 2)
+    with pytest.raises(InputError, match="on_bad_record='ignore' is unknown; take 'skip' or 'fa"):
+        crops(data_dir, 1, on_bad_record="ignore")
+
+
+def test_nothing_but_bad_records_ends(data_dir, monkeypatch):
+    damage(monkeypatch, dict.fromkeys(range(7), "reader"))
+    with pytest.raises(PipelineError, match="no record of the split can be read"):
+        crops(data_dir, 1, on_bad_record="skip", max_bad_share=1.0)
+
+
 def test_each_epoch_sees_every_photograph_once_in_a_new_order(data_dir, monkeypatch):
     number = {
         digest(decode_mask(record["segmentation_mask"])): index
@@ -85,11 +213,12 @@ def test_each_epoch_sees_every_photograph_once_in_a_new_order(data_dir, monkeypa
     }
     assert len(number) == 7
 
-    def name_only(self, element):
+    def name_only(self, element, rng):
         index = number[digest(decode_mask(element["segmentation_mask"]))]
-        return {"image": np.full((8, 8, 3), index, np.uint8), "label": np.zeros((8, 8), np.uint8)}
+        image = np.full((8, 8, 3), index, np.uint8)
+        return [{"image": image, "label": np.zeros((8, 8), np.uint8)}]
 
-    monkeypatch.setattr(pipeline.Decode, "map", name_only)
+    monkeypatch.setattr(pipeline.ResizedCrop, "random_map", name_only)
     monkeypatch.setattr(pipeline.transforms.PhotometricDistortion, "random_map", lambda s, e, r: e)
     settings = {**SETTINGS, "batch_size": 7, "crop_size": 8, "short_edges": (8,)}
     stream = iter(train_dataset(data_dir, **settings))
@@ -142,8 +271,8 @@ def test_no_dataset_is_one_line_with_the_command(tmp_path):
 
 
 def test_the_newest_version_is_read(data_dir, tmp_path):
-    for version in ("1.0.0", "0.9.0"):
-        shutil.copytree(data_dir / "mass13k" / "1.0.0", tmp_path / "mass13k" / version)
+    for version in ("1.1.0", "0.9.0"):
+        shutil.copytree(data_dir / "mass13k" / "1.1.0", tmp_path / "mass13k" / version)
     (tmp_path / "mass13k" / "0.9.0" / "mass13k-train.array_record-00000-of-00001").unlink()
     assert len(open_split(tmp_path, "train")) == 7
 

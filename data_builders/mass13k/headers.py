@@ -1,0 +1,212 @@
+"""The pass over headers: what can be told about a pair of files without decoding them."""
+
+import dataclasses
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_builders.mass13k.release_folder import Pair
+from data_builders.mass13k.report import Remark
+from massformer_jax.data.classes import CLASSES, PALETTE
+from massformer_jax.data.images import ImageError, decode_image
+
+UPRIGHT = 1  # the EXIF orientation of a photograph that lies as it is seen
+_TURNED_BY_A_QUARTER = (5, 6, 7, 8)
+_EXIF_ORIENTATION = 0x0112
+_JPEG_END = b"\xff\xd9"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+GREY, RGB, PALETTED = 0, 2, 3  # PNG's colour types that hold labels; 4 and 6 have transparency
+_COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTED: "palette", 4: "grey+alpha", 6: "RGBA"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A pair of files whose headers are in order.
+
+    Attributes:
+      height, width: of the upright photograph, pixels.
+      turn: EXIF orientation by which the label map has yet to be turned; 1 if it is upright.
+      num_bytes: of both files.
+    """
+
+    pair: Pair
+    height: int
+    width: int
+    turn: int
+    num_bytes: int
+
+
+def read_headers(
+    pairs: Sequence[Pair], num_threads: int | None = None
+) -> tuple[list[Source], list[Remark]]:
+    """Checks the headers and the ends of all files: kind, size, orientation, completeness.
+
+    Args:
+      pairs: what `find_pairs` found in one split.
+      num_threads: by default four a CPU, since they wait for the disk.
+
+    Returns:
+      The pairs that can be used, in order, and remarks on all others and on whatever is odd.
+    """
+    with ThreadPoolExecutor(num_threads or 4 * (os.cpu_count() or 1)) as pool:
+        results = list(pool.map(_read_pair, pairs))
+    sources = [source for source, _ in results if source is not None]
+    return sources, [remark for _, remarks in results for remark in remarks]
+
+
+class _Refused(Exception):
+    """(kind, message) of a problem."""
+
+
+def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
+    remarks: list[Remark] = []
+    image = mask = None
+    try:
+        image, orientation = _photograph(pair.image, remarks)
+    except _Refused as problem:
+        remarks.append(Remark("problem", problem.args[0], pair.image, problem.args[1]))
+    num_bytes = pair.image.stat().st_size
+    if pair.mask is not None:
+        num_bytes += pair.mask.stat().st_size
+        try:
+            mask = _label_map(pair.mask, remarks)
+        except _Refused as problem:
+            remarks.append(Remark("problem", problem.args[0], pair.mask, problem.args[1]))
+    if image is None or (pair.mask is not None and mask is None):
+        return None, remarks
+    turned = orientation in _TURNED_BY_A_QUARTER
+    height, width = image[::-1] if turned else image
+    turn = UPRIGHT
+    if pair.mask is not None and mask != (height, width):
+        if not turned or mask != image:
+            remarks.append(Remark("problem", *_misfit(pair.mask, mask, (height, width))))
+            return None, remarks
+        turn = orientation
+    if orientation != UPRIGHT:
+        message = f"turned by its EXIF tag ({orientation}); " + (
+            "its label map was not, and is stored turned likewise"
+            if turn != UPRIGHT
+            else "its label map is taken to be upright, as the released reader takes it"
+        )
+        remarks.append(Remark("oddity", "turned photograph", pair.image, message))
+    return Source(pair, height, width, turn, num_bytes), remarks
+
+
+def _misfit(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> tuple[str, Path, str]:
+    sizes = f"{mask[1]}x{mask[0]} pixels, its photograph {image[1]}x{image[0]}"
+    if mask == image[::-1]:
+        return "label map on its side", path, f"the label map lies on its side: {sizes}; turn it"
+    message = f"the label map is {sizes}; export it again at the size of the photograph"
+    return "sizes differ", path, message
+
+
+def _photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int], int]:
+    """(height, width) as stored, and the EXIF orientation."""
+    with _opened(path, "photograph") as image:
+        if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG with further views appended
+            kind = f"a {image.format}, whatever its name; export the photograph as JPEG"
+            raise _Refused("photograph of another format", f"is {kind}")
+        if image.mode not in ("RGB", "L"):
+            message = f"the photograph holds {image.mode} pixels; export it as an RGB JPEG"
+            raise _Refused("photograph of other colours", message)
+        if image.mode == "L":
+            message = "a grey photograph; some readers deliver one channel"
+            remarks.append(Remark("oddity", "grey photograph", path, message))
+        orientation = image.getexif().get(_EXIF_ORIENTATION, UPRIGHT)
+        width, height = image.size
+    if not _ends_with(path, _JPEG_END):  # truncated, or a camera has appended something
+        try:
+            decode_image(path)
+        except ImageError as error:
+            message = "the JPEG is truncated or damaged; copy or download it again"
+            raise _Refused("truncated photograph", message) from error
+    known = orientation in range(1, 9)  # decoders pass over any other value
+    return (height, width), orientation if known else UPRIGHT
+
+
+def _label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
+    """(height, width) as stored."""
+    with _opened(path, "label map") as image:
+        if image.format != "PNG":
+            message = f"is a {image.format}, whatever its name; export the label map as PNG"
+            raise _Refused("label map of another format", message)
+        width, height = image.size
+        palette = image.palette.palette if image.palette else b""
+    depth, colour = png_kind(_first_bytes(path))
+    if colour not in (GREY, RGB, PALETTED) or (depth != 8 and colour != PALETTED):
+        message = f"the label map holds {depth}-bit {_COLOUR_TYPES.get(colour, 'other')} pixels; "
+        raise _Refused(
+            "label map of other pixels",
+            message
+            + "save it as an 8-bit grey PNG, a palette PNG, or RGB in the dataset's colours",
+        )
+    if not _ends_with(path, _PNG_END):
+        message = "the label map is truncated; copy or download it again"
+        raise _Refused("truncated label map", message)
+    if colour == PALETTED and (swapped := _swapped_colour(palette)) is not None:
+        label, name = swapped
+        message = f"its palette shows label {label} in the colour of {name}: are its indices "
+        raise _Refused("other palette", message + "labels? Save it as an 8-bit grey PNG of labels")
+    if colour == RGB:
+        message = "an RGB label map, stored as the labels of its colours"
+        remarks.append(Remark("oddity", "RGB label map", path, message))
+    return height, width
+
+
+def png_kind(data: bytes) -> tuple[int, int]:
+    """(bits a sample, colour type) of a PNG file, from its first 26 bytes.
+
+    Raises:
+      ValueError: they are no PNG's.
+    """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 26:
+        raise ValueError("not a PNG")
+    return struct.unpack_from("BB", data, 24)
+
+
+def _swapped_colour(palette: bytes) -> tuple[int, str] | None:
+    """A label that the palette shows in another class's colour, and that class.
+
+    Colours that are not the dataset's say nothing, and black fills what is not used.
+    """
+    colours = np.frombuffer(palette[: 3 * len(CLASSES)], np.uint8).reshape(-1, 3)
+    for label, colour in enumerate(colours):
+        same = np.flatnonzero((colour == PALETTE).all(1))
+        if same.size and same[0] != label and colour.any():
+            return label, CLASSES[same[0]]
+    return None
+
+
+def _opened(path: Path, what: str) -> Image.Image:
+    """Pillow's view of the header."""
+    if path.stat().st_size == 0:
+        raise _Refused("empty file", "the file is empty; copy or download it again")
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        message = f"the header says more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; "
+        raise _Refused("absurd size", message + "replace the file") from error
+    except PermissionError as error:
+        raise _Refused("no permission", "may not be read; change its permissions") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if _first_bytes(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+            message = f"holds a web page instead of a {what}; download it again"
+            raise _Refused("web page", message) from error
+        message = f"not a readable {what}; replace the file"
+        raise _Refused(f"unreadable {what}", message) from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _ends_with(path: Path, end: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(end)))
+        return file.read() == end

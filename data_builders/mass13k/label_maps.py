@@ -1,0 +1,139 @@
+"""Label maps of any kind the release may hold, as PNG files whose grey values are the labels.
+
+A palette PNG keeps its labels only for a reader that asks for indices: `tf.io.decode_png`, OpenCV
+and others answer its colours. As grey values the labels reach every reader.
+"""
+
+import functools
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from data_builders.mass13k.headers import GREY, PALETTED, RGB, UPRIGHT, png_kind
+from massformer_jax.data.classes import IGNORE, PALETTE
+from massformer_jax.data.images import ImageError
+
+_PNG_SIGNATURE_BYTES = 8
+_STRIP = 64  # rows whose colours are looked up at once: a megabyte of codes
+_IGNORED_COLOUR = (255, 255, 255)
+# Pillow's name of the transposition that an EXIF orientation asks for.
+_TRANSPOSE = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def grey_label_map(data: bytes, turn: int = UPRIGHT) -> tuple[bytes, list[int]]:
+    """Makes the labels of a PNG its grey values, and counts them.
+
+    An 8-bit grey PNG is returned as it is. Of an 8-bit palette PNG only the header changes: both
+    kinds pack their pixels in the same way. Everything else is encoded anew.
+
+    Args:
+      data: a grey, palette or RGB PNG file, the latter in the colours of `PALETTE`; white is 255.
+      turn: EXIF orientation by which to turn it: 1, or 5 to 8, those with a quarter turn.
+
+    Returns:
+      An 8-bit grey PNG file, and how many pixels have each of the 256 labels.
+
+    Raises:
+      ImageError: the file is damaged, or holds a colour that belongs to no class.
+    """
+    if png_kind(data)[1] == RGB:
+        return _colour_thread().submit(_grey_label_map, data, turn).result()
+    return _grey_label_map(data, turn)
+
+
+@functools.cache
+def _colour_thread() -> ThreadPoolExecutor:
+    """One thread for all RGB label maps, of which each takes 66 MB while it is decoded.
+
+    A lock would not do: the allocator keeps for every thread what it once used.
+    """
+    return ThreadPoolExecutor(1)
+
+
+def _grey_label_map(data: bytes, turn: int) -> tuple[bytes, list[int]]:
+    depth, colour = png_kind(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError("the label map is damaged; copy or download it again") from error
+    if colour == RGB:
+        image = Image.fromarray(_labels_of_colours(image))
+    if turn != UPRIGHT:
+        image = image.transpose(_TRANSPOSE[turn])
+    if colour == GREY and turn == UPRIGHT:
+        grey = data
+    elif colour == PALETTED and depth == 8 and turn == UPRIGHT:
+        grey = _without_palette(data)
+    else:
+        grey = _encode(np.asarray(image))
+    return grey, image.histogram()
+
+
+@functools.lru_cache(maxsize=8)
+def ignored_label_map(height: int, width: int) -> bytes:
+    """An 8-bit grey PNG file of this size that holds 255 everywhere."""
+    return _encode(np.full((height, width), IGNORE, np.uint8))
+
+
+def _encode(labels: UInt8[np.ndarray, "h w"]) -> bytes:
+    return cv2.imencode(".png", labels)[1].tobytes()
+
+
+def _without_palette(data: bytes) -> bytes:
+    """A palette PNG of 8 bits as a grey PNG, its compressed pixels untouched."""
+    parts = [data[:_PNG_SIGNATURE_BYTES]]
+    position = _PNG_SIGNATURE_BYTES
+    while position < len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        chunk = data[position : position + length + 12]
+        if name == b"IHDR":
+            body = bytearray(chunk[4:-4])
+            body[4 + 9] = GREY
+            chunk = chunk[:4] + body + struct.pack(">I", zlib.crc32(body))
+        if name in (b"IHDR", b"IDAT", b"IEND"):  # any other chunk speaks of colours, or is text
+            parts.append(chunk)
+        position += length + 12
+    return b"".join(parts)
+
+
+def _labels_of_colours(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
+    table = _label_of_code()
+    labels = np.empty((image.height, image.width), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        strip = np.asarray(image.crop(box)).astype(np.uint32)
+        codes = strip[..., 0] << 16 | strip[..., 1] << 8 | strip[..., 2]
+        found = table[codes]
+        if (found == _NO_LABEL).any():
+            unknown = np.unique(codes[found == _NO_LABEL])[:3]
+            colours = ", ".join(str(tuple(int(c).to_bytes(3, "big"))) for c in unknown)
+            raise ImageError(
+                f"the label map holds colours that are no class's, such as RGB {colours}; "
+                "export it without smoothing, in the dataset's colours"
+            )
+        labels[top : top + _STRIP] = found
+    return labels
+
+
+_NO_LABEL = 254
+
+
+@functools.cache
+def _label_of_code() -> UInt8[np.ndarray, " n"]:
+    """Label by red << 16 | green << 8 | blue."""
+    table = np.full(1 << 24, _NO_LABEL, np.uint8)
+    for label, (red, green, blue) in [*enumerate(PALETTE.tolist()), (IGNORE, _IGNORED_COLOUR)]:
+        table[red << 16 | green << 8 | blue] = label
+    return table

@@ -1,0 +1,199 @@
+"""Writing one shard: reading pairs of files, checking what is in them, and storing records."""
+
+import dataclasses
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data_builders.mass13k.headers import Source
+from data_builders.mass13k.label_maps import grey_label_map, ignored_label_map
+from data_builders.mass13k.report import Counts, Remark
+from massformer_jax.data.classes import CLASSES, IGNORE
+from massformer_jax.data.images import ImageError
+from massformer_jax.files import written_whole
+
+# One record a group, since a group is what a random read decodes; and no compression, which would
+# cost 20 ms an example to gain nothing on JPEG and PNG files.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_TRIED_SCALE = 8  # photographs are tried at an eighth of their size, half the cost of the whole
+
+# Each thread holds one example and its decoded label map: what six need stays within 500 MB.
+NUM_THREADS = min(os.cpu_count() or 1, 6)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file to write, and what goes into it, in order."""
+
+    path: Path
+    sources: tuple[Source, ...]
+    file_format: tfds.core.FileFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What was found while a shard was written."""
+
+    counts: Counts
+    remarks: list[Remark]
+
+
+def write_shard(
+    shard: Shard,
+    features: tfds.features.FeaturesDict,
+    num_threads: int,
+    progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes the records of a shard, and what was found beside it, for `read_findings`.
+
+    A file with a problem is left out; the caller has to refuse the dataset then.
+
+    Args:
+      shard: what to write, and where; the file appears when it is complete.
+      features: those of the dataset.
+      num_threads: threads that read and check; as many examples are in memory, and one more.
+      progress: called after each example.
+    """
+    serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+    counts, remarks = Counts(), []
+
+    def prepare(source: Source) -> tuple[bytes | None, Counts, list[Remark]]:
+        example, counted, found = read_example(source)
+        if example is None:
+            return None, counted, found
+        proto = serializer.get_tf_example(features.encode_example(example))
+        # In one order of features, so that the same files give the same bytes everywhere.
+        return proto.SerializeToString(deterministic=True), counted, found
+
+    def records() -> Iterator[bytes]:
+        with ThreadPoolExecutor(num_threads) as pool:
+            for record, counted, found in _map_ahead(pool, prepare, shard.sources, num_threads):
+                remarks.extend(found)
+                if record is not None:
+                    yield record
+                    counts.add(counted)
+                progress()
+
+    with written_whole(shard.path) as part:
+        if shard.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+            writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+            for record in records():
+                writer.write(record)
+            writer.close()
+        else:
+            stock = tfds.core.ExampleWriter(shard.file_format)
+            stock.write(part, enumerate(records()))
+    findings = {
+        "counts": counts.to_json(),
+        "remarks": [{**dataclasses.asdict(r), "path": str(r.path)} for r in remarks],
+    }
+    _findings_file(shard).write_text(json.dumps(findings))
+
+
+def read_findings(shard: Shard) -> Findings:
+    """What `write_shard` found, on whichever machine; its file is removed."""
+    file = _findings_file(shard)
+    findings = json.loads(file.read_text())
+    file.unlink()
+    remarks = [Remark(**{**r, "path": Path(r["path"])}) for r in findings["remarks"]]
+    return Findings(Counts.from_json(findings["counts"]), remarks)
+
+
+def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
+    """Reads a pair of files and checks what is in them.
+
+    Returns:
+      The example, or None if a file has a problem; its counts; and remarks on its files.
+    """
+    pair, counts, remarks = source.pair, Counts(), []
+    image = pair.image.read_bytes()
+    if not _is_decodable(image, source):
+        message = "the photograph cannot be decoded; copy or download it again"
+        remarks.append(Remark("problem", "undecodable photograph", pair.image, message))
+    if pair.mask is None:
+        mask = ignored_label_map(source.height, source.width)
+        histogram = [0] * IGNORE + [source.height * source.width]
+        counts.unlabelled = 1
+    else:
+        try:
+            mask, histogram = grey_label_map(pair.mask.read_bytes(), source.turn)
+        except ImageError as error:
+            remarks.append(Remark("problem", "damaged label map", pair.mask, str(error)))
+            return None, counts, remarks
+        remarks += _check_labels(pair.mask, histogram)
+    if any(remark.level == "problem" for remark in remarks):
+        return None, counts, remarks
+
+    present = [histogram[label] > 0 for label in range(len(CLASSES))]
+    counts.examples = 1
+    counts.ignored_pixels = histogram[IGNORE]
+    counts.class_pixels.update(dict(zip(CLASSES, histogram, strict=False)))
+    counts.class_photographs.update(dict(zip(CLASSES, map(int, present), strict=True)))
+    counts.sizes[f"{source.width}x{source.height}"] = 1
+    counts.file_types[pair.image.suffix] = 1
+    example = {
+        "image": image,
+        "segmentation_mask": mask,
+        "file_name": pair.image.name,
+        "height": source.height,
+        "width": source.width,
+        "megapixels": source.height * source.width / 1e6,
+        "class_present": np.array(present),
+    }
+    return example, counts, remarks
+
+
+def _is_decodable(image: bytes, source: Source) -> bool:
+    """Whether the decoder of the training pipeline makes an upright photograph of the known size.
+
+    OpenCV fills in what single damaged blocks leave open, so those pass.
+    """
+    try:
+        reduced = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except cv2.error:
+        return False
+    expected = (-(-source.height // _TRIED_SCALE), -(-source.width // _TRIED_SCALE))
+    return reduced is not None and reduced.shape == expected
+
+
+def _check_labels(path: Path, histogram: list[int]) -> Iterator[Remark]:
+    wrong = [value for value in range(len(CLASSES), IGNORE) if histogram[value]]
+    if wrong:
+        values = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
+        message = f"the label map holds {values}, allowed are 0..{len(CLASSES) - 1} and {IGNORE}; "
+        yield Remark("problem", "wrong label", path, message + "correct its labels")
+    elif not any(histogram[:IGNORE]):
+        yield Remark("oddity", "nothing labelled", path, f"all pixels are {IGNORE}, ignored")
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Results in order, of at most `ahead` calls that run or wait to be taken."""
+    waiting = deque()
+    try:
+        for item in items:
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _findings_file(shard: Shard) -> Path:
+    return shard.path.with_name(f"{shard.path.name}.findings.json")

@@ -1,0 +1,146 @@
+"""Decoding only the rows of a JPEG that are needed.
+
+The coded data of a JPEG can be read from their start alone, but need not be read to their end: a
+copy whose header claims fewer rows is decoded up to there. Where a file has restart markers at the
+ends of rows (some cameras write them; `jpegtran -restart 1` adds them without loss) decoding can
+also begin at one. Both give the very pixels of the whole photograph.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_END_OF_IMAGE, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
+_SEQUENTIAL_FRAMES = (0xC0, 0xC1)
+_OTHER_FRAMES = tuple(set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC})  # tables and an extension
+# The first byte pair after a scan's data that is neither a stuffed 0xff nor a restart marker.
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+# Chroma of half the rows is interpolated: a row's colour also depends on the rows next to it.
+_CONTEXT = 2
+
+
+class Layout(NamedTuple):
+    """Where things lie in a JPEG whose rows are coded from top to bottom in one scan."""
+
+    height: int  # pixels
+    width: int
+    frame: int  # position of the frame's segment behind its marker, bytes
+    scan: int  # where the coded data begin
+    end: int  # and end
+    restart_rows: int  # rows of pixels from one restart marker to the next; 0 if there are none
+
+
+class JpegError(ValueError):
+    """The JPEG ends before its end-of-image marker."""
+
+
+def read_layout(data: bytes) -> Layout | None:
+    """Walks the markers of a JPEG from its start to its end.
+
+    Walking is exact where a look at the last two bytes is not: cameras append data after the end,
+    and a thumbnail in the EXIF block has an end of its own.
+
+    Returns:
+      The layout, or None if the rows are coded in several passes (progressive files) or otherwise
+      unusually.
+
+    Raises:
+      JpegError: the markers do not lead to an end.
+    """
+    frame, kind, interval = 0, 0, 0
+    scans: list[tuple[int, int]] = []
+    position = len(_START)
+    while position + 1 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _END_OF_IMAGE:
+            sequential = kind in _SEQUENTIAL_FRAMES and len(scans) == 1
+            return _layout(data, frame, scans[0], interval) if sequential else None
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        position += 2
+        segment = position
+        position += int.from_bytes(data[segment : segment + 2], "big")
+        if marker in _SEQUENTIAL_FRAMES or marker in _OTHER_FRAMES:
+            frame, kind = segment, marker
+        elif marker == _RESTART_INTERVAL:
+            interval = int.from_bytes(data[segment + 2 : segment + 4], "big")
+        elif marker == _START_OF_SCAN:
+            end = _END_OF_SCAN.search(data, position)
+            if end is None:
+                break
+            scans.append((position, end.start()))
+            position = end.start()
+    raise JpegError("the JPEG is truncated or corrupt")
+
+
+def _layout(data: bytes, frame: int, scan: tuple[int, int], interval: int) -> Layout | None:
+    segment = data[frame : frame + int.from_bytes(data[frame : frame + 2], "big")]
+    components = (len(segment) - 8) // 3
+    # Four components are CMYK; a height of 0 is told after the scan.
+    if components not in (1, 3) or segment[2] != 8 or segment[7] != components:
+        return None
+    height, width = (int.from_bytes(segment[i : i + 2], "big") for i in (3, 5))
+    sampling = segment[9::3]
+    # A lone component is coded block by block, whatever its sampling factors.
+    unit_width = 8 * max(s >> 4 for s in sampling) if components > 1 else 8
+    unit_height = 8 * max(s & 15 for s in sampling) if components > 1 else 8
+    units = -(-width // unit_width)
+    if not height or not units or not unit_height:
+        return None
+    restart_rows = interval // units * unit_height if interval % units == 0 else 0
+    return Layout(height, width, frame, *scan, restart_rows)
+
+
+def decode_rows(
+    data: bytes, layout: Layout, start: int, stop: int, *, reduce: int = 1
+) -> UInt8[np.ndarray, "rows w 3"]:
+    """Rows start..stop-1 of the photograph as it lies (no EXIF turn), RGB.
+
+    Args:
+      data: a complete JPEG.
+      layout: of `read_layout`.
+      start, stop: in pixels of the decoded photograph, so after a reduction.
+      reduce: 2, 4 or 8 decode at that fraction of the size, rounded up, averaging in the frequency
+        domain.
+
+    Raises:
+      ValueError: the data cannot be decoded. Bad codes within otherwise complete data pass.
+    """
+    above, below = (start - _CONTEXT) * reduce, (stop + _CONTEXT) * reduce
+    first, data, height = _shortened(data, layout, above, below)
+    h, w = -(-height // reduce), -(-layout.width // reduce)
+    # NumPy's memory, since it asks the system for large pages: the decoder's own takes as long to
+    # appear as it takes to decode into.
+    buffer = np.empty(h * w * 3, np.uint8)
+    # Not strict, because what follows the last row asked for counts as an error there.
+    image = simplejpeg.decode_jpeg(
+        data, "RGB", min_height=h, min_width=w, min_factor=reduce, buffer=buffer, strict=False
+    )
+    return image[start - first // reduce : stop - first // reduce]
+
+
+def _shortened(data: bytes, layout: Layout, start: int, stop: int) -> tuple[int, bytearray, int]:
+    """A JPEG of rows first..first+height-1, which include start..stop-1: (first, JPEG, height)."""
+    start, stop = max(start, 0), min(stop, layout.height)
+    first, body = 0, memoryview(data)[layout.scan :]
+    step, markers = layout.restart_rows, []
+    if step and start >= step:
+        found = [marker.start() for marker in _RESTART.finditer(data, layout.scan, layout.end)]
+        begin, end = start // step - 1, -(-stop // step) - 1
+        if len(found) == -(-layout.height // step) - 1:
+            first = (begin + 1) * step
+            markers = [position - found[begin] - 2 for position in found[begin + 1 : end]]
+            last = found[end] if end < len(found) else layout.end
+            body = bytes(memoryview(data)[found[begin] + 2 : last]) + _END
+    shortened = bytearray(memoryview(data)[: layout.scan])
+    shortened[layout.frame + 3 : layout.frame + 5] = (stop - first).to_bytes(2, "big")
+    shortened += body
+    for number, marker in enumerate(markers):  # they count 0..7 over and over
+        shortened[layout.scan + marker + 1] = 0xD0 + number % 8
+    return first, shortened, stop - first

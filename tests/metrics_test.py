@@ -115,10 +115,12 @@ def test_wider_boundaries_and_tolerances_equal_the_obvious_ones(ratio, tolerance
         assert_equal(counts, expected)
 
 
-@pytest.mark.parametrize("height", [511, 513, 1100])
-def test_strips_meet_without_a_seam(height):
-    """Taller than one strip, so that pixels are decided about by rows of the next one."""
-    prediction, label = maps_of(height, (height, 12), 9)
+@pytest.mark.parametrize("shape", [(1300, 12), (12, 1300), (130, 125)])
+def test_tiles_meet_without_a_seam(shape, monkeypatch):
+    """Larger than a tile, whose pixels are then decided about by those of the next one."""
+    if shape == (130, 125):
+        monkeypatch.setattr(metrics, "_TILE", 50)
+    prediction, label = maps_of(shape[0], shape, 9)
     counts = metrics.image_counts(prediction, label, tolerances=(0.0075, 9.5))
     assert_equal(counts, obvious_counts(prediction, label, 7, tolerances=(0.0075, 9.5)))
 
@@ -129,6 +131,15 @@ def test_any_number_of_classes(classes):
     prediction, label = maps_of(3, (40, 40), 5, classes)
     counts = metrics.image_counts(prediction, label, num_classes=classes, tolerances=(2.0,))
     assert_equal(counts, obvious_counts(prediction, label, classes, tolerances=(2.0,)))
+
+
+def test_without_tolerances_no_contour_is_matched():
+    prediction, label = maps_of(8, (40, 40), 5)
+    counts = metrics.image_counts(prediction, label, tolerances=())
+    assert counts.matched_pred.shape == counts.matched_label.shape == (0, 7)
+    expected = metrics.image_counts(prediction, label)
+    for one, other in zip(counts[:5], expected[:5], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_contours_by_hand():

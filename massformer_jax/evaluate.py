@@ -15,17 +15,9 @@ from massformer_jax import sharding
 from massformer_jax.data.transforms import resize_image
 from massformer_jax.files import write_whole
 from massformer_jax.inference import label_function, network_size
-from massformer_jax.metrics import (
-    Counts,
-    add_counts,
-    best_constant_miou,
-    format_table,
-    image_counts,
-    summarize,
-    write_json,
-    zero_counts,
-)
+from massformer_jax.metrics import Counts, add_counts, image_counts, zero_counts
 from massformer_jax.overlay import comparison
+from massformer_jax.scores import best_constant_miou, format_table, summarize, write_json
 from massformer_jax.train_state import model_graph
 
 PICTURE_HEIGHT = 768  # of each panel at most: pictures are to look at, labels are in the counts
@@ -87,7 +79,7 @@ def evaluate(
         pictures: of how many examples the truth and the prediction are drawn.
 
     Returns:
-        The summary (see `metrics.summarize`), with `images`, how many there were, and
+        The summary (see `scores.summarize`), with `images`, how many there were, and
         `best_constant_mIoU`, what one class everywhere would reach.
     """
     pool, images, waiting = zero_counts(len(classes)), 0, None

@@ -1,7 +1,7 @@
 """Counts equal the released evaluator's, and an obvious implementation's on maps of any kind."""
 
+import functools
 import json
-import math
 from pathlib import Path
 
 import cv2
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obvious_counts import obvious_counts
 
-from massformer_jax import metrics
-from massformer_jax.data.classes import CLASSES
+from massformer_jax import metrics, sharding
+from massformer_jax.evaluate import batches_by_size
+from massformer_jax.ops import boundaries
 
 PARITY = Path(__file__).parent / "parity" / "metrics"
 RELEASE = json.loads((PARITY / "metrics.json").read_text())
@@ -25,68 +27,59 @@ def read(name: str) -> np.ndarray:
     return labels
 
 
-def obvious_counts(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> metrics.Counts:
-    """The definition, mask by mask: each mask padded with outside and eroded step by step."""
-    steps = max(1, round(0.001 * float(np.hypot(*label.shape))))
-
-    def edge(mask):
-        eroded = np.pad(mask, steps)
-        for _ in range(steps):
-            padded = np.pad(eroded, 1)
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
-            eroded = windows.all(axis=(2, 3))
-        return mask & ~eroded[steps:-steps, steps:-steps]
-
-    counted = label != 255
-    rows = []
-    for k in range(num_classes):
-        predicted, labelled = prediction == k, label == k
-        edges = edge(predicted), edge(labelled)
-        rows.append(
-            [
-                np.sum(predicted & labelled & counted),
-                np.sum((predicted | labelled) & counted),
-                np.sum(predicted & counted),
-                np.sum(labelled & counted),
-                np.sum(edges[0] & edges[1]),
-                np.sum(edges[0] | edges[1]),
-            ]
-        )
-    return metrics.Counts(*np.array(rows).T)
-
-
 def assert_equal(counts: metrics.Counts, expected: metrics.Counts) -> None:
     for name, field, value in zip(metrics.Counts._fields, counts, expected, strict=True):
         assert field.dtype == np.int32
         np.testing.assert_array_equal(np.asarray(field), value, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def release_pool():
-    pool = metrics.zero_counts()
-    for i in range(len(RELEASE["images"])):
-        pool = metrics.add_counts(
-            pool, metrics.image_counts(read(f"pred{i}.png"), read(f"gt{i}.png"))
-        )
-    return pool
+def maps_of(seed: int, shape: tuple[int, int], blob: int, classes: int = 7):
+    """Noise (one-pixel structures), blobs, and blobs under noise; classes missing by chance."""
+    random = np.random.default_rng(seed)
+
+    def labels(values):
+        coarse = random.choice(values, (shape[0] // blob + 1, shape[1] // blob + 1))
+        fine = np.kron(coarse, np.ones((blob, blob), int))[: shape[0], : shape[1]]
+        noisy = random.random(shape) < random.choice([0.0, 0.02])
+        return np.where(noisy, random.choice(values, shape), fine).astype(np.uint8)
+
+    some = random.choice(classes, random.integers(1, min(classes, 7) + 1), replace=False)
+    return labels(some), labels([*some, 255])
 
 
 @pytest.mark.parametrize("i", range(len(RELEASE["images"])))
 def test_counts_equal_the_release(i):
     counts = metrics.image_counts(read(f"pred{i}.png"), read(f"gt{i}.png"))
-    expected = RELEASE["images"][i]
-    assert set(expected) == set(metrics.Counts._fields)
-    assert_equal(counts, metrics.Counts(**expected))
+    for name, values in RELEASE["images"][i].items():
+        np.testing.assert_array_equal(np.asarray(getattr(counts, name)), values, err_msg=name)
 
 
-def test_summary_equals_the_release(release_pool):
-    summary = metrics.summarize(release_pool)
-    # The release divides in float32.
-    np.testing.assert_allclose(summary["aAcc"], RELEASE["totals"]["aAcc"], rtol=1e-7)
-    for name in ("IoU", "Acc", "BIoU"):
-        np.testing.assert_allclose(summary[name], RELEASE["totals"][name], rtol=1.2e-7)
-    for name, percent in RELEASE["summary"].items():
-        assert round(100 * summary[name], 2) == pytest.approx(percent, abs=1e-5), name
+@functools.cache
+def count_on(devices: int):
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    split = sharding.batch_sharded(mesh)
+    return jax.jit(jax.vmap(metrics.image_counts), in_shardings=split, out_shardings=split)
+
+
+@pytest.mark.parametrize("devices, batch", [(1, 1), (1, 3), (8, 8), (8, 24)])
+def test_release_on_devices_and_in_batches_of_mixed_sizes(devices, batch):
+    """As an evaluation meets them: grouped by size, filled up, split over the devices."""
+    examples = [
+        {"image": np.zeros((*read(f"gt{i}.png").shape, 3), np.uint8), "label": read(f"gt{i}.png")}
+        | {"prediction": read(f"pred{i}.png")}
+        for i in range(3)
+    ]
+    assert len({example["label"].shape for example in examples}) == 2
+    pool = metrics.zero_counts()
+    for group in batches_by_size(examples, batch, "native"):
+        predictions = [example["prediction"] for example in group.examples]
+        predictions += predictions[-1:] * (batch - group.count)
+        counts = count_on(devices)(np.stack(predictions), group.labels)
+        pool = metrics.add_counts(pool, metrics.Counts(*(x[: group.count] for x in counts)))
+    assert len(pool.confusion) == 3
+    for name in RELEASE["images"][0]:
+        expected = sum(np.array(image[name]) for image in RELEASE["images"])
+        np.testing.assert_array_equal(getattr(pool, name).sum(0), expected, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -100,23 +93,114 @@ def test_boundary_radius(height, width, radius):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=st.sampled_from([(1, 1), (2, 9), (3, 3), (13, 9), (70, 41)]),
+    shape=st.sampled_from([(1, 1), (2, 9), (13, 9), (70, 41)]),
     blob=st.sampled_from([1, 4, 11]),
     seed=st.integers(0, 2**31),
 )
 def test_counts_equal_the_obvious_ones(shape, blob, seed):
-    """Noise (one-pixel structures), blobs, and blobs under noise; classes missing by chance."""
-    random = np.random.default_rng(seed)
+    """With tolerances in pixels, since a share of so small a diagonal is less than one."""
+    prediction, label = maps_of(seed, shape, blob)
+    counts = metrics.image_counts(prediction, label, tolerances=(0.0075, 1.0, 5.83))
+    assert_equal(counts, obvious_counts(prediction, label, 7, tolerances=(0.0075, 1.0, 5.83)))
 
-    def labels(values):
-        coarse = random.choice(values, (shape[0] // blob + 1, shape[1] // blob + 1))
-        fine = np.kron(coarse, np.ones((blob, blob), int))[: shape[0], : shape[1]]
-        noisy = random.random(shape) < random.choice([0.0, 0.02])
-        return np.where(noisy, random.choice(values, shape), fine).astype(np.uint8)
 
-    some = random.choice(7, random.integers(1, 8), replace=False)
-    prediction, label = labels(some), labels([*some, 255])
-    assert_equal(metrics.image_counts(prediction, label), obvious_counts(prediction, label, 7))
+@pytest.mark.parametrize("ratio, tolerances", [(0.02, (3.7,)), (0.05, (0.05, 0.02))])
+def test_wider_boundaries_and_tolerances_equal_the_obvious_ones(ratio, tolerances):
+    for seed in range(3):
+        prediction, label = maps_of(seed, (90, 120), 20)
+        counts = metrics.image_counts(
+            prediction, label, boundary_ratio=ratio, tolerances=tolerances
+        )
+        expected = obvious_counts(prediction, label, 7, boundary_ratio=ratio, tolerances=tolerances)
+        assert_equal(counts, expected)
+
+
+@pytest.mark.parametrize("shape", [(1300, 12), (12, 1300), (130, 125)])
+def test_tiles_meet_without_a_seam(shape, monkeypatch):
+    """Larger than a tile, whose pixels are then decided about by those of the next one."""
+    if shape == (130, 125):
+        monkeypatch.setattr(metrics, "_TILE", 50)
+    prediction, label = maps_of(shape[0], shape, 9)
+    counts = metrics.image_counts(prediction, label, tolerances=(0.0075, 9.5))
+    assert_equal(counts, obvious_counts(prediction, label, 7, tolerances=(0.0075, 9.5)))
+
+
+@pytest.mark.parametrize("classes", [1, 8, 9, 20])
+def test_any_number_of_classes(classes):
+    """A byte holds eight of them."""
+    prediction, label = maps_of(3, (40, 40), 5, classes)
+    counts = metrics.image_counts(prediction, label, num_classes=classes, tolerances=(2.0,))
+    assert_equal(counts, obvious_counts(prediction, label, classes, tolerances=(2.0,)))
+
+
+def test_without_tolerances_no_contour_is_matched():
+    prediction, label = maps_of(8, (40, 40), 5)
+    counts = metrics.image_counts(prediction, label, tolerances=())
+    assert counts.matched_pred.shape == counts.matched_label.shape == (0, 7)
+    expected = metrics.image_counts(prediction, label)
+    for one, other in zip(counts[:5], expected[:5], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_contours_by_hand():
+    """A square, its contour; the frame and an ignored region have none; one pixel is its own."""
+    labels = np.zeros((7, 8), np.uint8)
+    labels[0:4, 0:4] = 1
+    labels[6, 7] = 2
+    labels[5:7, 0:2] = 255
+    drawn = [
+        "...#o...",
+        "...#o...",
+        "...#o...",
+        "####o...",
+        "oooo....",
+        ".......o",
+        "......o#",
+    ]
+    expected = np.array([[cell in "#o" for cell in row] for row in drawn])
+    np.testing.assert_array_equal(np.asarray(boundaries.contours(jnp.asarray(labels))), expected)
+
+
+def test_matches_by_hand():
+    """Two vertical edges, two columns apart: each contour pixel is 2 from the other map's."""
+    prediction, label = np.zeros((2, 5, 12), np.uint8)
+    prediction[:, 4:], label[:, 6:] = 1, 1
+    counts = metrics.image_counts(prediction, label, num_classes=2, tolerances=(1.99, 2.0))
+    np.testing.assert_array_equal(counts.contour_pred, [5, 5])
+    np.testing.assert_array_equal(counts.contour_label, [5, 5])
+    np.testing.assert_array_equal(counts.matched_pred, [[0, 0], [5, 5]])
+    np.testing.assert_array_equal(counts.matched_label, [[0, 0], [5, 5]])
+
+
+@pytest.mark.parametrize("distance", [0.5, 1, 1.5, 5.12, 38.4])
+def test_spread_is_a_disc(distance):
+    size = 2 * int(distance) + 5
+    middle = size // 2
+    bits = np.zeros((size, size + 2), np.uint8)
+    bits[middle, middle + 1] = 4
+    y, x = np.indices(bits.shape)
+    expected = 4 * ((y - middle) ** 2 + (x - middle - 1) ** 2 <= distance**2)
+    np.testing.assert_array_equal(
+        np.asarray(boundaries.spread(jnp.asarray(bits), float(distance))), expected
+    )
+
+
+def test_ignored_pixels_and_padding_count_nowhere():
+    """Predictions where nothing is labelled, and rows and columns added there, change no count.
+
+    But for the released boundary IoU, which counts the prediction's boundary there as wrong.
+    """
+    prediction, label = maps_of(11, (60, 50), 9)
+    label[20:30, 10:40] = 255
+    size = {"tolerances": (1.0, 4.2), "boundary_ratio": 0.02}
+    counts = metrics.image_counts(prediction, label, **size)
+    other = np.where(label == 255, (prediction + 1) % 7, prediction).astype(np.uint8)
+    padded = [
+        np.pad(x, ((0, 9), (0, 70)), constant_values=v) for x, v in ((other, 3), (label, 255))
+    ]
+    again = metrics.image_counts(*padded, **size)
+    for name in set(metrics.Counts._fields) - {"boundary_intersect", "boundary_union"}:
+        np.testing.assert_array_equal(getattr(counts, name), getattr(again, name), err_msg=name)
 
 
 @pytest.mark.parametrize("shape, radius", [((1500, 1100), 2), ((4, 2600), 3), ((7, 2600), 3)])
@@ -149,107 +233,21 @@ def test_batch_equals_single_images():
     batched = jax.vmap(metrics.image_counts)(prediction, label)
     pool = metrics.zero_counts()
     for i in range(3):
-        single = metrics.image_counts(prediction[i], label[i])
-        for one, whole in zip(single, batched, strict=True):
-            np.testing.assert_array_equal(np.asarray(one), np.asarray(whole)[i])
-        pool = metrics.add_counts(pool, single)
-    for one, whole in zip(pool, metrics.add_counts(metrics.zero_counts(), batched), strict=True):
-        np.testing.assert_array_equal(one, whole)
+        pool = metrics.add_counts(pool, metrics.image_counts(prediction[i], label[i]))
+    whole = metrics.add_counts(metrics.zero_counts(), batched)
+    for one, other in zip(pool, whole, strict=True):
+        assert one.dtype == other.dtype == np.int64 and len(one) == 3
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_sharded_batch_is_counted_where_it_lies():
     """No device waits for another's image."""
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     random = np.random.default_rng(2)
     prediction, label = random.integers(0, 7, (2, 8, 70, 33)).astype(np.uint8)
-    count = jax.jit(jax.vmap(metrics.image_counts), in_shardings=split, out_shardings=split)
+    count = count_on(8)
     for one, whole in zip(
         jax.vmap(metrics.image_counts)(prediction, label), count(prediction, label), strict=True
     ):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(whole))
     program = count.lower(prediction, label).compile().as_text()
     assert "all-gather" not in program and "all-reduce" not in program
-
-
-def test_pool_does_not_overflow():
-    """1500 images of 12 megapixels are 1.9e10 pixels: beyond int32."""
-    pool = metrics.zero_counts(2)
-    image = metrics.Counts(*(np.array([12_582_912, 0], np.int32) for _ in metrics.Counts._fields))
-    for _ in range(1500):
-        pool = metrics.add_counts(pool, image)
-    assert [int(field[0]) for field in pool] == [18_874_368_000] * 6
-
-
-def test_absent_classes_are_left_out():
-    """Class 2 is nowhere, class 1 only predicted, class 0 half right."""
-    prediction = np.array([[0, 0, 1, 1]], np.uint8)
-    label = np.array([[0, 0, 0, 0]], np.uint8)
-    pool = metrics.add_counts(
-        metrics.zero_counts(3), metrics.image_counts(prediction, label, num_classes=3)
-    )
-    summary = metrics.summarize(pool)
-    assert summary["IoU"][:2] == [0.5, 0.0] and math.isnan(summary["IoU"][2])
-    assert summary["Acc"][0] == 0.5 and all(math.isnan(value) for value in summary["Acc"][1:])
-    assert summary["aAcc"] == summary["mAcc"] == 0.5
-    assert summary["mIoU"] == summary["mBIoU"] == 0.25
-
-
-def test_nothing_counted_gives_nan_without_a_warning(recwarn):
-    summary = metrics.summarize(metrics.zero_counts())
-    assert all(math.isnan(summary[name]) for name in ("aAcc", "mIoU", "mAcc", "mBIoU"))
-    assert not recwarn.list
-
-
-def test_table(release_pool):
-    summary = metrics.summarize(release_pool)
-    summary["Acc"][1] = math.nan
-    lines = metrics.format_table(summary, CLASSES).splitlines()
-    assert lines[0].split() == ["class", "IoU", "Acc", "BIoU"]
-    assert lines[2].split() == ["background", "24.16", "50.59", "9.27"]
-    assert lines[3].split() == ["person", "54.59", "-", "3.97"]
-    assert lines[-2].split() == ["mean", "61.83", "78.10", "18.43"]
-    assert lines[-1].split() == ["aAcc", "84.79"]
-    assert len({len(line) for line in lines[:-1]}) == 1
-    with pytest.raises(ValueError, match="2 class names for 7 counted classes"):
-        metrics.format_table(summary, CLASSES[:2])
-
-
-def test_json_holds_null_for_nan(tmp_path):
-    path = tmp_path / "new" / "metrics.json"
-    metrics.write_json(path, {"mIoU": 0.5, "IoU": [0.5, math.nan], "classes": ("sky", "water")})
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
-        "mIoU": 0.5,
-        "IoU": [0.5, None],
-        "classes": ["sky", "water"],
-    }
-
-
-def test_json_is_whole_or_not_there(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    metrics.write_json(path, {"step": 1})
-    with pytest.raises(TypeError):
-        metrics.write_json(path, {"step": object()})
-
-    def disk_full(part, data):
-        assert part != path, "written in place: a reader could see half of it"
-        part.open("wb").close()
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(OSError, match="No space"):
-        metrics.write_json(path, {"step": 2})
-    assert json.loads(path.read_bytes()) == {"step": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_best_constant_answer_is_found_by_trying_all():
-    rng = np.random.default_rng(0)
-    label = rng.choice(np.uint8([0, 1, 1, 1, 4, 255]), (9, 11))
-    tried = []
-    for k in range(7):
-        counts = metrics.image_counts(jnp.full_like(label, k), jnp.asarray(label))
-        scores = np.array(metrics.summarize(counts)["IoU"])
-        tried.append(scores[[0, 1, 4]].mean())
-    pool = metrics.image_counts(jnp.asarray(label), jnp.asarray(label))
-    assert metrics.best_constant_miou(pool) == pytest.approx(max(tried))

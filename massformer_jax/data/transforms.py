@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from massformer_jax.data.classes import IGNORE
-from massformer_jax.data.sizes import resized_size
 
 Element = dict[str, np.ndarray]
 

@@ -20,7 +20,8 @@ from jaxtyping import UInt8
 from massformer_jax.data.classes import IGNORE
 from massformer_jax.data.images import ImageError, decode_mask, decode_window, image_size
 from massformer_jax.data.resampling import nearest, resize_window, taps
-from massformer_jax.data.transforms import Element, resized_size
+from massformer_jax.data.sizes import resized_size
+from massformer_jax.data.transforms import Element
 
 
 class Place(NamedTuple):

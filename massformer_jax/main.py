@@ -86,7 +86,7 @@ def shipped_config(argv: Sequence[str]) -> list[str]:
 
 def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Evaluates the best weights of a workdir, or the last where none are."""
-    mesh = sharding.make_mesh(jax.local_devices())
+    mesh = sharding.make_mesh(jax.local_devices(), config.mesh)
     evaluate_weights = evaluation(config, mesh)
     weights = checkpoint.load_weights(workdir, sharding.replicated(mesh))
     for key, value in config.model.items():

@@ -14,11 +14,12 @@ from massformer_jax import checkpoint, sharding
 from massformer_jax.data import pipeline
 from massformer_jax.data.classes import CLASSES
 from massformer_jax.evaluate import evaluate, evaluation_step, report
+from massformer_jax.files import write_whole
 from massformer_jax.init_from import read_initial, start
 from massformer_jax.optim import learning_rate, optimizer
 from massformer_jax.progress import Progress
 from massformer_jax.step import training_step
-from massformer_jax.train_state import init_state
+from massformer_jax.train_state import abstract_state, init_state
 from massformer_jax.workdir import check_config, claim
 
 
@@ -28,7 +29,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     Raises:
         InputError: the config cannot be trained here, or the workdir belongs to another one.
     """
-    mesh = sharding.make_mesh(jax.devices())
+    mesh = sharding.make_mesh(jax.devices(), config.mesh)
     check_config(config, mesh)
     iterator = iter(
         pipeline.train_dataset(
@@ -50,29 +51,39 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     model = config.model.to_dict()
     begun = checkpoint.has_state(workdir)
     initial = read_initial(config.init_from, model) if config.init_from and not begun else None
+    tx = optimizer(**config.optimizer, total_steps=config.total_steps)
+    shapes = abstract_state(model, tx)
+    specs = sharding.parameter_specs(mesh, shapes.params, config.shardings)
+    shardings = sharding.state_shardings(mesh, shapes, specs)
     claim(workdir, config)
 
-    tx = optimizer(**config.optimizer, total_steps=config.total_steps)
-    step = training_step(model, tx, mesh, seed=config.seed, dtype=config.dtype, **config.loss)
+    placement, lines = sharding.describe(mesh, shapes, specs)
+    if jax.process_index() == 0:
+        write_whole(workdir / "shardings.txt", lines.encode())
+        print(placement)
+    step = training_step(
+        *(model, tx, mesh),
+        seed=config.seed,
+        dtype=config.dtype,
+        shardings=shardings,
+        **config.loss,
+    )
 
     last, best = checkpoint.last_manager(workdir), checkpoint.best_manager(workdir)
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-    init = functools.partial(init_state, model=model, optimizer=tx)
-    like = checkpoint.abstract(init, whole)
-    state = checkpoint.restore(last, like, iterator)
+    split = sharding.batch_sharded(mesh)
+    state = checkpoint.restore(last, checkpoint.abstract(shapes, shardings), iterator)
     if state is None:
         # Of the generators this one compiles fastest: 13 seconds instead of 35 for some 300 leaves.
         key = jax.random.key(config.seed, impl="unsafe_rbg")
-        state = jax.jit(init, out_shardings=whole)(key)
+        init = functools.partial(init_state, model=model, optimizer=tx)
+        state = jax.jit(init, out_shardings=shardings)(key)
         if initial is not None:
-            state = start(state, initial, whole)
+            state = start(state, initial)
             print(initial.message)
     del initial
     first = int(state.step)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(
-        f"{count:,} parameters; step {first} of {config.total_steps}; {len(mesh.devices)} devices"
-    )
+    print(f"{count:,} parameters; step {first} of {config.total_steps}; {mesh.size} devices")
 
     schedule = learning_rate(config.optimizer.peak_learning_rate, config.total_steps)
     progress = Progress(first, config.total_steps, config.batch_size)
@@ -125,8 +136,10 @@ def evaluation(
         num_threads=config.data.threads,
     )
     pipeline.open_split(config.data.data_dir, config.eval.split)
+    whole = sharding.replicated(mesh)
 
     def evaluate_weights(params, batch_stats, output):
+        params, batch_stats = jax.device_put((params, batch_stats), whole)
         return evaluate(
             step,
             params,

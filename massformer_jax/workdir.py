@@ -23,6 +23,10 @@ CHANGEABLE = (
     "log_every",
     "checkpoint_every",
     "eval_every",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.spatial",
+    "shardings",
 )
 
 

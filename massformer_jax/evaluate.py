@@ -39,17 +39,17 @@ def evaluation_step(
 
     Args:
         model: keyword arguments of MaSSFormer.
-        mesh: over which photographs are split.
+        mesh: over which photographs are split, and over its axis `spatial` their rows.
         dtype: that the network computes in.
     """
-    predict = label_function(model_graph(model, training=False), dtype=dtype)
+    predict = label_function(model_graph(model, training=False), dtype=dtype, mesh=mesh)
     count = functools.partial(image_counts, num_classes=model["classes"])
 
     def step(params, batch_stats, images, labels):
         predictions = predict(params, batch_stats, images, labels.shape[1:])
         return predictions, jax.vmap(count)(predictions, labels)
 
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    whole, split = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
     return jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=split)
 
 
@@ -72,7 +72,7 @@ def evaluate(
         params: the weights, replicated over `mesh`.
         batch_stats: the running statistics, likewise.
         examples: `image` uint8 [h, w, 3], `label` uint8 [h, w], `file_name`.
-        mesh: every device of it takes one photograph at a time.
+        mesh: every device of it takes one photograph, or its rows of one, at a time.
         classes: their names.
         resolution: see `network_size`.
         output: folder to write into.
@@ -83,8 +83,8 @@ def evaluate(
         `best_constant_mIoU`, what one class everywhere would reach.
     """
     pool, images, waiting = zero_counts(len(classes)), 0, None
-    for batch in batches_by_size(examples, mesh.shape[sharding.DATA], resolution):
-        split = sharding.batch_sharded(mesh)
+    for batch in batches_by_size(examples, sharding.photographs_at_once(mesh), resolution):
+        split = sharding.photographs_sharded(mesh)
         placed = jax.device_put((batch.images, batch.labels), split)
         predictions, counts = step(params, batch_stats, *placed)
         # The batch before is fetched while this one is computed.

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from massformer_jax import checkpoint
+from massformer_jax import checkpoint, sharding
 from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.data.transforms import resize_image
 from massformer_jax.errors import InputError
@@ -40,8 +40,9 @@ class Segmenter:
         *,
         resolution: str = "native",
         dtype: str = "float32",
+        chips: int = 1,
     ):
-        """See `load`."""
+        """See `load`; `weights` may lie anywhere."""
         network_size(1, 1, resolution)  # refuse a wrong one before the first photograph
         if dtype not in DTYPES:
             raise InputError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
@@ -49,9 +50,17 @@ class Segmenter:
         self.palette = np.array(weights.palette, np.uint8)
         self._resolution = resolution
         graph = model_graph(weights.model, training=False)
-        self._weights = (weights.params, weights.batch_stats)
-        self._scores = jax.jit(score_function(graph, dtype=dtype), static_argnums=3)
-        self._labels = jax.jit(label_function(graph, dtype=dtype), static_argnums=3)
+        if chips > len(jax.local_devices()):
+            raise InputError(f"chips is {chips}, and there are {len(jax.local_devices())} devices")
+        mesh = sharding.make_mesh(jax.local_devices()[:chips], {sharding.SPATIAL: chips})
+        self._place = sharding.photographs_sharded(mesh)
+        self._weights = jax.device_put(
+            (weights.params, weights.batch_stats), sharding.replicated(mesh)
+        )
+        self._scores, self._labels = (
+            jax.jit(function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
+            for function in (score_function, label_function)
+        )
 
     @classmethod
     def load(
@@ -60,6 +69,7 @@ class Segmenter:
         *,
         resolution: str = "native",
         dtype: str = "float32",
+        chips: int = 1,
     ) -> "Segmenter":
         """Loads the best weights of a workdir, or converted ones.
 
@@ -69,13 +79,14 @@ class Segmenter:
                 4096x3072) or "HxW"; see `massformer_jax.inference.network_size`.
             dtype: that the network computes in, "float32" or "bfloat16": half the memory, and on
                 accelerators faster.
+            chips: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
 
         Raises:
-            InputError: no checkpoint there, an unknown resolution or dtype.
+            InputError: no checkpoint there, an unknown resolution or dtype, too few devices.
         """
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        weights = checkpoint.load_weights(directory, sharding)
-        return cls(weights, resolution=resolution, dtype=dtype)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        weights = checkpoint.load_weights(directory, device)
+        return cls(weights, resolution=resolution, dtype=dtype, chips=chips)
 
     def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         """Class of every pixel of a photograph: RGB, uint8 [h, w, 3].
@@ -100,7 +111,7 @@ class Segmenter:
             )
         size = image.shape[:2]
         shown = resize_image(image, network_size(*size, self._resolution))
-        return function(*self._weights, shown[None], size)[0]
+        return function(*self._weights, jax.device_put(shown[None], self._place), size)[0]
 
 
 def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
@@ -153,11 +164,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=DTYPES,
         help="float32 (default), or bfloat16: half the memory, and faster on accelerators",
     )
+    parser.add_argument(
+        "--chips", type=int, default=1, help="split the rows of a photograph over so many devices"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     args = parser.parse_args(argv)
     try:
         images = find_images(args.images)
-        segmenter = Segmenter.load(args.checkpoint, resolution=args.resolution, dtype=args.dtype)
+        segmenter = Segmenter.load(
+            args.checkpoint, resolution=args.resolution, dtype=args.dtype, chips=args.chips
+        )
         output = pathlib.Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
     except (InputError, OSError) as error:

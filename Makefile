@@ -3,6 +3,7 @@
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
 #   make test-slow  those, which train or need PyTorch; installs it (on some machines with CUDA)
+#   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
 #
@@ -13,7 +14,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
-.PHONY: sample test test-slow lint clean
+.PHONY: sample test test-slow test-tpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-torch
 	$(PYTEST) -m slow
+
+test-tpu: $(VENV)/.installed-tpu-compiler
+	$(PYTEST) -m slow tests/pods_test.py
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -48,6 +52,11 @@ $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
 	@$(PIP) -e '.[test,torch]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
+
+$(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
+	@echo "Installing the compiler for TPUs into $(VENV)"
+	@$(PIP) -e '.[test,tpu-compiler]'
+	@touch $@
 
 # An environment whose making was interrupted has no stamp and is made afresh.
 $(VENV)/.made:

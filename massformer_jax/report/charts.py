@@ -53,7 +53,7 @@ def scatter(
     exists = ~(np.isnan(first) | np.isnan(second))
     low, step = _scale(np.concatenate([first[exists], second[exists]]))
     size, left = _SCATTER, 46
-    side = size - left - 10
+    side = size - left - 16
 
     def place(value):
         return (value - low) / (1 - low) * side
@@ -83,21 +83,22 @@ def scatter(
         f'<text x="12" y="{10 + side / 2}" text-anchor="middle" '
         f'transform="rotate(-90 12 {10 + side / 2})">{up}</text>{"".join(dots)}'
     )
-    return _figure(title, (size, size + 12), parts, f"{title} of every image in both runs")
+    return _figure(title, (size, side + 54), parts, f"{title} of every image in both runs")
 
 
 def _scale(numbers: np.ndarray) -> tuple[float, float]:
     """Where an axis up to 1 begins, and the step of its ticks: four to eight of them."""
     lowest = numbers.min() if numbers.size else 0.0
     step = next((s for s in _STEPS if s * 8 >= 1 - lowest), _STEPS[-1])
-    return max(0.0, np.floor(lowest / step) * step), step
+    low = min(float(lowest) // step * step, 1 - step)
+    return max(0.0, low), step
 
 
 def _x(value: float, low: float) -> float:
     return _LEFT + (value - low) / (1 - low) * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _axis(low: float, step: float, top: float, bottom: float) -> str:
+def _axis(low: float, step: float, top: int, bottom: int) -> str:
     parts = []
     for value in np.arange(round(low / step), round(1 / step) + 1) * step:
         x = _x(value, low)

@@ -101,7 +101,7 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
             )
         )
         + '</fieldset><div class="wide"><table class="heat" id="confusion"><caption>Rows are the '
-        "truth, columns the prediction</caption>"
+        "truth, columns the prediction; colours deepen with the root of the share</caption>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

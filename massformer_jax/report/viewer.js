@@ -55,7 +55,7 @@ function viewer(picture, panels) {
   });
 
   const at = { x: width / 2, y: height / 2, zoom: 1 };
-  const told = el("output");
+  const told = el("output"), where = el("output");
   const size = () => [stages[0].stage.clientWidth, stages[0].stage.clientHeight];
   const fit = () => Math.min(size()[0] / width, size()[1] / height);
 
@@ -72,7 +72,7 @@ function viewer(picture, panels) {
     for (const { world, frames } of stages) {
       world.style.transform = `translate(${left}px,${top}px) scale(${scale})`;
       for (const image of world.children) {
-        image.classList.toggle("pixels", scale * image.dataset.step >= 1.5);
+        image.classList.toggle("pixels", scale * image.dataset.step > 1);
       }
       for (const [i, [x, y, side]] of parts.entries()) {
         Object.assign(frames[i].style, {
@@ -131,9 +131,13 @@ function viewer(picture, panels) {
       for (const other of stages) {
         Object.assign(other.cross.style, { left: `${x}px`, top: `${y}px`, display: "block" });
       }
+      const scale = fit() * at.zoom, [w, h] = size();
+      where.value = `column ${Math.floor(at.x + (x - w / 2) / scale)}, `
+        + `row ${Math.floor(at.y + (y - h / 2) / scale)}`;
     });
     stage.addEventListener("pointerleave", () => {
       for (const other of stages) other.cross.style.display = "none";
+      where.value = "";
     });
     stage.addEventListener("dblclick", (event) => zoomBy(2, ...place(event)));
     stage.addEventListener("wheel", (event) => {
@@ -158,22 +162,23 @@ function viewer(picture, panels) {
     act();
   });
 
-  const button = (text, label, act) => {
-    const node = el("button", { type: "button", title: label, "aria-label": label }, text);
+  const button = (text, title, act) => {
+    const node = el("button", { type: "button", title }, text);
+    if (text.length === 1) node.setAttribute("aria-label", title);
     node.addEventListener("click", act);
     return node;
   };
   const tools = el(
     "div", { class: "tools" },
-    button("Whole", "The whole image", () => goTo()),
-    ...parts.map((part, i) => button(`Detail ${i + 1}`, `Detail ${i + 1}`, () => goTo(part))),
+    button("Whole", "Key 0", () => goTo()),
+    ...parts.map((part, i) => button(`Detail ${i + 1}`, `Key ${i + 1}`, () => goTo(part))),
     button("−", "Zoom out", () => zoomBy(1 / 1.5)),
     button("+", "Zoom in", () => zoomBy(1.5)),
     button("Enlarge", "Larger or smaller panels", (event) => {
       const large = box.closest(".card").classList.toggle("large");
       event.target.textContent = large ? "Shrink" : "Enlarge";
     }),
-    told,
+    told, where,
   );
   new ResizeObserver(show).observe(box);
   return [tools, box];

@@ -1,6 +1,7 @@
 """Which images are worth looking at: the worst, class by class and score by score."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def worst(table: Float[np.ndarray, "n ..."], count: int = WORST) -> list[int]:
 
     Equal ones are taken in their order; NaN never.
     """
-    flat = table.reshape(len(table), -1)
+    flat = table.reshape(len(table), math.prod(table.shape[1:]))
     order = np.argsort(flat, axis=0, kind="stable")[:count]
     exists = ~np.isnan(np.take_along_axis(flat, order, axis=0))
     return list(dict.fromkeys(order[exists].tolist()))
@@ -54,6 +55,9 @@ class Gallery:
 
     So that no image is kept, and few are drawn: of n images seen one after the other, each is
     among the worst at its time less and less often.
+
+    Attributes:
+      pictures: of the worst images that were drawn, by name.
     """
 
     def __init__(self, columns: Sequence[str], classes: int):
@@ -61,19 +65,23 @@ class Gallery:
         self._scores: dict[str, Mapping[str, Any]] = {}
         self.pictures: dict[str, Picture] = {}
 
-    def offer(self, name: str, scores: Mapping[str, Any], draw: Callable[[], Picture]) -> None:
-        """Draws the image if it is among the worst, of which there may then be one too many.
+    def wants(self, name: str, scores: Mapping[str, Any]) -> bool:
+        """Whether an image, of a name not seen yet, is among the worst so far.
 
         Args:
-          name: of the image, a new one.
+          name: of the image.
           scores: of `scores.image_scores`.
-          draw: gives its picture.
         """
         candidates = {**self._scores, name: scores}
         table = score_table(candidates, self._columns, self._classes)
         names = list(candidates)
-        kept = {names[i] for i in worst(table)}
-        if name in kept:
-            self.pictures[name] = draw()
-        self._scores = {key: candidates[key] for key in names if key in kept}
-        self.pictures = {key: self.pictures[key] for key in self._scores}
+        kept = sorted(worst(table))
+        self._scores = {names[i]: candidates[names[i]] for i in kept}
+        for dropped in self.pictures.keys() - self._scores.keys():
+            self.pictures.pop(dropped)
+        return name in self._scores
+
+    def add(self, name: str, picture: Picture) -> None:
+        """Keeps the picture of an image if it is still wanted; any thread may call it."""
+        if name in self._scores:
+            self.pictures[name] = picture

@@ -11,7 +11,8 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(VENV)/bin/python -m pytest
+# Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 .PHONY: sample test test-slow lint clean
 .DELETE_ON_ERROR:

@@ -94,6 +94,9 @@ class Protocol:
         return window, tuple(-(-2 * side // 3) for side in window)
 
 
+WHOLE = Protocol()
+
+
 def _sides(text: str, name: str) -> tuple[int, int]:
     parts = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not parts:
@@ -166,7 +169,7 @@ def score_function(
         protocol: how photographs are shown.
         dtype: that the network computes in; scores are float32 (or wider) whatever it is.
     """
-    network = jax.jit(inference.score_function(graph, dtype=dtype), static_argnums=3)
+    network = _network(graph, dtype)
 
     def scores_of_view(params, batch_stats, images, size):
         if not protocol.window:
@@ -200,12 +203,16 @@ def label_function(
     if protocol.several_views:
         scores = score_function(graph, protocol, dtype=dtype)
         return lambda *arguments: _highest(scores(*arguments))
-    network = jax.jit(inference.score_function(graph, dtype=dtype), static_argnums=3)
+    network = _network(graph, dtype)
 
     def labels(params, batch_stats, images, size):
         return _resized_labels(_slide(network, protocol, params, batch_stats, images), size)
 
     return labels
+
+
+def _network(graph: nnx.GraphDef, dtype: DTypeLike) -> Callable[..., Float[Array, "b i j k"]]:
+    return jax.jit(inference.score_function(graph, dtype=dtype), static_argnums=3)
 
 
 def _slide(network, protocol, params, batch_stats, images) -> Float[Array, "b h w k"]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,37 +22,18 @@ from massformer_jax.protocols import Protocol
 from massformer_jax.train_state import init_weights, model_graph
 
 PARITY = release.PARITY / "protocols_lite"
-GRAPH = nnx.graphdef(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))  # of no network, for the stand-in
-
-
-def stand_in(graph, *, dtype="float32"):
-    """Scores that depend on what else is in the image and are no mirror image of a mirrored one.
-
-    Instead of the network, which takes seconds to compile for every size.
-    """
-
-    def scores(params, batch_stats, images, size):
-        x = images.astype(jnp.float32) / 255
-        beside = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
-        mean = jnp.broadcast_to(x.mean((1, 2, 3), keepdims=True), (*x.shape[:3], 1))
-        return resize_bilinear(3 * jnp.concatenate([x, beside * mean, mean], -1), size)
-
-    return scores
 
 
 @pytest.fixture
 def no_network(monkeypatch):
-    def labels(graph, *, dtype):
-        scores = stand_in(graph)
-        return lambda *arguments: jnp.argmax(scores(*arguments), -1).astype(jnp.uint8)
-
-    monkeypatch.setattr(inference, "score_function", stand_in)
-    monkeypatch.setattr(inference, "label_function", labels)
+    stand_in.replace_network(monkeypatch)
 
 
 def plain(image, size=None):
     """Scores of the stand-in alone, [h, w, 3] to [*size, k]."""
-    return np.asarray(stand_in(None)(None, None, image[None], size or image.shape[:2])[0])
+    return np.asarray(
+        stand_in.score_function(None)(None, None, image[None], size or image.shape[:2])[0]
+    )
 
 
 def answers(image, **settings):
@@ -60,7 +41,7 @@ def answers(image, **settings):
     protocol = Protocol(**settings)
     shown = jax.device_put(protocols.show(protocol, [image]))
     return tuple(
-        np.asarray(function(GRAPH, protocol)(None, None, shown, image.shape[:2])[0])
+        np.asarray(function(stand_in.GRAPH, protocol)(None, None, shown, image.shape[:2])[0])
         for function in (protocols.score_function, protocols.label_function)
     )
 
@@ -226,12 +207,12 @@ def test_one_program_for_the_windows_of_all_photographs(monkeypatch):
     traced = []
 
     def counting(graph, *, dtype):
-        scores = stand_in(graph)
+        scores = stand_in.score_function(graph)
         return lambda *arguments: traced.append(arguments[-1]) or scores(*arguments)
 
     monkeypatch.setattr(inference, "score_function", counting)
     protocol = Protocol(window="64", flip=True)
-    scores = protocols.score_function(GRAPH, protocol)
+    scores = protocols.score_function(stand_in.GRAPH, protocol)
     for size in ((90, 150), (64, 64), (100, 70)):
         scores(None, None, jax.device_put(protocols.show(protocol, [noise(*size)])), size)
     assert traced == [(64, 64)]
@@ -277,7 +258,7 @@ def test_a_scale_alone_is_that_resolution(no_network):
 # Any size, any number of devices, wrong values.
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (64, 64), (65, 63)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 67)])
 def test_any_size(no_network, size):
     scores, labels = answers(
         noise(*size), window="64", blend="smooth", scales=(0.5, 1.0), flip=True
@@ -291,7 +272,7 @@ def test_photographs_lie_on_their_devices(no_network):
     protocol = Protocol(window="64x96", flip=True)
     images = [noise(90, 130, seed=seed) for seed in range(4)]
     split = sharding.batch_sharded(sharding.make_mesh(jax.devices()[:4]))
-    scores = protocols.score_function(GRAPH, protocol)
+    scores = protocols.score_function(stand_in.GRAPH, protocol)
     shown = jax.device_put(protocols.show(protocol, images), split)
     many = scores(None, None, shown, (90, 130))
     assert many.sharding.is_equivalent_to(split, 4)

@@ -92,6 +92,11 @@ def markdown_row(name: str, summary: Mapping[str, Any]) -> str:
     return f"| {name} | {' | '.join(_cells(run_scores(summary)))} |"
 
 
+def markdown_table(name: str, summary: Mapping[str, Any]) -> str:
+    """The row with its header: a file that is a table."""
+    return f"| method | mIoU | BIoU | BF1 |\n|---|---|---|---|\n{markdown_row(name, summary)}\n"
+
+
 def _cells(scores: Scores) -> list[str]:
     miou, biou, bf1 = (
         "-" if math.isnan(value) else f"{value:.{digits}f}"

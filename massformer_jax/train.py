@@ -19,7 +19,7 @@ from massformer_jax.optim import learning_rate, optimizer
 from massformer_jax.progress import Progress
 from massformer_jax.step import training_step
 from massformer_jax.train_state import init_state
-from massformer_jax.workdir import check_config, claim
+from massformer_jax.workdir import check_config, claim, eval_protocol
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -113,9 +113,10 @@ def evaluation(
     """Returns evaluate_weights(params, batch_stats, output) -> summary, for the config's split.
 
     Raises:
-        InputError: there is no such split, at once.
+        InputError: there is no such split or protocol, at once.
     """
-    step = evaluation_step(config.model.to_dict(), mesh, dtype=config.dtype)
+    protocol = eval_protocol(config)
+    step = evaluation_step(config.model.to_dict(), mesh, protocol=protocol, dtype=config.dtype)
     examples = functools.partial(
         pipeline.eval_examples,
         config.data.data_dir,
@@ -124,7 +125,8 @@ def evaluation(
         host_count=jax.process_count(),
         num_threads=config.data.threads,
     )
-    pipeline.open_split(config.data.data_dir, config.eval.split)
+    records = pipeline.open_split(config.data.data_dir, config.eval.split)
+    total = len(range(jax.process_index(), len(records), jax.process_count()))
 
     def evaluate_weights(params, batch_stats, output):
         return evaluate(
@@ -134,9 +136,11 @@ def evaluation(
             examples(),
             mesh=mesh,
             classes=CLASSES,
-            resolution=config.eval.resolution,
+            protocol=protocol,
             output=output,
             pictures=config.eval.pictures,
+            save_predictions=config.eval.save_predictions,
+            total=total,
         )
 
     return evaluate_weights

@@ -124,6 +124,19 @@ def one_image(pool: Counts, i: int) -> Counts:
     return Counts(*(field[i : i + 1] for field in pool))
 
 
+def image_scores(
+    pool: Counts, i: int, tolerances: Sequence[float] = TOLERANCES
+) -> dict[str, float | list[float]]:
+    """Of image i alone, as `summarize` names them: all means, and by class IoU, BIoU and BF1."""
+    scores = summarize(one_image(pool, i), tolerances)
+    by_class = ("IoU", "BIoU", *(f"BF1@{tolerance_name(tolerance)}" for tolerance in tolerances))
+    return {
+        name: value
+        for name, value in scores.items()
+        if isinstance(value, float) or name in by_class
+    }
+
+
 def _mean_of_numbers(values: np.ndarray, axis: int) -> np.ndarray | np.float64:
     numbers = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

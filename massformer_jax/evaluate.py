@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from massformer_jax import sharding
+from massformer_jax import distributed, sharding
 from massformer_jax.data.transforms import resize_image
 from massformer_jax.files import write_whole
 from massformer_jax.inference import label_function, network_size
@@ -78,11 +78,15 @@ def evaluate(
         output: folder to write into.
         pictures: of how many examples the truth and the prediction are drawn.
 
+    With several processes each passes its own share of the examples; the counts of all are pooled,
+    and the first process writes.
+
     Returns:
         The summary (see `scores.summarize`), with `images`, how many there were, and
         `best_constant_mIoU`, what one class everywhere would reach.
     """
     pool, images, waiting = zero_counts(len(classes)), 0, None
+    pictures = pictures if distributed.is_first() else 0
     for batch in batches_by_size(examples, mesh.shape[sharding.DATA], resolution):
         split = sharding.batch_sharded(mesh)
         placed = jax.device_put((batch.images, batch.labels), split)
@@ -97,13 +101,27 @@ def evaluate(
             images += 1
     if waiting is not None:
         pool = add_counts(pool, waiting)
+    pool = pool_processes(pool)
     summary = {
         **summarize(pool),
-        "images": images,
+        "images": len(pool.confusion),
         "best_constant_mIoU": best_constant_miou(pool),
     }
-    write_json(output / "metrics.json", {"classes": list(classes), **summary})
+    if distributed.is_first():
+        write_json(output / "metrics.json", {"classes": list(classes), **summary})
     return summary
+
+
+def pool_processes(pool: Counts) -> Counts:
+    """The counts (int64 [n ...]) of all processes' images, one process after the other.
+
+    As bytes: arrays on devices have 32 bits, and may not count beyond 2^31.
+    """
+    fields = []
+    for field in pool:
+        parts = distributed.gather_bytes(field.tobytes())
+        fields.append(np.frombuffer(b"".join(parts), np.int64).reshape(-1, *field.shape[1:]))
+    return Counts(*fields)
 
 
 def report(summary: Mapping[str, Any], classes: Sequence[str]) -> str:

@@ -1,7 +1,10 @@
 """The progress line of a training run."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+PARTS = ("input", "checkpoint")
 
 
 class Progress:
@@ -11,21 +14,45 @@ class Progress:
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._step, self._time = step, time.monotonic()
+        self._parts = dict.fromkeys(PARTS, 0.0)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What the host spends here is waiting for input, or saving, and no time of steps."""
+        begun = time.monotonic()
+        yield
+        self._parts[name] += time.monotonic() - begun
 
     def pause(self, step: int) -> float:
         """Forgets the time since the last report, in which something else was done; returns it."""
         before, self._step, self._time = self._time, step, time.monotonic()
+        self._parts = dict.fromkeys(PARTS, 0.0)
         return self._time - before
 
-    def report(self, step: int, terms: Mapping[str, float]) -> float:
-        """Prints the line of `step`; returns images a second since the last one, 0 if unknown."""
-        images = (step - self._step) * self._batch_size
-        speed = images / max(self.pause(step), 1e-9)
-        rate = ""
-        if images:
-            left = (self._total_steps - step) * self._batch_size / speed
-            rate = f"  {speed:.2f} images/s  {duration(left)} left"
-        parts = "  ".join(
+    def report(self, step: int, terms: Mapping[str, float]) -> dict[str, float]:
+        """Prints the line of `step`.
+
+        Args:
+            step: number of the last step, whose results the host has waited for.
+            terms: its scalars, see `massformer_jax.step.training_step`.
+
+        Returns:
+            `images_per_second` since the last line, and `seconds_input`, `seconds_checkpoint` and
+            `seconds_step`, the rest: means a step. Nothing where no step was timed.
+        """
+        steps, parts = step - self._step, self._parts
+        seconds = self.pause(step)
+        speed, rate = {}, ""
+        if steps:
+            speed = {f"seconds_{name}": parts[name] / steps for name in PARTS}
+            speed["seconds_step"] = (seconds - sum(parts.values())) / steps
+            images = speed["images_per_second"] = steps * self._batch_size / max(seconds, 1e-9)
+            left = (self._total_steps - step) * self._batch_size / images
+            split = ", ".join(
+                f"{name} {speed[f'seconds_{name}']:.3f}" for name in ("input", "step", "checkpoint")
+            )
+            rate = f"  {images:.2f} images/s (seconds: {split})  {duration(left)} left"
+        losses = "  ".join(
             f"{name} {terms[key]:.3f}"
             for name, key in (
                 ("class", "loss_cls"),
@@ -34,8 +61,9 @@ class Progress:
                 ("edge", "edge_loss"),
             )
         )
+        skipped = f"  {terms['skipped']:.0f} skipped" if terms["skipped"] else ""
         print(
-            f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({parts}){rate}",
+            f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({losses}){skipped}{rate}",
             flush=True,
         )
         return speed

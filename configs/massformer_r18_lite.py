@@ -74,4 +74,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 1000
     config.eval_every = 5000
+    config.on_nonfinite = "halt"  # ends a run with state and batch saved; "skip" drops the step
+    config.profile_steps = ""  # "10:13" traces the steps 10, 11 and 12
     return config

@@ -54,4 +54,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 40
     config.eval_every = 120
+    config.on_nonfinite = "halt"
+    config.profile_steps = ""
     return config

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from massformer_jax import sharding
+from massformer_jax import distributed, sharding
 from massformer_jax.data.classes import class_palette
 from massformer_jax.data.images import encode_mask
 from massformer_jax.evaluate_files import report_of
@@ -112,6 +113,9 @@ def evaluate(
         save_predictions: write all label maps.
         total: how many examples there are, for the progress bar.
 
+    With several processes each passes its own share of the examples; the counts of all are pooled,
+    and the first process writes.
+
     Returns:
         What `metrics.json` holds: `evaluate_files.report_of`, `protocol`, and
         `best_constant_mIoU`, what one class everywhere would reach.
@@ -123,8 +127,9 @@ def evaluate(
         return step(params, batch_stats, *placed)
 
     names, pool = [], zero_counts(len(classes))
+    pictures = pictures if distributed.is_first() else 0
     batches = batches_by_size(examples, mesh.shape[sharding.DATA], protocol)
-    with Writer() as writer, EvaluationProgress(total) as progress:
+    with Writer() as writer, EvaluationProgress(total, shown=distributed.is_first()) as progress:
         for batch, (predictions, counts) in one_behind(start, batches):
             pool = add_counts(pool, Counts(*(field[: batch.count] for field in counts)))
             progress.update(batch.count, mean_iou(pool))
@@ -138,15 +143,30 @@ def evaluate(
             for example, labels in zip(batch.examples, maps, strict=False):
                 if save_predictions:
                     writer.submit(save, output / "predictions", example, labels, len(classes))
+    names, pool = pool_processes(names, pool)
     summary = {
         "protocol": dataclasses.asdict(protocol),
         **report_of(names, pool, boundary_ratio=BOUNDARY_RATIO, tolerances=TOLERANCES),
         "classes": list(classes),
         "best_constant_mIoU": best_constant_miou(pool),
     }
-    write_json(output / "metrics.json", summary)
-    write_whole(output / "row.md", markdown_table(output.parent.name, summary).encode())
+    if distributed.is_first():
+        write_json(output / "metrics.json", summary)
+        write_whole(output / "row.md", markdown_table(output.parent.name, summary).encode())
     return summary
+
+
+def pool_processes(names: list[str], pool: Counts) -> tuple[list[str], Counts]:
+    """Names and counts (int64 [n ...]) of all processes' images, one process after the other.
+
+    As bytes: arrays on devices have 32 bits, and may not count beyond 2^31.
+    """
+    shares = distributed.gather_bytes(json.dumps(names).encode())
+    fields = []
+    for field in pool:
+        parts = distributed.gather_bytes(field.tobytes())
+        fields.append(np.frombuffer(b"".join(parts), np.int64).reshape(-1, *field.shape[1:]))
+    return [name for share in shares for name in json.loads(share)], Counts(*fields)
 
 
 def report(summary: Mapping[str, Any], classes: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ def test_training_step(path):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert len(scalars) == 3 * (config.model.layers + 1) + 3
+    assert len(scalars) == 3 * (config.model.layers + 1) + 4
     assert all(x.shape == () and x.dtype == jnp.float32 for x in scalars.values())
 
 

@@ -49,4 +49,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every = 1
     config.checkpoint_every = 1
     config.eval_every = 4
+    config.on_nonfinite = "halt"
+    config.profile_steps = ""
     return config

@@ -92,6 +92,11 @@ def markdown_row(name: str, summary: Mapping[str, Any]) -> str:
     return f"| {name} | {' | '.join(cells(run_scores(summary)))} |"
 
 
+def markdown_table(name: str, summary: Mapping[str, Any]) -> str:
+    """The row with its header: a file that is a table."""
+    return f"| method | mIoU | BIoU | BF1 |\n|---|---|---|---|\n{markdown_row(name, summary)}\n"
+
+
 def cells(scores: Scores) -> list[str]:
     """mIoU, BIoU and BF1 as the paper prints them; `-` for NaN."""
     miou, biou, bf1 = (

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -25,12 +26,15 @@ def training_step(
     points: int,
     edge_target: str,
     dtype: DTypeLike,
+    on_nonfinite: str = "halt",
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Jitted step(state, batch) -> (state, scalars).
 
     The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over the mesh; the state
-    is replicated and donated. The scalars are the loss terms, their sum `loss` and the norm of the
-    gradient before clipping.
+    is replicated and donated. The scalars are the loss terms, their sum `loss`, the norm of the
+    gradient before clipping, and `skipped` of the new state, all float32.
+
+    A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
 
     Args:
         model: keyword arguments of MaSSFormer.
@@ -41,6 +45,8 @@ def training_step(
         edge_target: see `massformer_jax.losses.losses`.
         dtype: that the network computes in. Parameters, statistics, coordinates, losses and the
             optimizer are float32 whatever it is.
+        on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
+            applied either, so that the state stays what it was before, also its number of steps.
     """
     graph = model_graph(model, training=True)
     heads = model["layers"] + 1
@@ -74,7 +80,15 @@ def training_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+        done = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        applied = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        if on_nonfinite == "halt":
+            applied &= state.skipped == 0
+        state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), done, state)
+        state = state._replace(skipped=state.skipped + (~applied).astype(jnp.int32))
+        if on_nonfinite == "skip":
+            state = state._replace(step=done.step)
+        return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}
 
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     return jax.jit(

@@ -13,7 +13,7 @@ def main(folder: pathlib.Path) -> None:
     score, constant = summary["mIoU"], summary["best_constant_mIoU"]
     assert score > 8 * constant, f"mIoU {score:.3f}, one class everywhere has {constant:.3f}"
     pictures = list((folder / "run/eval").glob("*.png"))
-    assert len(pictures) == summary["images"] == 8, f"{len(pictures)} pictures"
+    assert len(pictures) == len(summary["images"]) == 8, f"{len(pictures)} pictures"
     assert list((folder / "run/scalars").glob("events*")), "no TensorBoard scalars"
     assert list((folder / "run/checkpoints").glob("[0-9]*")), "no checkpoint"
     assert list((folder / "run/best").glob("[0-9]*")), "no best checkpoint"

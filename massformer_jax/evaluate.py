@@ -32,10 +32,14 @@ from massformer_jax.overlay import comparison
 from massformer_jax.progress import EvaluationProgress
 from massformer_jax.protocols import WHOLE, Protocol, Shown, label_function, show
 from massformer_jax.published import markdown_table
+from massformer_jax.report.collect import Gallery
+from massformer_jax.report.evaluation import evaluation_page
 from massformer_jax.scores import best_constant_miou, format_table, mean_iou, write_json
 from massformer_jax.train_state import model_graph
 
 PICTURE_HEIGHT = 768  # of each panel at most: pictures are to look at, labels are in the counts
+
+PUBLISHED = {"validation": "val", "test": "test"}  # names of the splits here and in the paper
 
 
 class Batch(NamedTuple):
@@ -91,11 +95,13 @@ def evaluate(
     pictures: int,
     save_predictions: bool = False,
     total: int | None = None,
+    split: str = "",
 ) -> dict[str, Any]:
     """Evaluates all examples and writes scores, pictures and label maps into `output`.
 
     Into `metrics.json` the scores, into `row.md` those of the paper's table, as Markdown; beside
-    them the pictures, and into `predictions/` the label maps, which `evaluate_files` reads.
+    them the pictures, and into `predictions/` the label maps, which `evaluate_files` reads;
+    `report.html` shows the scores and the worst images.
 
     While the devices compute, the next photographs are read, the counts of those before are
     fetched, and what came out is written.
@@ -112,6 +118,7 @@ def evaluate(
         pictures: of how many examples the truth and the prediction are drawn.
         save_predictions: write all label maps.
         total: how many examples there are, for the progress bar.
+        split: whose they are; "validation" and "test" are shown among the published results.
 
     With several processes each passes its own share of the examples; the counts of all are pooled,
     and the first process writes.
@@ -127,6 +134,7 @@ def evaluate(
         return step(params, batch_stats, *placed)
 
     names, pool = [], zero_counts(len(classes))
+    gallery = Gallery(len(classes), BOUNDARY_RATIO)
     pictures = pictures if distributed.is_first() else 0
     batches = batches_by_size(examples, mesh.shape[sharding.DATA], protocol)
     with Writer() as writer, EvaluationProgress(total, shown=distributed.is_first()) as progress:
@@ -135,9 +143,14 @@ def evaluate(
             progress.update(batch.count, mean_iou(pool))
             to_draw = batch.examples[: max(0, pictures - len(names))]
             names += [mask_name(example) for example in batch.examples]
-            if not (to_draw or save_predictions):
+            worst = gallery.choose(names, pool)
+            if not (to_draw or save_predictions or worst):
                 continue
             maps = np.asarray(predictions)
+            for i in worst:
+                example = batch.examples[i]
+                photograph = mask_name(example), example["image"], example["label"]
+                writer.submit(gallery.draw, *photograph, maps[i])
             for example, labels in zip(to_draw, maps, strict=False):
                 writer.submit(draw, output, example, labels, classes)
             for example, labels in zip(batch.examples, maps, strict=False):
@@ -150,9 +163,23 @@ def evaluate(
         "classes": list(classes),
         "best_constant_mIoU": best_constant_miou(pool),
     }
+    drawn = gallery.pictures(summary)
     if distributed.is_first():
         write_json(output / "metrics.json", summary)
         write_whole(output / "row.md", markdown_table(output.parent.name, summary).encode())
+        shown = {
+            key: str(value)
+            for key, value in dataclasses.asdict(protocol).items()
+            if key == "resolution" or value != getattr(WHOLE, key)
+        }
+        page = evaluation_page(
+            output.parent.name,
+            summary,
+            drawn,
+            split=PUBLISHED.get(split),
+            details={"split": split, **shown},
+        )
+        write_whole(output / "report.html", page.encode())
     return summary
 
 

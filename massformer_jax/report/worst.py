@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from massformer_jax.published import BF1
-from massformer_jax.report.pictures import Picture
 
 WORST = 4  # images shown by score and class
 
@@ -48,40 +47,3 @@ def worst(table: Float[np.ndarray, "n ..."], count: int = WORST) -> list[int]:
     order = np.argsort(flat, axis=0, kind="stable")[:count]
     exists = ~np.isnan(np.take_along_axis(flat, order, axis=0))
     return list(dict.fromkeys(order[exists].tolist()))
-
-
-class Gallery:
-    """Pictures of the worst of the images seen so far; those of others are dropped.
-
-    So that no image is kept, and few are drawn: of n images seen one after the other, each is
-    among the worst at its time less and less often.
-
-    Attributes:
-      pictures: of the worst images that were drawn, by name.
-    """
-
-    def __init__(self, columns: Sequence[str], classes: int):
-        self._columns, self._classes = tuple(columns), classes
-        self._scores: dict[str, Mapping[str, Any]] = {}
-        self.pictures: dict[str, Picture] = {}
-
-    def wants(self, name: str, scores: Mapping[str, Any]) -> bool:
-        """Whether an image, of a name not seen yet, is among the worst so far.
-
-        Args:
-          name: of the image.
-          scores: of `scores.image_scores`.
-        """
-        candidates = {**self._scores, name: scores}
-        table = score_table(candidates, self._columns, self._classes)
-        names = list(candidates)
-        kept = sorted(worst(table))
-        self._scores = {names[i]: candidates[names[i]] for i in kept}
-        for dropped in self.pictures.keys() - self._scores.keys():
-            self.pictures.pop(dropped)
-        return name in self._scores
-
-    def add(self, name: str, picture: Picture) -> None:
-        """Keeps the picture of an image if it is still wanted; any thread may call it."""
-        if name in self._scores:
-            self.pictures[name] = picture

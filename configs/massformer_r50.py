@@ -47,6 +47,12 @@ def get_config() -> ml_collections.ConfigDict:
         "on_bad_record": "skip",  # the next one instead, up to 1 % of them; or "fail"
         "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
     }
+    # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
+    # over all of them; `fsdp` also splits parameters and optimizer, `spatial` the rows of a
+    # photograph that is evaluated.
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    # (regular expression of a parameter's path, what it is split by); the first match wins.
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 16  # over all devices
     config.total_steps = 80_000
     # Arguments of massformer_jax.optim.optimizer; the learning rate falls to 0 along a cosine.

@@ -31,6 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
         "on_bad_record": "fail",
         "crops_per_decode": 1,
     }
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 4
     config.total_steps = 120
     config.optimizer = {

@@ -65,11 +65,11 @@ def evaluation_step(
 
     Args:
         model: keyword arguments of MaSSFormer.
-        mesh: over which photographs are split.
+        mesh: over which photographs are split, and over its axis `spatial` their rows.
         protocol: how photographs are shown to the network.
         dtype: that the network computes in.
     """
-    predict = label_function(model_graph(model, training=False), protocol, dtype=dtype)
+    predict = label_function(model_graph(model, training=False), protocol, dtype=dtype, mesh=mesh)
     count = jax.jit(jax.vmap(functools.partial(image_counts, num_classes=model["classes"])))
 
     def step(params, batch_stats, images, labels):
@@ -78,7 +78,7 @@ def evaluation_step(
 
     if not protocol.whole:
         return step
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    whole, split = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
     return jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=split)
 
 
@@ -111,7 +111,7 @@ def evaluate(
         params: the weights, replicated over `mesh`.
         batch_stats: the running statistics, likewise.
         examples: `image` uint8 [h, w, 3], `label` uint8 [h, w], `file_name`.
-        mesh: every device of it takes one photograph at a time.
+        mesh: every device of it takes one photograph, or its rows of one, at a time.
         classes: their names.
         protocol: that of `step`.
         output: folder to write into.
@@ -127,7 +127,7 @@ def evaluate(
         What `metrics.json` holds: `evaluate_files.report_of`, `protocol`, and
         `best_constant_mIoU`, what one class everywhere would reach.
     """
-    split = sharding.batch_sharded(mesh)
+    split = sharding.photographs_sharded(mesh)
 
     def start(batch):
         placed = jax.device_put((batch.images, batch.labels), split)
@@ -136,7 +136,7 @@ def evaluate(
     names, pool = [], zero_counts(len(classes))
     gallery = Gallery(len(classes), BOUNDARY_RATIO)
     pictures = pictures if distributed.is_first() else 0
-    batches = batches_by_size(examples, mesh.shape[sharding.DATA], protocol)
+    batches = batches_by_size(examples, sharding.photographs_at_once(mesh), protocol)
     with Writer() as writer, EvaluationProgress(total, shown=distributed.is_first()) as progress:
         for batch, (predictions, counts) in one_behind(start, batches):
             pool = add_counts(pool, Counts(*(field[: batch.count] for field in counts)))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -156,7 +157,11 @@ def windows_along(
 
 
 def score_function(
-    graph: nnx.GraphDef, protocol: Protocol, *, dtype: DTypeLike = "float32"
+    graph: nnx.GraphDef,
+    protocol: Protocol,
+    *,
+    dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, shown, size); not to be jitted, it runs jitted parts.
 
@@ -168,8 +173,9 @@ def score_function(
         graph: of the model, for inference.
         protocol: how photographs are shown.
         dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        mesh: that `shown` lies on, see `inference.score_function`.
     """
-    network = _network(graph, dtype)
+    network = _network(graph, dtype, mesh)
 
     def scores_of_view(params, batch_stats, images, size):
         if not protocol.window:
@@ -192,18 +198,22 @@ def score_function(
 
 
 def label_function(
-    graph: nnx.GraphDef, protocol: Protocol, *, dtype: DTypeLike = "float32"
+    graph: nnx.GraphDef,
+    protocol: Protocol,
+    *,
+    dtype: DTypeLike = "float32",
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], UInt8[Array, "b i j"]]:
     """Returns labels(params, batch_stats, shown, size): the classes of the highest scores.
 
     Like `score_function`; scores of all pixels exist where windows or views are put together.
     """
     if protocol.whole:
-        return jax.jit(inference.label_function(graph, dtype=dtype), static_argnums=3)
+        return jax.jit(inference.label_function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
     if protocol.several_views:
-        scores = score_function(graph, protocol, dtype=dtype)
+        scores = score_function(graph, protocol, dtype=dtype, mesh=mesh)
         return lambda *arguments: _highest(scores(*arguments))
-    network = _network(graph, dtype)
+    network = _network(graph, dtype, mesh)
 
     def labels(params, batch_stats, images, size):
         return _resized_labels(_slide(network, protocol, params, batch_stats, images), size)
@@ -211,8 +221,10 @@ def label_function(
     return labels
 
 
-def _network(graph: nnx.GraphDef, dtype: DTypeLike) -> Callable[..., Float[Array, "b i j k"]]:
-    return jax.jit(inference.score_function(graph, dtype=dtype), static_argnums=3)
+def _network(
+    graph: nnx.GraphDef, dtype: DTypeLike, mesh: Mesh | None
+) -> Callable[..., Float[Array, "b i j k"]]:
+    return jax.jit(inference.score_function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
 
 
 def _slide(network, protocol, params, batch_stats, images) -> Float[Array, "b h w k"]:

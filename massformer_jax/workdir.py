@@ -29,6 +29,10 @@ CHANGEABLE = (
     "eval_every",
     "on_nonfinite",
     "profile_steps",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.spatial",
+    "shardings",
 )
 
 EVALUATED = "evaluated"

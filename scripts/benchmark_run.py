@@ -100,14 +100,15 @@ def inference(
 ) -> tuple[Callable, tuple]:
     """The function from photographs to label maps and its arguments, without values.
 
-    The photographs are uint8 [batch, *size, 3] and split over the mesh; the labels have their size.
+    The photographs are uint8 [batch, *size, 3] and split over the mesh, their rows too if it has an
+    axis for them; the labels have their size.
     """
-    find = label_function(model_graph(model, training=False), dtype=dtype)
+    find = label_function(model_graph(model, training=False), dtype=dtype, mesh=mesh)
 
     def labels(params, batch_stats, images):
         return find(params, batch_stats, images, size)
 
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    whole, split = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
     function = jax.jit(labels, in_shardings=(whole, whole, split), out_shardings=split)
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8, sharding=split)
     return function, (*_shard(abstract_weights(model), whole), images)

@@ -7,8 +7,8 @@ import threading
 import jax
 import numpy as np
 import pytest
-import stand_in
 
+import stand_in
 import tiny_config
 from massformer_jax import (
     evaluate,

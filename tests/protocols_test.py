@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 
 import release
+import stand_in
 import tiny_config
 from massformer_jax import checkpoint, inference, predict, protocols, sharding
 from massformer_jax.data.classes import CLASSES
@@ -206,7 +206,7 @@ def test_one_program_for_the_windows_of_all_photographs(monkeypatch):
     """The network, which takes long to compile, is not compiled again for another size."""
     traced = []
 
-    def counting(graph, *, dtype):
+    def counting(graph, *, dtype, mesh):
         scores = stand_in.score_function(graph)
         return lambda *arguments: traced.append(arguments[-1]) or scores(*arguments)
 

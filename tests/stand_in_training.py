@@ -1,7 +1,8 @@
 """Training with a network of three numbers in the place of MaSSFormer: the loop, in seconds.
 
-`python tests/stand_in_training.py --config=… …` is the command line of `massformer_jax.main` with it. What a
-step computes depends on all crops of all processes, and on their order, as with the real one.
+`python tests/stand_in_training.py --config=… …` is the command line of `massformer_jax.main` with
+it. What a step computes depends on all crops of all processes, and on their order, as with the
+real one.
 """
 
 import os

@@ -173,11 +173,11 @@ def test_initial_weights_are_placed_as_the_state_is():
 
 
 def test_a_run_may_continue_on_another_mesh(tmp_path):
-    claim(tmp_path, CONFIG)
+    claim(tmp_path, CONFIG, write=True)
     other = CONFIG.copy_and_resolve_references()
     other.mesh.fsdp = 2
     other.shardings = ((r"", ()),)
-    claim(tmp_path, other)
+    claim(tmp_path, other, write=True)
     other.seed = 1
     with pytest.raises(InputError, match="seed is 0 there and 1 here"):
-        claim(tmp_path, other)
+        claim(tmp_path, other, write=True)

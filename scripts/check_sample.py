@@ -27,7 +27,8 @@ def main(folder: pathlib.Path) -> None:
             assert (folder / "predictions" / name).is_file(), f"{name} is missing"
     print(
         f"{len(pictures)} comparisons, a report of {len(page.encode()) / 1e6:.1f} MB, "
-        f"{len(photographs)} predictions, mIoU {100 * score:.2f} against {100 * constant:.2f} of one class everywhere"
+        f"{len(photographs)} predictions, mIoU {100 * score:.2f} against {100 * constant:.2f} of "
+        "one class everywhere"
     )
 
 

@@ -2,7 +2,7 @@
 #
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
-#   make test-slow  those, which train or need PyTorch; installs it (on some machines with CUDA)
+#   make test-slow  those, which train or need PyTorch or Chromium; installs the former (on some machines with CUDA)
 #   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
@@ -52,7 +52,7 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
-	@$(PIP) -e '.[test,torch]'
+	@$(PIP) -e '.[test,torch,browser]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # Beam wants other versions than the rest.

@@ -243,7 +243,7 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
             pictures=config.eval.pictures,
             save_predictions=config.eval.save_predictions,
             total=total,
-            split=config.eval.split,
+            split_name=config.eval.split,
         )
 
     return evaluate_weights

@@ -111,7 +111,7 @@ class TestStopping:
         config.data.threads = 1
         # One at a time: otherwise all three are in the first batch.
         make_mesh = sharding.make_mesh
-        monkeypatch.setattr(sharding, "make_mesh", lambda found, axes: make_mesh(found[:1], axes))
+        monkeypatch.setattr(sharding, "make_mesh", lambda found, *axes: make_mesh(found[:1], *axes))
         with pytest.raises(Preempted):
             train.train_and_evaluate(config, workdir)
         assert not (workdir / "eval" / "metrics.json").exists()

@@ -10,7 +10,7 @@ from massformer_jax.ops.resize import resize_bilinear
 GRAPH = nnx.graphdef(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))  # of no network
 
 
-def score_function(graph, *, dtype="float32"):
+def score_function(graph, *, dtype="float32", mesh=None):
     """Scores that depend on what else is in the image, and are mirrored by no mirror image."""
 
     def scores(params, batch_stats, images, size):
@@ -22,7 +22,7 @@ def score_function(graph, *, dtype="float32"):
     return scores
 
 
-def label_function(graph, *, dtype="float32"):
+def label_function(graph, *, dtype="float32", mesh=None):
     """The classes of its highest scores."""
     scores = score_function(graph)
     return lambda *arguments: jnp.argmax(scores(*arguments), -1).astype(jnp.uint8)

@@ -127,10 +127,10 @@ def evaluate(
         What `metrics.json` holds: `evaluate_files.report_of`, `protocol`, and
         `best_constant_mIoU`, what one class everywhere would reach.
     """
-    over_devices = sharding.photographs_sharded(mesh)
+    places = sharding.photographs_sharded(mesh)
 
     def start(batch):
-        placed = jax.device_put((batch.images, batch.labels), over_devices)
+        placed = jax.device_put((batch.images, batch.labels), places)
         return step(params, batch_stats, *placed)
 
     names, pool = [], zero_counts(len(classes))

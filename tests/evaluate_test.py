@@ -78,7 +78,13 @@ def test_scores_are_those_of_the_written_label_maps(
         path = labels / example["file_name"].replace("jpg", "png")
         path.write_bytes(encode_mask(example["label"]))
     summary = run(
-        examples, output, devices=devices, protocol=protocol, patch=monkeypatch, pictures=2
+        examples,
+        output,
+        devices=devices,
+        protocol=protocol,
+        patch=monkeypatch,
+        pictures=2,
+        split="validation",
     )
     names, pool = evaluate_files.evaluate_files(output / "predictions", labels)
     expected = evaluate_files.report_of(
@@ -96,6 +102,7 @@ def test_scores_are_those_of_the_written_label_maps(
     assert (output / "row.md").read_text().splitlines()[2].startswith("| ours | ")
     assert len(list(output.glob("*.png"))) == 2
     page = (output / "report.html").read_text()
+    assert "Mask2Former" in page, "the split is among the published ones"
     drawn = json.loads(page.split('id="data">')[1].split("</script>")[0])["pictures"]
     assert set(drawn) == set(names), "all are among the worst of so few"
     for example in examples:

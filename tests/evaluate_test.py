@@ -84,7 +84,7 @@ def test_scores_are_those_of_the_written_label_maps(
         protocol=protocol,
         patch=monkeypatch,
         pictures=2,
-        split="validation",
+        split_name="validation",
     )
     names, pool = evaluate_files.evaluate_files(output / "predictions", labels)
     expected = evaluate_files.report_of(

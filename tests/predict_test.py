@@ -166,7 +166,7 @@ def test_flags_of_the_protocol(monkeypatch, tmp_path, flags, expected):
     cv2.imwrite(str(photo), photograph(20, 20))
     seen = []
 
-    def load(directory, *, dtype, **settings):
+    def load(directory, *, dtype, chips, **settings):
         seen.append(protocols.Protocol(**settings))
         raise InputError("enough")
 

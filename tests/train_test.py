@@ -72,6 +72,8 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     workdir, printed = undisturbed
     assert "step 4/4" in printed and "images/s" in printed and "left" in printed
     assert "3 photographs" in printed
+    assert "mesh data 1 x fsdp 1 x spatial 1; 0 parameters split" in printed
+    assert "cls_embed/kernel [16, 8] replicated\n" in (workdir / "shardings.txt").read_text()
     summary = json.loads((workdir / "eval" / "metrics.json").read_text())
     assert len(summary["images"]) == 3 and len(summary["IoU"]) == 7
     assert len(list((workdir / "eval").glob("*.png"))) == 1
@@ -139,6 +141,14 @@ def test_evaluation_by_another_protocol_writes_its_label_maps(undisturbed, run, 
     names, pool = evaluate_files.evaluate_files(workdir / "eval" / "predictions", labels)
     assert pool.confusion.sum(0).tolist() == summary["confusion"]
     assert sorted(summary["images"]) == names
+
+
+def test_evaluation_over_rows_gives_the_same_scores(undisturbed, run):
+    """Each photograph over four devices."""
+    workdir, printed = undisturbed
+    status, out, err = run(workdir, "--mode=eval", "--config.mesh.spatial=4", devices=4)
+    assert status == 0, err
+    assert out[out.index("\nclass ") :] == printed[printed.index("\nclass ") :]
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])

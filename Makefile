@@ -2,8 +2,9 @@
 #
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
-#   make test-slow  those, which train or need PyTorch; installs it (on some machines with CUDA)
+#   make test-slow  those, which train, need PyTorch (which it installs) or Chromium
 #   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
+#   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
 #
@@ -16,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: sample test test-slow test-tensorflow lint clean
+.PHONY: sample test test-slow test-tensorflow test-tpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -30,6 +31,9 @@ test-slow: $(VENV)/.installed-torch
 
 test-tensorflow: $(VENV)-tensorflow/.installed
 	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)
+
+test-tpu: $(VENV)/.installed-tpu-compiler
+	$(PYTEST) -m slow tests/pods_test.py
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -52,7 +56,7 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
-	@$(PIP) -e '.[test,torch]'
+	@$(PIP) -e '.[test,torch,browser]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # Beam wants other versions than the rest.
@@ -61,6 +65,11 @@ $(VENV)-tensorflow/.installed: pyproject.toml
 	@rm -rf $(VENV)-tensorflow
 	@$(PYTHON) -m venv $(VENV)-tensorflow
 	@$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,tensorflow]'
+	@touch $@
+
+$(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
+	@echo "Installing the compiler for TPUs into $(VENV)"
+	@$(PIP) -e '.[test,tpu-compiler]'
 	@touch $@
 
 # An environment whose making was interrupted has no stamp and is made afresh.

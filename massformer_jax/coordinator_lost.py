@@ -6,11 +6,13 @@ runs beside each other process and reads what that one writes to it, until it en
 without a word, and nobody answers at the address of process 0, the message goes to standard error.
 """
 
+import signal
 import socket
 import sys
 
 
 def main(address: str, message: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the other one, which then ends
     if sys.stdin.buffer.read():
         return
     host, _, port = address.rpartition(":")

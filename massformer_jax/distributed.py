@@ -26,6 +26,7 @@ HEARTBEAT_SECONDS = 30  # a process that is silent for so long is lost
 LOST_STATUS = 3
 
 _ending = threading.Event()
+_watcher: threading.Thread | None = None
 _bystander: subprocess.Popen | None = None
 
 
@@ -131,11 +132,12 @@ def end(status: int, *, together: bool) -> None:
     _ending.set()
     if _bystander is not None:
         _bystander.communicate(b"done")
-    if together:
-        jax.distributed.shutdown()
-    else:
+    if not together:
         # Not sys.exit: JAX would wait minutes for the others, which wait for this one.
         os._exit(status)
+    if is_first() and _watcher is not None:
+        _watcher.join(HEARTBEAT_SECONDS)  # until all others have parted: this one leads them
+    jax.distributed.shutdown()
 
 
 def end_after_failure() -> None:
@@ -174,32 +176,34 @@ def _check(coordinator, processes, process):
 
 def _watch(hosts: list[str]) -> None:
     """Starts what tells of lost processes."""
-    devices = jax.devices()
+    global _watcher, _bystander
+    devices, everyone = jax.devices(), set(range(len(hosts)))
 
     def watch():
-        while not _ending.is_set():
-            lost = 0
+        while True:
             try:
+                # Waits for all others to come here too, but for those whose heartbeats stopped.
                 with multihost_utils.live_devices(devices) as live:
-                    alive = {device.process_index for device in live}
+                    lost = everyone - {device.process_index for device in live}
             except multihost_utils.ProcessFailureError as error:
-                alive = set(range(len(hosts))) - {d.process_index for d in error.failed_devices}
-            except jax.errors.JaxRuntimeError:
-                alive = set(range(1, len(hosts)))  # process 0 leads the others: it does not answer
+                lost = {device.process_index for device in error.failed_devices}
+            except RuntimeError:
+                lost = {0}  # it leads the others, and does not answer
             if _ending.is_set():
-                return
-            for lost in sorted(set(range(len(hosts))) - alive):
-                print(lost_message(lost, hosts), file=sys.stderr, flush=True)
+                if not is_first() or len(lost) == len(hosts) - 1:
+                    return
+            elif lost:
+                print(lost_message(min(lost), hosts), file=sys.stderr, flush=True)
                 if _bystander is not None:
                     _bystander.communicate(b"done")
                 os._exit(LOST_STATUS)
-            time.sleep(2)
+            _ending.wait(2) and time.sleep(0.1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    _watcher = threading.Thread(target=watch, daemon=True)
+    _watcher.start()
     if is_first():
         return
     # Without process 0 JAX ends this one before any of its threads can say why.
-    global _bystander
     from jax._src import distributed  # nothing public has the address that a cluster gave
 
     command = [sys.executable, "-I", str(pathlib.Path(coordinator_lost.__file__))]

@@ -95,7 +95,7 @@ def evaluate(
     pictures: int,
     save_predictions: bool = False,
     total: int | None = None,
-    split: str = "",
+    split_name: str = "",
 ) -> dict[str, Any]:
     """Evaluates all examples and writes scores, pictures and label maps into `output`.
 
@@ -118,7 +118,7 @@ def evaluate(
         pictures: of how many examples the truth and the prediction are drawn.
         save_predictions: write all label maps.
         total: how many examples there are, for the progress bar.
-        split: whose they are; "validation" and "test" are shown among the published results.
+        split_name: whose they are; "validation" and "test" are shown among the published results.
 
     With several processes each passes its own share of the examples; the counts of all are pooled,
     and the first process writes.
@@ -176,8 +176,8 @@ def evaluate(
             output.parent.name,
             summary,
             drawn,
-            split=PUBLISHED.get(split),
-            details={"split": split, **shown},
+            split=PUBLISHED.get(split_name),
+            details={"split": split_name, **shown},
         )
         write_whole(output / "report.html", page.encode())
     return summary

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from massformer_jax import checkpoint
+from massformer_jax import checkpoint, sharding
 from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
@@ -47,18 +47,27 @@ class Segmenter:
         weights: checkpoint.Weights,
         *,
         dtype: str = "float32",
+        chips: int = 1,
         **protocol: Any,
     ):
-        """See `load`."""
+        """See `load`; `weights` may lie anywhere."""
         self._protocol = Protocol(**protocol)
         if dtype not in DTYPES:
             raise InputError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
         graph = model_graph(weights.model, training=False)
-        self._weights = (weights.params, weights.batch_stats)
-        self._scores = score_function(graph, self._protocol, dtype=dtype)
-        self._labels = label_function(graph, self._protocol, dtype=dtype)
+        if chips > len(jax.local_devices()):
+            raise InputError(f"chips is {chips}, and there are {len(jax.local_devices())} devices")
+        mesh = sharding.make_mesh(jax.local_devices()[:chips], {sharding.SPATIAL: chips})
+        self._place = sharding.photographs_sharded(mesh)
+        self._weights = jax.device_put(
+            (weights.params, weights.batch_stats), sharding.replicated(mesh)
+        )
+        self._scores, self._labels = (
+            function(graph, self._protocol, dtype=dtype, mesh=mesh)
+            for function in (score_function, label_function)
+        )
 
     @classmethod
     def load(
@@ -66,6 +75,7 @@ class Segmenter:
         directory: str | os.PathLike,
         *,
         dtype: str = "float32",
+        chips: int = 1,
         **protocol: Any,
     ) -> "Segmenter":
         """Loads the best weights of a workdir, or converted ones.
@@ -74,15 +84,16 @@ class Segmenter:
             directory: a training run's workdir, or what `massformer_jax.convert` wrote.
             dtype: that the network computes in, "float32" or "bfloat16": half the memory, and on
                 accelerators faster.
+            chips: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
             **protocol: how photographs are shown to the network, the arguments of
                 `massformer_jax.protocols.Protocol`; by default as a whole, as they are.
 
         Raises:
-            InputError: no checkpoint there, an unknown protocol or dtype.
+            InputError: no checkpoint there, an unknown protocol or dtype, too few devices.
         """
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        weights = checkpoint.load_weights(directory, sharding)
-        return cls(weights, dtype=dtype, **protocol)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        weights = checkpoint.load_weights(directory, device)
+        return cls(weights, dtype=dtype, chips=chips, **protocol)
 
     def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         """Class of every pixel of a photograph: RGB, uint8 [h, w, 3].
@@ -107,7 +118,7 @@ class Segmenter:
                 f"an image of shape {image.shape} and dtype {image.dtype}; "
                 "pass RGB as uint8 [height, width, 3]"
             )
-        shown = jax.device_put(show(self._protocol, [image]))
+        shown = jax.device_put(show(self._protocol, [image]), self._place)
         return function(*self._weights, shown, image.shape[:2])[0]
 
 
@@ -208,11 +219,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=DTYPES,
         help="float32 (default), or bfloat16: half the memory, and faster on accelerators",
     )
+    parser.add_argument(
+        "--chips", type=int, default=1, help="split the rows of a photograph over so many devices"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     args = parser.parse_args(argv)
     try:
         images = find_images(args.images)
-        segmenter = Segmenter.load(args.checkpoint, dtype=args.dtype, **protocol_of(args))
+        segmenter = Segmenter.load(
+            args.checkpoint, dtype=args.dtype, chips=args.chips, **protocol_of(args)
+        )
         output = pathlib.Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
     except (InputError, OSError) as error:

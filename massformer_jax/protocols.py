@@ -25,7 +25,7 @@ from massformer_jax.data.transforms import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.inference import STRIP, network_size
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
-from massformer_jax.ops.rows import in_strips
+from massformer_jax.ops.rows import Rows, in_strips
 
 RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
 BLENDS = ("average", "smooth")
@@ -303,4 +303,4 @@ def _resized_labels(
         part = upper * (1 - share) + lower * share
         return _highest(resize_bilinear(part, (rows.count, size[1])))
 
-    return in_strips(labels, size[0], max(1, STRIP // size[1]), after=scores)
+    return in_strips(labels, Rows(0, size[0]), max(1, STRIP // size[1]), after=scores)

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool
 
 from massformer_jax import sharding
 from massformer_jax.losses import draw_points, losses, total
@@ -86,16 +87,30 @@ def training_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
-        done = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
-        applied = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
-        if on_nonfinite == "halt":
-            applied &= state.skipped == 0
-        state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), done, state)
-        state = state._replace(skipped=state.skipped + (~applied).astype(jnp.int32))
-        if on_nonfinite == "skip":
-            state = state._replace(step=done.step)
+        after = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        state = keep_finite(state, after, finite, on_nonfinite)
         return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}
 
     return jax.jit(
         step, in_shardings=(placed, split), out_shardings=(placed, whole), donate_argnums=0
     )
+
+
+def keep_finite(
+    before: TrainState, after: TrainState, finite: Bool[Array, ""], on_nonfinite: str
+) -> TrainState:
+    """The state after a step: `after`, or where the step was not finite what the policy says.
+
+    Args:
+        before: the state that the step began with.
+        after: the one that it ended with.
+        finite: whether that may be used.
+        on_nonfinite: see `training_step`.
+    """
+    applied = finite
+    if on_nonfinite == "halt":
+        applied &= before.skipped == 0
+    kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+    step = kept.step if on_nonfinite == "halt" else after.step
+    return kept._replace(step=step, skipped=before.skipped + (~applied).astype(jnp.int32))

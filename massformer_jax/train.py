@@ -42,7 +42,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         Preempted: the run was asked to stop, and its state is saved.
         NonFiniteLoss: the policy is to halt; the state and the batch are saved.
     """
-    mesh = sharding.make_mesh(jax.devices(), config.mesh)
+    mesh = sharding.make_mesh(jax.devices(), config.mesh.to_dict())
     check_config(config, mesh)
     iterator = input_batches(config)
     evaluate_weights = evaluation(config)
@@ -217,7 +217,7 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
     Raises:
         InputError: there is no such split or protocol, at once.
     """
-    mesh = sharding.evaluation_mesh(jax.local_devices(), config.mesh)
+    mesh = sharding.evaluation_mesh(jax.local_devices(), config.mesh.to_dict())
     protocol = eval_protocol(config)
     step = evaluation_step(config.model.to_dict(), mesh, protocol=protocol, dtype=config.dtype)
     examples = functools.partial(
@@ -243,7 +243,7 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
             pictures=config.eval.pictures,
             save_predictions=config.eval.save_predictions,
             total=total,
-            split=config.eval.split,
+            split_name=config.eval.split,
         )
 
     return evaluate_weights

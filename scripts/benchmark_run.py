@@ -47,11 +47,12 @@ def devices(topology: str | None, batch: int) -> list[jax.Device]:
     Raises:
         InputError: there is no such topology, or no compiler for it.
     """
-    found = _topology(topology) if topology else jax.devices()
+    found = topology_devices(topology) if topology else jax.devices()
     return found[: max(n for n in range(1, len(found) + 1) if batch % n == 0)]
 
 
-def _topology(name: str) -> list[jax.Device]:
+def topology_devices(name: str) -> list[jax.Device]:
+    """The chips of a slice that need not be there; see `devices`."""
     if not importlib.util.find_spec("libtpu"):
         raise InputError("--topology needs the TPU compiler, not a TPU: pip install libtpu")
     try:
@@ -154,7 +155,7 @@ def measure(
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
-    with _out_of_memory_in_one_line():
+    with out_of_memory_in_one_line():
         compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
@@ -165,7 +166,7 @@ def measure(
         if donated is not None:
             values[donated] = result[0]
 
-    with _out_of_memory_in_one_line():
+    with out_of_memory_in_one_line():
         seconds = median_seconds(run, runs)
     return {
         "seconds": seconds,
@@ -177,7 +178,8 @@ def measure(
 
 
 @contextlib.contextmanager
-def _out_of_memory_in_one_line():
+def out_of_memory_in_one_line():
+    """Turns the compiler's complaint into an InputError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

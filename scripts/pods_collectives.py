@@ -24,7 +24,7 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}  # others end in their number o
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+)$")
 _OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
 _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
-_CALLED = re.compile(
+_CALLS = re.compile(
     r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     r"|branch_computations=\{([^}]*)\}|called_computations=\{([^}]*)\}"
 )
@@ -48,7 +48,7 @@ def collectives(text: str) -> list[Collective]:
     Raises:
         ValueError: a loop that holds one has no known number of turns.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     return list(_inside(entry, computations, len_devices(text)))
 
 
@@ -85,7 +85,7 @@ def len_devices(text: str) -> int:
     return math.prod(map(int, counts))
 
 
-def _computations(text: str) -> tuple[Mapping[str, list[str]], str]:
+def computations_of(text: str) -> tuple[Mapping[str, list[str]], str]:
     computations, entry, lines = {}, "", []
     for line in text.splitlines():
         head = re.match(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$", line)
@@ -101,38 +101,40 @@ def _inside(name: str, computations: Mapping[str, list[str]], devices: int) -> I
     lines = computations[name]
     shapes = None
     for line in lines:
-        instruction, rest = _INSTRUCTION.match(line).groups()
-        operation = _OPERATION.search(rest)
-        kind = operation[1].removesuffix("-start") if operation else ""
+        instruction, shape, operation, operands, rest = parse(line)
+        kind = operation.removesuffix("-start")
         if kind in KINDS:
-            if shapes is None:
-                shapes = dict(_shapes(lines))
-            operands = rest[operation.end() : rest.index(")", operation.end())]
-            size = sum(_bytes(shapes.get(x.strip().split("%")[-1], x)) for x in operands.split(","))
+            shapes = shapes or {x[0]: x[1] for x in map(parse, lines)}
+            size = sum(_bytes(shapes.get(operand, "")) for operand in operands)
             source = re.search(r'op_name="([^"]*)"', rest)
-            yield Collective(
-                kind,
-                size,
-                _group_size(rest, devices),
-                1,
-                rest[: operation.start()].strip(),
-                source[1] if source else "",
-            )
+            found = source[1] if source else ""
+            yield Collective(kind, size, _group_size(rest, devices), 1, shape, found)
             continue
+        turns = trips(rest, computations) if kind == "while" else 1
         # The TPU's compiler spreads a collective over other work: start, steps and end all show it.
         if instruction.startswith("async-collective-done"):
             continue
         inner = [
             found
-            for found in _called(rest)
+            for found in called(rest)
             if found in computations and not found.startswith("async_collective_fusion")
         ]
-        turns = trips(rest, computations) if kind == "while" else 1
         for other in inner:
             found = list(_inside(other, computations, devices))
             if found and turns is None:
                 raise ValueError(f"{instruction}: a loop of unknown length holds collectives")
             yield from (one._replace(times=one.times * turns) for one in found)
+
+
+def parse(line: str) -> tuple[str, str, str, tuple[str, ...], str]:
+    """An instruction's name, shape, operation and operands, and all that stands after its name."""
+    name, rest = _INSTRUCTION.match(line).groups()
+    operation = _OPERATION.search(rest)
+    if not operation:
+        return name, rest, "", (), rest
+    inside = rest[operation.end() : rest.index(")", operation.end())]
+    operands = tuple(x.split("%")[-1].strip() for x in inside.split(",")) if inside else ()
+    return name, rest[: operation.start()].strip(), operation[1], operands, rest
 
 
 def trips(rest: str, computations: Mapping[str, list[str]]) -> int | None:
@@ -150,15 +152,8 @@ def trips(rest: str, computations: Mapping[str, list[str]]) -> int | None:
     return int(constants[found[1]]) if found and found[1] in constants else None
 
 
-def _shapes(lines: list[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        name, rest = _INSTRUCTION.match(line).groups()
-        operation = _OPERATION.search(rest)
-        yield name, rest[: operation.start()] if operation else rest
-
-
-def _called(rest: str) -> Iterator[str]:
-    for one, *several in _CALLED.findall(rest):
+def called(rest: str) -> Iterator[str]:
+    for one, *several in _CALLS.findall(rest):
         for name in [one, *",".join(several).split(",")]:
             if name.strip():
                 yield name.strip().lstrip("%")

@@ -1,5 +1,6 @@
 """The evaluation loop: what it counts, writes and says, with a stand-in for the network."""
 
+import base64
 import io
 import json
 import threading
@@ -7,8 +8,9 @@ import threading
 import jax
 import numpy as np
 import pytest
-import stand_in
+from PIL import Image
 
+import stand_in
 import tiny_config
 from massformer_jax import (
     evaluate,
@@ -19,7 +21,7 @@ from massformer_jax import (
     scores,
     sharding,
 )
-from massformer_jax.data.classes import CLASSES
+from massformer_jax.data.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_mask, encode_mask
 from massformer_jax.protocols import Protocol
 
@@ -82,7 +84,7 @@ def test_scores_are_those_of_the_written_label_maps(
         protocol=protocol,
         patch=monkeypatch,
         pictures=2,
-        split="validation",
+        split_name="validation",
     )
     names, pool = evaluate_files.evaluate_files(output / "predictions", labels)
     expected = evaluate_files.report_of(
@@ -101,6 +103,13 @@ def test_scores_are_those_of_the_written_label_maps(
     assert len(list(output.glob("*.png"))) == 2
     page = (output / "report.html").read_text()
     assert "Mask2Former" in page, "the split is among the published ones"
+    drawn = json.loads(page.split('id="data">')[1].split("</script>")[0])["pictures"]
+    assert set(drawn) == set(names), "all are among the worst of so few"
+    for example in examples:
+        name = evaluate.mask_name(example)
+        layer = base64.b64decode(drawn[name]["levels"][0]["layers"]["prediction"])
+        seen = np.array(Image.open(io.BytesIO(layer)).convert("RGB"))
+        assert (seen == PALETTE[decode_mask(output / "predictions" / name)]).all()
     answer = protocols.label_function(stand_in.GRAPH, protocol)
     for example in examples:
         shown = jax.device_put(protocols.show(protocol, [example["image"]]))

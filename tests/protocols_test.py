@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 
 import release
+import stand_in
 import tiny_config
 from massformer_jax import checkpoint, inference, predict, protocols, sharding
 from massformer_jax.data.classes import CLASSES

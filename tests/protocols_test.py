@@ -274,8 +274,10 @@ def test_photographs_lie_on_their_devices(no_network):
     split = sharding.batch_sharded(sharding.make_mesh(jax.devices()[:4]))
     scores = protocols.score_function(stand_in.GRAPH, protocol)
     shown = jax.device_put(protocols.show(protocol, images), split)
+    begin = protocols._zeros((4, 90, 130, 7), jnp.float32, shown)
     many = scores(None, None, shown, (90, 130))
-    assert many.sharding.is_equivalent_to(split, 4)
+    for sums in (begin, many):
+        assert sums.sharding.is_equivalent_to(split, 4)
     for image, got in zip(images, many, strict=True):
         assert_close(np.asarray(got), answers(image, window="64x96", flip=True)[0])
 

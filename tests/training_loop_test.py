@@ -18,9 +18,19 @@ from massformer_jax.optim import optimizer
 from massformer_jax.stopping import NonFiniteLoss, Preempted
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_network():
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in_training.install(patch.setattr)
+        yield
+
+
 @pytest.fixture
-def config(data_dir, monkeypatch):
-    stand_in_training.install(monkeypatch.setattr)
+def config(data_dir):
+    return short(data_dir)
+
+
+def short(data_dir):
     config = tiny_config.get_config()
     config.data.data_dir = str(data_dir)
     config.total_steps = 6
@@ -43,10 +53,13 @@ def assert_equal(state, other):
     jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
-@pytest.fixture
-def undisturbed(config, tmp_path):
-    train.train_and_evaluate(config, tmp_path / "undisturbed")
-    return last_state(tmp_path / "undisturbed", config)
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    """The workdir and the last state of a run from beginning to end."""
+    workdir, config = tmp_path_factory.mktemp("runs") / "undisturbed", short(data_dir)
+    train.train_and_evaluate(config, workdir)
+    assert json.loads((workdir / "eval" / "metrics.json").read_text())["images"] == 3
+    return workdir, last_state(workdir, config)
 
 
 def scalars(workdir) -> dict[str, dict[int, float]]:
@@ -64,7 +77,7 @@ def scalars(workdir) -> dict[str, dict[int, float]]:
 
 
 class TestStopping:
-    @pytest.mark.parametrize("step", [1, 3, 5])
+    @pytest.mark.parametrize("step", [1, 5])
     def test_sigterm_saves_and_the_rest_is_the_same(
         self, config, undisturbed, tmp_path, monkeypatch, step
     ):
@@ -88,7 +101,7 @@ class TestStopping:
         assert int(last_state(workdir, config).step) == step
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         train.train_and_evaluate(config, workdir)
-        assert_equal(last_state(workdir, config), undisturbed)
+        assert_equal(last_state(workdir, config), undisturbed[1])
 
     def test_stopped_during_evaluation_it_evaluates_again(
         self, config, tmp_path, monkeypatch, capsys
@@ -124,14 +137,14 @@ class TestStopping:
         assert "evaluation" not in capsys.readouterr().out
 
 
-def test_what_a_killed_save_left_is_not_chosen(config, undisturbed, tmp_path):
-    """Orbax renames a folder when it is complete: another name is no state, nor is its content."""
-    workdir = tmp_path / "undisturbed"
+def test_what_a_killed_save_left_is_not_chosen(config, undisturbed):
+    """Orbax renames a folder when it is complete: another name is no state."""
+    workdir, state = undisturbed
     half = workdir / checkpoint.LAST / "7.orbax-checkpoint-tmp"
     half.mkdir()
     (half / "model").write_bytes(b"half")
     assert checkpoint.has_state(workdir)
-    assert_equal(last_state(workdir, config), undisturbed)
+    assert_equal(last_state(workdir, config), state)
 
 
 class TestNotFinite:
@@ -139,7 +152,7 @@ class TestNotFinite:
     def bad_step(self, monkeypatch):
         monkeypatch.setattr(stand_in_training, "BAD_STEP", 3)
 
-    @pytest.mark.parametrize("log_every", [1, 2, 6])
+    @pytest.mark.parametrize("log_every", [1, 6])
     def test_halt_keeps_the_state_before_and_the_batch(self, config, tmp_path, log_every):
         """Whether the host looks at the step itself, or at it one step later."""
         config.log_every, config.checkpoint_every = log_every, 2
@@ -180,7 +193,7 @@ def test_times_are_split(config, tmp_path, monkeypatch, capsys):
     train.train_and_evaluate(config, tmp_path)
     logged = scalars(tmp_path)
     assert logged["train/seconds_step"][3] >= 0.05
-    assert logged["train/seconds_checkpoint"][6] > 0
+    assert logged["train/seconds_checkpoint"][3] > 0  # after step 2
     assert logged["train/seconds_input"][6] >= 0
     for step in (3, 6):
         whole = 8 / logged["train/images_per_second"][step]
@@ -209,8 +222,3 @@ def test_wrong_profile_steps(steps):
 def test_right_profile_steps():
     assert profiling.parse_steps("10:13") == range(10, 13)
     assert not profiling.parse_steps("")
-
-
-def test_metrics_are_those_of_three_photographs(config, tmp_path):
-    train.train_and_evaluate(config, tmp_path)
-    assert len(json.loads((tmp_path / "eval" / "metrics.json").read_text())["images"]) == 3

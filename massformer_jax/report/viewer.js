@@ -13,8 +13,7 @@ const urls = new Map();
 function urlOf(encoded) {
   if (!urls.has(encoded)) {
     const bytes = Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0));
-    const type = bytes[0] === 0x89 ? "image/png" : "image/webp";
-    urls.set(encoded, URL.createObjectURL(new Blob([bytes], { type })));
+    urls.set(encoded, URL.createObjectURL(new Blob([bytes], { type: "image/webp" })));
   }
   return urls.get(encoded);
 }

@@ -4,8 +4,10 @@ import pytest
 
 from massformer_jax import progress
 
-TERMS = {"loss": 12.0, "loss_cls": 1.0, "loss_mask": 2.0, "loss_dice": 3.0, "edge_loss": 4.0}
-TERMS["skipped"] = 0.0
+TERMS = {
+    **{"loss": 12.0, "loss_cls": 1.0, "loss_mask": 2.0, "loss_dice": 3.0, "edge_loss": 4.0},
+    "skipped": 0.0,
+}
 
 
 def test_speed_and_time_left_leave_out_pauses(monkeypatch, capsys):
@@ -16,27 +18,24 @@ def test_speed_and_time_left_leave_out_pauses(monkeypatch, capsys):
     assert line.pause(1) == 60
     assert line.report(1, TERMS) == {}
     assert "images/s" not in capsys.readouterr().out
+    now += 3.6
     with line.part("input"):
-        now += 4.5
+        now += 9
     with line.part("checkpoint"):
-        now += 0.9
-    now += 12.6
-    speed = line.report(10, TERMS)
+        now += 5.4
+    speed = line.report(10, {**TERMS, "skipped": 2.0})
     assert speed == pytest.approx(
         {
-            "images_per_second": 8,
-            "seconds_input": 0.5,
-            "seconds_checkpoint": 0.1,
-            "seconds_step": 1.4,
+            **{"images_per_second": 8, "seconds_input": 1, "seconds_checkpoint": 0.6},
+            "seconds_step": 0.4,
         }
     )
     printed = capsys.readouterr().out
     assert printed.startswith("step 10/100  loss 12.00  (class 1.000  mask 2.000")
+    assert "  2 skipped  8.00 images/s" in printed
     assert printed.endswith(
-        "8.00 images/s (seconds: input 0.500, step 1.400, checkpoint 0.100)  3 min left\n"
+        "8.00 images/s (seconds: input 1.000, step 0.400, checkpoint 0.600)  3 min left\n"
     )
-    line.report(11, TERMS | {"skipped": 2.0})
-    assert "  2 skipped  " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ def get_config() -> ml_collections.ConfigDict:
         "on_bad_record": "skip",  # the next one instead, up to 1 % of them; or "fail"
         "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
     }
+    # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
+    # over all of them; `fsdp` also splits parameters and optimizer, `spatial` the rows of a
+    # photograph that is evaluated.
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    # (regular expression of a parameter's path, what it is split by); the first match wins.
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 16  # over all devices
     config.total_steps = 80_000
     # Arguments of massformer_jax.optim.optimizer; the learning rate falls to 0 along a cosine.
@@ -57,7 +63,20 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 12544, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "release", "pictures": 16}
+    config.eval = {
+        "split": "validation",
+        "resolution": "release",  # or native, or HxW
+        # How photographs are shown to the network, see massformer_jax/protocols.py. Windows of
+        # "HxW" every "HxW" pixels, blended by "average" (as released) or "smooth"; "" for none.
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 16,
+        "save_predictions": False,  # all label maps, as PNG
+    }
     config.log_every = 50
     config.checkpoint_every = 1000
     config.eval_every = 5000

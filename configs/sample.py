@@ -31,6 +31,8 @@ def get_config() -> ml_collections.ConfigDict:
         "on_bad_record": "fail",
         "crops_per_decode": 1,
     }
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 4
     config.total_steps = 120
     config.optimizer = {
@@ -40,7 +42,17 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 2048, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "native", "pictures": 8}
+    config.eval = {
+        "split": "validation",
+        "resolution": "native",
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 8,
+        "save_predictions": False,
+    }
     config.log_every = 10
     config.checkpoint_every = 40
     config.eval_every = 120

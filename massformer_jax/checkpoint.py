@@ -16,7 +16,6 @@ process writes its own arrays; one renames, when all have written.
 
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -102,11 +101,10 @@ def save_best(manager: ocp.CheckpointManager, state: TrainState, miou: float, mo
     manager.save(step, args=items, metrics={"mIoU": miou})
 
 
-def abstract(init: Callable, sharding: jax.sharding.Sharding) -> TrainState:
-    """The state that `init(key)` would make, as shapes, all in one sharding: see `restore`."""
+def abstract(state: TrainState, shardings: TrainState) -> TrainState:
+    """The state as shapes, each in its sharding: see `restore`."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(init, jax.random.key(0)),
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state, shardings
     )
 
 

@@ -100,14 +100,15 @@ def on_local_devices(tree: Any, mesh: Mesh) -> Any:
 
     To be called by all processes. What is replicated already is not copied.
     """
-    if jax.process_count() == 1:
-        return tree
     here = sharding.replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, here)
+    leaves = jax.tree.leaves(tree)
+    if not all(x.is_fully_replicated for x in leaves):
+        everywhere = sharding.replicated(leaves[0].sharding.mesh)
+        tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
 
     def localise(x):
-        if not x.is_fully_replicated:
-            everywhere = jax.sharding.NamedSharding(x.sharding.mesh, jax.sharding.PartitionSpec())
-            x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, here, parts)
 

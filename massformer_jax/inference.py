@@ -4,9 +4,11 @@ The network takes sides that are multiples of 256. Ours pads at the bottom and r
 scores; where the release works, nothing is padded and the answers are equal.
 
 Everything at half the photograph's size and beyond is computed in strips of rows, down to the label
-map; no map of all queries or classes exists as a whole unless scores are asked for.
+map; no map of all queries or classes exists as a whole unless scores are asked for. On a mesh whose
+`spatial` axis is longer than one, every device computes its own rows of the image.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import STRIDE, Masks, MaSSFormer, normalize
+from massformer_jax.ops import split
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
 from massformer_jax.ops.rows import Rows, in_strips
 from massformer_jax.train_state import compute_params
@@ -66,7 +70,11 @@ def pad_to_stride(images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b i j 3"]:
 
 
 def score_function(
-    graph: nnx.GraphDef, *, dtype: DTypeLike = "float32", strip_rows: int | None = None
+    graph: nnx.GraphDef,
+    *,
+    dtype: DTypeLike = "float32",
+    strip_rows: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, images, size), to be jitted with `size` static.
 
@@ -78,65 +86,121 @@ def score_function(
         dtype: that the network computes in; scores are float32 (or wider) whatever it is.
         strip_rows: height of a strip at half the network's size; by default as many rows as hold
             `STRIP` positions. It changes memory and speed, not the answer.
+        mesh: that `images` lie on, `photographs_sharded`, if rows are to be split over its axis
+            `spatial`.
     """
-    return _in_strips(graph, lambda scores: scores, dtype, strip_rows)
+    return _in_strips(graph, lambda scores: scores, dtype, strip_rows, mesh)
 
 
 def label_function(
-    graph: nnx.GraphDef, *, dtype: DTypeLike = "float32", strip_rows: int | None = None
+    graph: nnx.GraphDef,
+    *,
+    dtype: DTypeLike = "float32",
+    strip_rows: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], UInt8[Array, "b i j"]]:
     """Returns labels(params, batch_stats, images, size): the classes of the highest scores.
 
     Like `score_function`, but scores exist for a strip at a time only.
     """
-    return _in_strips(
-        graph, lambda scores: jnp.argmax(scores, -1).astype(jnp.uint8), dtype, strip_rows
-    )
+
+    def classes(scores):
+        return jnp.argmax(scores, -1).astype(jnp.uint8)
+
+    return _in_strips(graph, classes, dtype, strip_rows, mesh)
 
 
-def _in_strips(graph, finish, dtype, strip_rows):
+def _in_strips(graph, finish, dtype, strip_rows, mesh):
     def run(params, batch_stats, images, size):
         _, h, w, _ = images.shape
         model = nnx.merge(graph, compute_params(params, dtype), batch_stats, copy=True)
         padded = pad_to_stride(images)
-        rows = strip_rows or max(16, STRIP // (padded.shape[2] // 2) // 16 * 16)
-        masks = model.in_strips(normalize(padded, dtype), rows)
-        # As many rows of the photograph as come from about 2 · rows of the network.
-        count = min(max(1, 2 * rows * size[0] // h), size[0])
-        resized = _resized_scores(model, masks, (h, w), size, count)
-        return in_strips(
-            lambda rows: finish(resized(rows)), size[0], count, after=masks.mask_embeds
-        )
+        strip = strip_rows or max(16, STRIP // (padded.shape[2] // 2) // 16 * 16)
+        with split.over(mesh):
+            masks = model.in_strips(normalize(padded, dtype), strip)
+            # As many rows of the photograph as come from about 2 · strip rows of the network.
+            strip = min(max(1, 2 * strip * size[0] // h), size[0])
+            answer = functools.partial(_answer, model, finish, (h, w), size, strip)
+            if split.parts() == 1:
+                return answer(masks, 0, np.zeros(1, np.int32), size[0])
+            return _answer_by_parts(answer, masks, bilinear_taps(h, size[0])[0])
 
     return run
 
 
-def _resized_scores(
-    model: MaSSFormer, masks: Masks, shown: tuple[int, int], size: tuple[int, int], count: int
-) -> Callable[[Rows], Float[Array, "b r j k"]]:
-    """Returns scores(rows) of `count` rows of the photograph, whose size is `size`.
+def _answer(model, finish, shown, size, strip, masks, part, starts, count, first=0):
+    """`count` rows of the answer, from `starts[part]` on. `masks.fused` begins at row `first`."""
+    strip = min(strip, count)
+    resized = _resized_scores(model, masks, first, shown, size, starts, count, strip)
+    rows = Rows(jnp.asarray(starts, jnp.int32)[part], count)
+    return in_strips(lambda rows: finish(resized(rows)), rows, strip, after=masks.mask_embeds)
 
-    `shown` is the network size: what lies beyond it is padding and is cropped.
+
+def _answer_by_parts(answer, masks: Masks, low: np.ndarray) -> Array:
+    """Every device answers for the photograph's rows that begin in its own rows of the network.
+
+    `low` is the network's row that each row of the photograph begins in. Devices compute equally
+    many rows; what one computes beyond its own is cut off.
+    """
+    parts, halo = split.parts(), 2  # the row below, and what doubling it reads
+    each = masks.fused.shape[1] // parts
+    ends = np.searchsorted(low, 2 * each * np.arange(parts + 1))
+    count = int(np.diff(ends).max())
+    starts = np.minimum(ends[:-1], len(low) - count)
+
+    def own(class_logits, mask_embeds, fused):
+        part = split.index()
+        own = Masks(class_logits, mask_embeds, split.with_halo(fused, halo))
+        return answer(own, part, starts, count, part * each - halo)
+
+    specs = (split.WHOLE, split.WHOLE, split.ROWS)
+    answers = split.whole(split.each_part(own, *masks, in_specs=specs, out_specs=split.ROWS))
+    begins = np.arange(parts) * count + ends[:-1] - starts
+    lengths = np.diff(ends)
+    return jnp.concatenate(
+        [answers[:, i : i + n] for i, n in zip(begins, lengths, strict=True)], axis=1
+    )
+
+
+def _resized_scores(
+    model: MaSSFormer,
+    masks: Masks,
+    begin: int | Int[Array, ""],
+    shown: tuple[int, int],
+    size: tuple[int, int],
+    starts: np.ndarray,
+    count: int,
+    strip: int,
+) -> Callable[[Rows], Float[Array, "b r j k"]]:
+    """Returns scores(rows) of `strip` rows of the photograph, whose size is `size`.
+
+    `shown` is the network size: what lies beyond it is padding and is cropped. `masks.fused` begins
+    at row `begin`, at 1/2; strips cover `count` rows from one of `starts` on.
     """
     low, high, weight = bilinear_taps(shown[0], size[0])
     # Every strip reads the same number of the network's rows, from an even one on.
-    starts = np.minimum(np.arange(0, size[0], count), size[0] - count)
-    span = int((high[starts + count - 1] - low[starts] // 2 * 2).max()) // 2 * 2 + 2
+    within = np.minimum(np.arange(0, count, strip), count - strip)
+    firsts = (starts[:, None] + within[None]).ravel()
+    span = int((high[firsts + strip - 1] - low[firsts] // 2 * 2).max()) // 2 * 2 + 2
     available = 2 * masks.fused.shape[1]
     span = min(span, available)
 
     def scores(rows):
-        first = jnp.minimum(jnp.asarray(low)[rows.start] // 2 * 2, available - span)
+        first = jnp.asarray(low)[rows.start] // 2 * 2 - 2 * begin
+        first = jnp.clip(first, 0, available - span)
         part = model.scores(masks, Rows(first // 2, span // 2))[:, :, : shown[1]]
         part = resize_bilinear(part, (span, size[1]))
 
         def read(table):
-            return jax.lax.dynamic_slice_in_dim(jnp.asarray(table), rows.start, count)
+            return jax.lax.dynamic_slice_in_dim(jnp.asarray(table), rows.start, strip)
 
-        upper = jnp.take(part, read(low) - first, 1, mode="clip")
+        def take(table):
+            return jnp.take(part, read(table) - 2 * begin - first, 1, mode="clip")
+
+        upper = take(low)
         if shown[0] == size[0]:
             return upper
         share = read(weight.astype(part.dtype)).reshape(1, -1, 1, 1)
-        return upper * (1 - share) + jnp.take(part, read(high) - first, 1, mode="clip") * share
+        return upper * (1 - share) + take(high) * share
 
     return scores

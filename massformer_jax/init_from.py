@@ -57,11 +57,16 @@ def read_initial(path: str | os.PathLike, model: Mapping[str, Any]) -> Initial:
     return Initial(weights.params, weights.batch_stats, f"starts from {path}; {fresh}")
 
 
-def start(state: TrainState, initial: Initial, sharding: jax.sharding.Sharding) -> TrainState:
-    """The state with these parts in place of its own."""
+def start(state: TrainState, initial: Initial) -> TrainState:
+    """The state with these parts in place of its own, and in the shardings of its own."""
+    parts = (initial.params, initial.batch_stats)
+    where = (
+        {name: jax.tree.map(lambda x: x.sharding, tree[name]) for name in part}
+        for part, tree in zip(parts, (state.params, state.batch_stats), strict=True)
+    )
     # Copied by the program, so that nothing else holds the buffers when a step donates them.
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=sharding)
-    params, batch_stats = copy((initial.params, initial.batch_stats))
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=tuple(where))
+    params, batch_stats = copy(parts)
     return state._replace(
         params={**state.params, **params}, batch_stats={**state.batch_stats, **batch_stats}
     )

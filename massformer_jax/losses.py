@@ -73,7 +73,7 @@ def losses(
     *,
     edge_target: str = "edges",
     mesh: Mesh | None = None,
-    axis: str = "data",
+    axis: str | tuple[str, ...] = "data",
 ) -> dict[str, Float[Array, ""]]:
     """The weighted loss terms, under the release's names; their sum is what is minimised.
 
@@ -83,7 +83,7 @@ def losses(
       points: of every head, see `draw_points`.
       edge_target: "edges" trains the edge branch on the edges of the label map, as the paper says;
         "ones" on the release's target, an edge at every pixel.
-      mesh, axis: where the batch is sharded, the mesh and its axis that shards it. What belongs to
+      mesh, axis: where the batch is sharded, the mesh and its axes that shard it. What belongs to
         one image is then computed where the image is; without it the result is the same, but the
         compiler gathers the whole batch for the matching and for the choice of points.
 

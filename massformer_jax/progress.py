@@ -1,10 +1,14 @@
-"""The progress line of a training run."""
+"""The progress lines of a training run and of an evaluation."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
+import tqdm
+
 PARTS = ("input", "checkpoint")
+LINE_EVERY = 60  # seconds, where a bar cannot be drawn
 
 
 class Progress:
@@ -77,3 +81,43 @@ def duration(seconds: float) -> str:
         if amount or (unit == "s" and not parts):
             parts.append(f"{amount} {unit}")
     return " ".join(parts[:2])
+
+
+class EvaluationProgress:
+    """Photographs done and the mIoU so far: a bar in a terminal, a line a minute elsewhere."""
+
+    def __init__(self, total: int | None, *, shown: bool = True):
+        self._shown = shown
+        self._done, self._total = 0, total
+        self._begun = self._printed = time.monotonic()
+        drawn = shown and terminal()
+        self._bar = tqdm.tqdm(
+            total=total, unit="photo", desc="evaluation", leave=False, disable=not drawn
+        )
+
+    def __enter__(self) -> "EvaluationProgress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def update(self, count: int, mean_iou: float) -> None:
+        """`count` more photographs are in the scores, whose mIoU is now this, 0..1."""
+        self._done += count
+        self._bar.set_postfix_str(f"mIoU {100 * mean_iou:.2f}", refresh=False)
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._shown and self._bar.disable and now - self._printed >= LINE_EVERY:
+            self._printed = now
+            of = f" of {self._total}" if self._total else ""
+            each = (now - self._begun) / self._done
+            print(
+                f"evaluated {self._done}{of} photographs, {each:.2f} s each; "
+                f"mIoU {100 * mean_iou:.2f} so far",
+                flush=True,
+            )
+
+
+def terminal() -> bool:
+    """Whether a bar can be drawn on standard error."""
+    return sys.stderr.isatty()

@@ -28,12 +28,13 @@ def training_step(
     edge_target: str,
     dtype: DTypeLike,
     on_nonfinite: str = "halt",
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Jitted step(state, batch) -> (state, scalars).
 
-    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over the mesh; the state
-    is replicated and donated. The scalars are the loss terms, their sum `loss`, the norm of the
-    gradient before clipping, and `skipped` of the new state, all float32.
+    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over all devices; the
+    state is donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
+    before clipping, and `skipped` of the new state, all float32.
 
     A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
 
@@ -48,9 +49,12 @@ def training_step(
             optimizer are float32 whatever it is.
         on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
             applied either, so that the state stays what it was before, also its number of steps.
+        shardings: of the state, see `massformer_jax.sharding.state_shardings`; replicated if None.
     """
     graph = model_graph(model, training=True)
     heads = model["layers"] + 1
+    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    placed = whole if shardings is None else shardings
 
     def step(state, batch):
         # Points depend on the seed and the step alone: a continued run draws the same ones.
@@ -59,7 +63,9 @@ def training_step(
         drawn = draw_points(key, heads, b, model["classes"], points=points)
 
         def forward(params):
-            params = compute_params(params, dtype)
+            # Split parameters are gathered, once a step and in the compute dtype. Left alone, the
+            # compiler may move activations instead, which are larger.
+            params = jax.lax.with_sharding_constraint(compute_params(params, dtype), whole)
             network = nnx.merge(graph, params, state.batch_stats, copy=True)
             outputs = network(normalize(batch["image"], dtype))
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -73,7 +79,7 @@ def training_step(
                 drawn,
                 edge_target=edge_target,
                 mesh=mesh,
-                axis=sharding.DATA,
+                axis=sharding.AXES,
             )
             return total(terms), (terms, batch_stats)
 
@@ -86,9 +92,8 @@ def training_step(
         state = keep_finite(state, after, finite, on_nonfinite)
         return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}
 
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     return jax.jit(
-        step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0
+        step, in_shardings=(placed, split), out_shardings=(placed, whole), donate_argnums=0
     )
 
 

@@ -15,14 +15,21 @@ from massformer_jax import checkpoint, distributed, sharding
 from massformer_jax.data import pipeline
 from massformer_jax.data.classes import CLASSES
 from massformer_jax.evaluate import evaluate, evaluation_step, report
+from massformer_jax.files import write_whole
 from massformer_jax.init_from import read_initial, start
 from massformer_jax.optim import learning_rate, optimizer
 from massformer_jax.profiling import Profile, parse_steps
 from massformer_jax.progress import Progress
 from massformer_jax.step import training_step
 from massformer_jax.stopping import NonFiniteLoss, Preempted, stop_notice, until_asked
-from massformer_jax.train_state import TrainState, init_state
-from massformer_jax.workdir import check_config, claim, last_evaluation, note_evaluation
+from massformer_jax.train_state import TrainState, abstract_state, init_state
+from massformer_jax.workdir import (
+    check_config,
+    claim,
+    eval_protocol,
+    last_evaluation,
+    note_evaluation,
+)
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -35,17 +42,24 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         Preempted: the run was asked to stop, and its state is saved.
         NonFiniteLoss: the policy is to halt; the state and the batch are saved.
     """
-    mesh = sharding.make_mesh(jax.devices())
+    mesh = sharding.make_mesh(jax.devices(), config.mesh.to_dict())
     check_config(config, mesh)
     iterator = input_batches(config)
     evaluate_weights = evaluation(config)
     model = config.model.to_dict()
     begun = checkpoint.has_state(workdir)
     initial = read_initial(config.init_from, model) if config.init_from and not begun else None
+    tx = optimizer(**config.optimizer, total_steps=config.total_steps)
+    shapes = abstract_state(model, tx)
+    specs = sharding.parameter_specs(mesh, shapes.params, config.shardings)
+    shardings = sharding.state_shardings(mesh, shapes, specs)
     first_process = distributed.is_first()
     claim(workdir, config, write=first_process)
 
-    tx = optimizer(**config.optimizer, total_steps=config.total_steps)
+    placement, lines = sharding.describe(mesh, shapes, specs)
+    if first_process:
+        write_whole(workdir / "shardings.txt", lines.encode())
+    say(placement)
     step = training_step(
         model,
         tx,
@@ -53,6 +67,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         seed=config.seed,
         dtype=config.dtype,
         on_nonfinite=config.on_nonfinite,
+        shardings=shardings,
         **config.loss,
     )
 
@@ -61,16 +76,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         checkpoint.last_manager(workdir) as last,
         checkpoint.best_manager(workdir) as best,
     ):
-        whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
-        init = functools.partial(init_state, model=model, optimizer=tx)
-        state = checkpoint.restore(last, checkpoint.abstract(init, whole))
+        split = sharding.batch_sharded(mesh)
+        state = checkpoint.restore(last, checkpoint.abstract(shapes, shardings))
         if state is None:
             # Of the generators this one compiles fastest: 13 seconds instead of 35 for some 300
             # leaves.
             key = jax.random.key(config.seed, impl="unsafe_rbg")
-            state = jax.jit(init, out_shardings=whole)(key)
+            init = functools.partial(init_state, model=model, optimizer=tx)
+            state = jax.jit(init, out_shardings=shardings)(key)
             if initial is not None:
-                state = start(state, initial, whole)
+                state = start(state, initial)
                 say(initial.message)
         del initial
         first, total = int(state.step), config.total_steps
@@ -84,7 +99,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         say(
-            f"{count:,} parameters; step {first} of {total}; {len(mesh.devices)} devices, "
+            f"{count:,} parameters; step {first} of {total}; {mesh.size} devices, "
             f"{jax.process_count()} processes"
         )
 
@@ -200,10 +215,11 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
     counts are pooled at the end. `asked` says whether to give up, raising Preempted.
 
     Raises:
-        InputError: there is no such split, at once.
+        InputError: there is no such split or protocol, at once.
     """
-    mesh = sharding.make_mesh(jax.local_devices())
-    step = evaluation_step(config.model.to_dict(), mesh, dtype=config.dtype)
+    mesh = sharding.evaluation_mesh(jax.local_devices(), config.mesh.to_dict())
+    protocol = eval_protocol(config)
+    step = evaluation_step(config.model.to_dict(), mesh, protocol=protocol, dtype=config.dtype)
     examples = functools.partial(
         pipeline.eval_examples,
         config.data.data_dir,
@@ -212,7 +228,8 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
         host_count=jax.process_count(),
         num_threads=config.data.threads,
     )
-    pipeline.open_split(config.data.data_dir, config.eval.split)
+    records = pipeline.open_split(config.data.data_dir, config.eval.split)
+    total = len(range(jax.process_index(), len(records), jax.process_count()))
 
     def evaluate_weights(params, batch_stats, output, asked=lambda: False):
         return evaluate(
@@ -221,9 +238,12 @@ def evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any
             until_asked(examples(), asked),
             mesh=mesh,
             classes=CLASSES,
-            resolution=config.eval.resolution,
+            protocol=protocol,
             output=output,
             pictures=config.eval.pictures,
+            save_predictions=config.eval.save_predictions,
+            total=total,
+            split_name=config.eval.split,
         )
 
     return evaluate_weights

@@ -78,6 +78,12 @@ def abstract_weights(model: Mapping[str, Any]) -> tuple[Any, Any]:
     return jax.eval_shape(functools.partial(init_weights, model=model), jax.random.key(0))
 
 
+def abstract_state(model: Mapping[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of the state."""
+    init = functools.partial(init_state, model=model, optimizer=optimizer)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
 def abstract_encoder(depth: int) -> tuple[Any, Any]:
     """Shapes and dtypes of the encoder's part of (params, batch_stats), under `backbone`."""
     network = nnx.eval_shape(lambda: ResNet(depth, rngs=nnx.Rngs(0)))

@@ -47,11 +47,12 @@ def devices(topology: str | None, batch: int) -> list[jax.Device]:
     Raises:
         InputError: there is no such topology, or no compiler for it.
     """
-    found = _topology(topology) if topology else jax.devices()
+    found = topology_devices(topology) if topology else jax.devices()
     return found[: max(n for n in range(1, len(found) + 1) if batch % n == 0)]
 
 
-def _topology(name: str) -> list[jax.Device]:
+def topology_devices(name: str) -> list[jax.Device]:
+    """The chips of a slice that need not be there; see `devices`."""
     if not importlib.util.find_spec("libtpu"):
         raise InputError("--topology needs the TPU compiler, not a TPU: pip install libtpu")
     try:
@@ -100,14 +101,15 @@ def inference(
 ) -> tuple[Callable, tuple]:
     """The function from photographs to label maps and its arguments, without values.
 
-    The photographs are uint8 [batch, *size, 3] and split over the mesh; the labels have their size.
+    The photographs are uint8 [batch, *size, 3] and split over the mesh, their rows too if it has an
+    axis for them; the labels have their size.
     """
-    find = label_function(model_graph(model, training=False), dtype=dtype)
+    find = label_function(model_graph(model, training=False), dtype=dtype, mesh=mesh)
 
     def labels(params, batch_stats, images):
         return find(params, batch_stats, images, size)
 
-    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    whole, split = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
     function = jax.jit(labels, in_shardings=(whole, whole, split), out_shardings=split)
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8, sharding=split)
     return function, (*_shard(abstract_weights(model), whole), images)
@@ -153,7 +155,7 @@ def measure(
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
-    with _out_of_memory_in_one_line():
+    with out_of_memory_in_one_line():
         compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
@@ -164,7 +166,7 @@ def measure(
         if donated is not None:
             values[donated] = result[0]
 
-    with _out_of_memory_in_one_line():
+    with out_of_memory_in_one_line():
         seconds = median_seconds(run, runs)
     return {
         "seconds": seconds,
@@ -176,7 +178,8 @@ def measure(
 
 
 @contextlib.contextmanager
-def _out_of_memory_in_one_line():
+def out_of_memory_in_one_line():
+    """Turns the compiler's complaint into an InputError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

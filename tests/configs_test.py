@@ -64,7 +64,7 @@ def test_evaluation_step(path):
     step = evaluation_step(config.model.to_dict(), mesh)
     predictions, counts = jax.eval_shape(step, state.params, state.batch_stats, images, labels)
     assert (predictions.shape, predictions.dtype) == (labels.shape, jnp.uint8)
-    assert counts.intersect.shape == (2, 7)
+    assert counts.confusion.shape == (2, 7, 7)
 
 
 def test_every_config_has_a_count():

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import massformer_jax
-import stand_in
+import stand_in_training
 import tiny_config
 from massformer_jax import checkpoint, distributed, sharding
 from massformer_jax.errors import InputError
@@ -27,7 +27,7 @@ from massformer_jax.optim import optimizer
 CONFIG = pathlib.Path(tiny_config.__file__)
 # A script's own folder is the first on its path: the package under test may lie elsewhere.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(massformer_jax.__file__).parents[1])}
-STAND_IN = [sys.executable, str(pathlib.Path(stand_in.__file__))]
+STAND_IN = [sys.executable, str(pathlib.Path(stand_in_training.__file__))]
 MASSFORMER = [sys.executable, str(pathlib.Path(__file__).with_name("exact_massformer.py"))]
 # Four steps an epoch, and no evaluation before the end.
 SHORT = ["--config.total_steps=8", "--config.batch_size=4", "--config.checkpoint_every=2"]
@@ -101,7 +101,8 @@ def last_state(workdir):
     """Step, and all numbers of the stand-in's last state."""
     tx = optimizer(**tiny_config.get_config().optimizer, total_steps=8)
     whole = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
-    like = checkpoint.abstract(lambda key: stand_in.init_state(key, None, tx), whole)
+    shapes = stand_in_training.abstract_state(None, tx)
+    like = checkpoint.abstract(shapes, jax.tree.map(lambda _: whole, shapes))
     with checkpoint.last_manager(workdir) as manager:
         state = jax.tree.map(np.asarray, checkpoint.restore(manager, like))
     return int(state.step), state

@@ -27,7 +27,7 @@ def state():
 def started(state, path):
     """(leaves that came from the file, leaves that stayed fresh), in torch's names."""
     initial = read_initial(path, TINY)
-    after = start(state, initial, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    after = start(state, initial)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     taken, fresh = {}, set()
     before = convert.flatten((state.params, state.batch_stats))

@@ -31,7 +31,10 @@ def refused(capsys, *arguments) -> str:
         ("--config.data.crop_size=300", "data.crop_size"),
         ("--config.loss.edge_target=all", "loss.edge_target"),
         ("--config.log_every=0", "log_every"),
-        ("--config.eval.resolution=huge", "resolution"),
+        ("--config.eval.resolution=huge", "config.eval: resolution is 'huge'"),
+        ("--config.eval.window=1024by1024", "config.eval: window is '1024by1024'"),
+        ("--config.eval.stride=512", "config.eval: stride and blend are of windows"),
+        ("--config.eval.scales=(1.0,-1.0)", "config.eval: scales is (1.0, -1.0)"),
         ("--config.eval.split=testing", "testing"),
     ],
 )

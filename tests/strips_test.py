@@ -87,7 +87,7 @@ def test_strips_cover_every_row_once_written():
     x = jnp.arange(21.0).reshape(1, 7, 3, 1)
     read = lambda rows: jax.lax.dynamic_slice_in_dim(x, rows.start, rows.count, 1)  # noqa: E731
     for count in (1, 2, 3, 7, 9):
-        np.testing.assert_array_equal(in_strips(read, 7, count, after=x), x)
+        np.testing.assert_array_equal(in_strips(read, Rows(0, 7), count, after=x), x)
 
 
 def temporaries(variant, size, dtype="float32"):

@@ -26,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
         "on_bad_record": "fail",
         "crops_per_decode": 1,
     }
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 8
     config.total_steps = 4
     config.optimizer = {
@@ -35,7 +37,17 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 64, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "256x256", "pictures": 1}
+    config.eval = {
+        "split": "validation",
+        "resolution": "256x256",
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 1,
+        "save_predictions": False,
+    }
     config.log_every = 1
     config.checkpoint_every = 1
     config.eval_every = 4

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-import stand_in
+import stand_in_training
 import tiny_config
 from massformer_jax import checkpoint, profiling, sharding, train
 from massformer_jax.errors import InputError
@@ -21,7 +21,7 @@ from massformer_jax.stopping import NonFiniteLoss, Preempted
 @pytest.fixture(scope="module", autouse=True)
 def no_network():
     with pytest.MonkeyPatch.context() as patch:
-        stand_in.install(patch.setattr)
+        stand_in_training.install(patch.setattr)
         yield
 
 
@@ -43,7 +43,8 @@ def last_state(workdir, config):
     """The newest state, as saved."""
     tx = optimizer(**config.optimizer, total_steps=config.total_steps)
     whole = sharding.replicated(sharding.make_mesh(jax.devices()))
-    like = checkpoint.abstract(lambda key: stand_in.init_state(key, None, tx), whole)
+    shapes = stand_in_training.abstract_state(None, tx)
+    like = checkpoint.abstract(shapes, jax.tree.map(lambda _: whole, shapes))
     with checkpoint.last_manager(workdir) as manager:
         return jax.tree.map(np.asarray, checkpoint.restore(manager, like))
 
@@ -57,7 +58,7 @@ def undisturbed(data_dir, tmp_path_factory):
     """The workdir and the last state of a run from beginning to end."""
     workdir, config = tmp_path_factory.mktemp("runs") / "undisturbed", short(data_dir)
     train.train_and_evaluate(config, workdir)
-    assert json.loads((workdir / "eval" / "metrics.json").read_text())["images"] == 3
+    assert len(json.loads((workdir / "eval" / "metrics.json").read_text())["images"]) == 3
     return workdir, last_state(workdir, config)
 
 
@@ -123,7 +124,7 @@ class TestStopping:
         config.data.threads = 1
         # One at a time: otherwise all three are in the first batch.
         make_mesh = sharding.make_mesh
-        monkeypatch.setattr(sharding, "make_mesh", lambda devices: make_mesh(devices[:1]))
+        monkeypatch.setattr(sharding, "make_mesh", lambda found, *axes: make_mesh(found[:1], *axes))
         with pytest.raises(Preempted):
             train.train_and_evaluate(config, workdir)
         assert not (workdir / "eval" / "metrics.json").exists()
@@ -149,7 +150,7 @@ def test_what_a_killed_save_left_is_not_chosen(config, undisturbed):
 class TestNotFinite:
     @pytest.fixture(autouse=True)
     def bad_step(self, monkeypatch):
-        monkeypatch.setattr(stand_in, "BAD_STEP", 3)
+        monkeypatch.setattr(stand_in_training, "BAD_STEP", 3)
 
     @pytest.mark.parametrize("log_every", [1, 6])
     def test_halt_keeps_the_state_before_and_the_batch(self, config, tmp_path, log_every):
@@ -187,8 +188,8 @@ def last_state_in(folder, config):
 
 
 def test_times_are_split(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stand_in, "PAUSE", 0.05)
-    config.log_every = 3
+    monkeypatch.setattr(stand_in_training, "PAUSE", 0.05)
+    config.log_every, config.eval_every = 3, 6
     train.train_and_evaluate(config, tmp_path)
     logged = scalars(tmp_path)
     assert logged["train/seconds_step"][3] >= 0.05

@@ -33,10 +33,12 @@ class Attention(nnx.Module):
         *,
         residual: Float[Array, "*b q d"],
         closed: Bool[Array, "*b q n"] | None = None,
+        axis: str | None = None,
     ) -> Float[Array, "*b q d"]:
         """Positions, where there are any, are in `queries` and `keys` and not in the others.
 
-        `closed` marks the keys that a query must not see; it may not be all of them.
+        `closed` marks the keys that a query must not see; it may not be all of them. `axis` is that
+        of the mesh, inside `jax.shard_map`, whose devices hold different keys.
         """
         kernels = jnp.split(self.in_proj.kernel[...], 3, -1)
         biases = jnp.split(self.in_proj.bias[...], 3)
@@ -62,14 +64,14 @@ class Attention(nnx.Module):
 
         n = keys.shape[-2]
         size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)
-        if size == n:
+        if size == n and axis is None:
             logits, v = block(keys, values, closed)
             weights = jax.nn.softmax(logits, -1).astype(v.dtype)
             attended = jnp.einsum("...hqn,...nhd->...qhd", weights, v)
         else:
             blocks = (_blocks(keys, -2, size), _blocks(values, -2, size))
             blocks += (None if closed is None else _blocks(closed, -1, size),)
-            attended = _attend_in_blocks(q, block, blocks).astype(residual.dtype)
+            attended = _attend_in_blocks(q, block, blocks, axis).astype(residual.dtype)
         return residual + self.out_proj(attended.reshape(residual.shape))
 
 
@@ -80,7 +82,9 @@ def _blocks(x: Array, axis: int, size: int) -> Array:
     return jnp.moveaxis(x, axis, 0)
 
 
-def _attend_in_blocks(q: Float[Array, "*b q h d"], block, blocks) -> Float[Array, "*b q h d"]:
+def _attend_in_blocks(
+    q: Float[Array, "*b q h d"], block, blocks, axis: str | None
+) -> Float[Array, "*b q h d"]:
     """Softmax attention over blocks of keys, one after the other, in float32.
 
     Sums are kept relative to the largest logit so far (Milakov and Gimelshein, "Online normalizer
@@ -104,7 +108,11 @@ def _attend_in_blocks(q: Float[Array, "*b q h d"], block, blocks) -> Float[Array
     # Finite: a block that is closed as a whole must not subtract infinities.
     peak = jnp.full(q.shape[:-1], -1e30, widened(q.dtype))
     start = (peak, jnp.zeros_like(peak), jnp.zeros(q.shape, peak.dtype))
-    (_, total, attended), _ = jax.lax.scan(step, start, blocks)
+    (peak, total, attended), _ = jax.lax.scan(step, start, blocks)
+    if axis is not None:
+        # The devices' sums, brought to the largest logit of all.
+        shrunk = jnp.exp(peak - jax.lax.pmax(peak, axis))
+        total, attended = jax.lax.psum((total * shrunk, attended * shrunk[..., None]), axis)
     return jnp.swapaxes(attended / total[..., None], -3, -2)
 
 

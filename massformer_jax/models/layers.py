@@ -9,8 +9,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from massformer_jax.ops import split
 from massformer_jax.ops.deform_conv import deform_conv
 from massformer_jax.ops.points import widened
 from massformer_jax.ops.rows import Rows, all_rows, take_rows
@@ -226,10 +228,27 @@ class DeformLayer(nnx.Module):
         near = take_rows(x, rows).astype(widened(x.dtype))
         predicted = self.dcn_offset(near)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], -1)
-        sampled = deform_conv(
-            x, offsets, jax.nn.sigmoid(modulation), self.dcn.kernel[...], first_row=rows.start
-        )
+        inputs = x, offsets, jax.nn.sigmoid(modulation), self.dcn.kernel[...]
+        if split.parts() == 1:
+            sampled = deform_conv(*inputs, first_row=rows.start)
+        else:
+            sampled = _deform_conv_by_rows(*inputs)
         return jax.nn.relu(self.dcn_bn(sampled))
+
+
+def _deform_conv_by_rows(x: Array, offsets: Array, modulation: Array, kernel: Array) -> Array:
+    """Like `deform_conv` of all rows: a device computes its own and samples from every row."""
+    height, parts = x.shape[1], split.parts()
+
+    def own(*inputs):
+        return deform_conv(*inputs, first_row=split.own_rows(height, parts).start)
+
+    return split.each_part(
+        own,
+        *(x, offsets, modulation, kernel),
+        in_specs=(split.WHOLE, split.ROWS, split.ROWS, PartitionSpec()),
+        out_specs=split.ROWS,
+    )
 
 
 class UpsamplingDeformLayer(DeformLayer):

@@ -4,6 +4,7 @@ Source: Xie et al., "MaSS13K: A Matting-level Semantic Segmentation Benchmark" (
 released `MaSSFormerHead`.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from massformer_jax.models.layers import torch_uniform
 from massformer_jax.models.pixel_decoder import PixelDecoder, reduced
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.transformer_decoder import TransformerDecoder
+from massformer_jax.ops import split
 from massformer_jax.ops.points import widened
 from massformer_jax.ops.positions import add_sine_positions
 from massformer_jax.ops.resize import resize_bilinear
@@ -112,7 +114,9 @@ class MaSSFormer(nnx.Module):
 
         The answers are those of `__call__`, whatever `count` is.
         """
-        fused, levels, memories = self.pixel_decoder.in_strips(images, self.backbone(images), count)
+        images = split.by_rows(images)
+        maps = [split.by_rows(x) for x in self.backbone(images)]
+        fused, levels, memories = self.pixel_decoder.in_strips(images, maps, count)
         return Masks(*self._heads(memories, levels)[-1], fused)
 
     def scores(self, masks: Masks, rows: Rows) -> Float[Array, "b r w k"]:
@@ -152,14 +156,36 @@ class MaSSFormer(nnx.Module):
             keys.append(add_sine_positions(memory).reshape(b, i * j, d))
             level_features.append(features.reshape(b, i * j, d))
 
+        if split.parts() == 1:
+            return self._layers(keys, values, level_features)
+        return split.each_part(
+            functools.partial(self._layers, axis=split.SPATIAL),
+            *(keys, values, level_features),
+            in_specs=(split.ROWS,) * 3,
+            out_specs=split.WHOLE,
+        )
+
+    def _layers(
+        self,
+        keys: list[Float[Array, "b _ e"]],
+        values: list[Float[Array, "b _ e"]],
+        features: list[Float[Array, "b _ e"]],
+        axis: str | None = None,
+    ) -> list[tuple[Float[Array, "b q k1"], Float[Array, "b q e"]]]:
+        """See `_heads`; `axis` is that of the mesh whose devices hold different positions."""
         positions = self.query_embed.embedding[...][None]
         queries = self.query_feat.embedding[...][None]
-        queries = jnp.broadcast_to(queries, (memories[0].shape[0], *queries.shape[1:]))
+        queries = jnp.broadcast_to(queries, (keys[0].shape[0], *queries.shape[1:]))
         heads = [self._head(queries)]
         for i, layer in enumerate(self.transformer_decoder.layers):
-            level = i % len(memories)
-            closed = _closed(heads[-1][1], level_features[level])
-            queries = layer(queries, keys[level], values[level], positions=positions, closed=closed)
+            level = i % len(keys)
+            closed = _closed(heads[-1][1], features[level], axis)
+            queries = layer(
+                *(queries, keys[level], values[level]),
+                positions=positions,
+                closed=closed,
+                axis=axis,
+            )
             heads.append(self._head(queries))
         return heads
 
@@ -173,7 +199,7 @@ class MaSSFormer(nnx.Module):
 
 
 def _closed(
-    mask_embeds: Float[Array, "b q e"], features: Float[Array, "b n e"]
+    mask_embeds: Float[Array, "b q e"], features: Float[Array, "b n e"], axis: str | None
 ) -> Bool[Array, "b q n"]:
     """The positions each query must not attend to: outside its mask so far.
 
@@ -184,4 +210,7 @@ def _closed(
         "bqe,bne->bqn", mask_embeds, features, preferred_element_type=widened(features.dtype)
     )
     closed = logits < 0
-    return closed & ~closed.all(-1, keepdims=True)
+    empty = closed.all(-1, keepdims=True)
+    if axis is not None:
+        empty = jax.lax.pmin(empty.astype(jnp.int32), axis) > 0
+    return closed & ~empty

@@ -4,12 +4,13 @@ s2..s5 are the projected encoder maps at 1/4..1/32; d5, d4, d3 the decoded ones 
 D is the decoder's width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from massformer_jax.models.attention import FFN, Attention
 from massformer_jax.models.layers import (
@@ -20,6 +21,7 @@ from massformer_jax.models.layers import (
     UpsamplingDeformLayer,
     torch_uniform,
 )
+from massformer_jax.ops import split
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
@@ -45,12 +47,19 @@ class Fused(NamedTuple):
 
 
 class Coarse(NamedTuple):
-    """The whole maps that any row at 1/2 is computed from."""
+    """The maps that any row at 1/2 is computed from."""
 
     guide: Float[Array, "b h2 w2 c"]  # at 1/2: the image and half of s2's channels, D/2 + 3
     shallow: Float[Array, "b h4 w4 c"]  # at 1/4: the other half of s2's channels
     body: Float[Array, "b h4 w4 d"]  # at 1/4
     memories: tuple[Float[Array, "b _ _ e"], ...]
+    # Where a device has its own rows, the row at 1/2 that `shallow` and `body` begin at; all rows
+    # are sampled from, so `guide` is always whole.
+    begin: int | Int[Array, ""] = 0
+
+    def rows(self, rows: Rows) -> Rows:
+        """These rows of the image, as rows of `shallow` and `body`."""
+        return Rows(rows.start - self.begin, rows.count)
 
 
 class SEB(nnx.Module):
@@ -84,11 +93,11 @@ class CrossSelfAttention(nnx.Module):
         _, h, w, d = query.shape
         # The window's own coordinates: every window sees the same positions.
         positions = sine_positions(WINDOW, WINDOW, d, query.dtype).reshape(1, 1, WINDOW**2, d)
-        x, memory = to_windows(query, WINDOW), to_windows(memory, WINDOW)
+        x, memory = (split.by_rows(to_windows(x, WINDOW)) for x in (query, memory))
         x = self.cross_attn(x + positions, memory + positions, memory, residual=x)
         x = self.ffn1(x)
         x = self.self_attn(x + positions, x + positions, x, residual=x)
-        return from_windows(self.ffn2(x), h, w, WINDOW)
+        return split.by_rows(from_windows(self.ffn2(x), h, w, WINDOW))
 
 
 class CST(nnx.Module):
@@ -149,11 +158,11 @@ class LSE(nnx.Module):
     margin = 4
 
     def __call__(
-        self, guide: Float[Array, "b h w c"], shallow: Float[Array, "b h2 w2 _"], rows: Rows
+        self, guide: Float[Array, "b h w c"], shallow: Float[Array, "b r w _"], rows: Rows
     ) -> Float[Array, "b r w d"]:
-        """Detail of some rows; see `Coarse`."""
+        """Detail of some rows; see `Coarse`. `shallow` is doubled, and of these rows."""
         image = take_rows(guide, rows)[..., :3]
-        x1 = self.cbn1(jnp.concatenate([image, take_doubled_rows(shallow, rows)], -1))
+        x1 = self.cbn1(jnp.concatenate([image, shallow], -1))
         x2 = self.dcn3(guide, rows)
         x1 = x1 + x1 * _spatial_weight(self.conv1, x1)
         x2 = x2 + x2 * _spatial_weight(self.conv2, x2)
@@ -198,6 +207,9 @@ class PixelDecoder(nnx.Module):
         features: D, the decoder's width; mask features and memories have 2D channels.
     """
 
+    # Rows at 1/4 of a neighbour that a window around a device's own rows (at 1/2) may reach: 5.
+    halo = 6
+
     def __init__(self, encoder_features: tuple[int, ...], features: int, *, rngs: nnx.Rngs):
         self.in_projections = nnx.List(
             [ConvBNReLU(channels, features, rngs=rngs) for channels in encoder_features]
@@ -236,6 +248,28 @@ class PixelDecoder(nnx.Module):
         1.6 GB of `fused`.
         """
         coarse = self.coarse(images, maps)
+        parts, height = split.parts(), coarse.guide.shape[1]
+        if parts == 1:
+            return Fused(*self._fuse(coarse, Rows(0, height), count), coarse.memories)
+
+        def own(guide, *maps):
+            shallow, body = (split.with_halo(x, self.halo) for x in maps)
+            rows = split.own_rows(height, parts)
+            part = Coarse(guide, shallow, body, (), begin=rows.start - 2 * self.halo)
+            return self._fuse(part, rows, count, split.gather_rows)
+
+        fused, levels = split.each_part(
+            own,
+            *(split.by_rows(coarse.guide), coarse.shallow, coarse.body),
+            in_specs=(split.WHOLE, split.ROWS, split.ROWS),
+            out_specs=split.ROWS,
+        )
+        return Fused(fused, levels, coarse.memories)
+
+    def _fuse(
+        self, coarse: Coarse, own: Rows, count: int, gather: Callable[[Array], Array] | None = None
+    ) -> tuple[Float[Array, "b r w d"], tuple[Float[Array, "b _ _ e"], ...]]:
+        """Rows `own` of the fused map and of the levels; `gather` brings the rest of `gated`."""
         height = coarse.guide.shape[1]
 
         def gate(rows):
@@ -243,18 +277,18 @@ class PixelDecoder(nnx.Module):
             gated = self.edge_rec.gate(*self._detail(coarse, window))
             return take_rows(gated, Rows(rows.start - window.start, rows.count))
 
-        gated = in_strips(gate, height, count, after=coarse.body)
+        gated = in_strips(gate, own, count, after=coarse.body)
+        gated = gated if gather is None else gather(gated)
 
         def fuse(rows):
             window = around(rows, self.edge_rec.margin, height)
-            body = take_doubled_rows(coarse.body, window)
+            body = take_doubled_rows(coarse.body, coarse.rows(window))
             fused = self.edge_rec(gated, body, window)
             fused = take_rows(fused, Rows(rows.start - window.start, rows.count))
             return fused, reduced(self.mask_features(fused), (16, 8, 4))
 
         # Strips of whole positions at 1/32, which are 16 rows at 1/2.
-        fused, levels = in_strips(fuse, height, -(-count // 16) * 16, after=gated)
-        return Fused(fused, levels, coarse.memories)
+        return in_strips(fuse, own, -(-count // 16) * 16, after=gated)
 
     def coarse(
         self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]
@@ -283,7 +317,9 @@ class PixelDecoder(nnx.Module):
         self, coarse: Coarse, rows: Rows
     ) -> tuple[Float[Array, "b r w d"], Float[Array, "b r w d"]]:
         """Detail and body of some rows."""
-        return self.LSE(coarse.guide, coarse.shallow, rows), take_doubled_rows(coarse.body, rows)
+        shallow = take_doubled_rows(coarse.shallow, coarse.rows(rows))
+        body = take_doubled_rows(coarse.body, coarse.rows(rows))
+        return self.LSE(coarse.guide, shallow, rows), body
 
 
 def reduced(

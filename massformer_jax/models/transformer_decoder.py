@@ -32,15 +32,17 @@ class DecoderLayer(nnx.Module):
         *,
         positions: Float[Array, "1 q d"],
         closed: Bool[Array, "b q n"],
+        axis: str | None = None,
     ) -> Float[Array, "b q d"]:
         """Queries with `positions` of their own attend to keys, which have theirs, and values.
 
-        `closed` marks the keys outside a query's mask so far.
+        `closed` marks the keys outside a query's mask so far; `axis` is as in `Attention`.
         """
         after_cross, after_self, after_ffn = self.norms
-        queries = after_cross(
-            self.cross_attn(queries + positions, keys, values, residual=queries, closed=closed)
+        crossed = self.cross_attn(
+            queries + positions, keys, values, residual=queries, closed=closed, axis=axis
         )
+        queries = after_cross(crossed)
         placed = queries + positions
         queries = after_self(self.self_attn(placed, placed, queries, residual=queries))
         return after_ffn(self.ffn(queries))

@@ -56,21 +56,22 @@ def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b
 
 
 def in_strips(
-    compute: Callable[[Rows], Any], height: int, count: int, *, after: Float[Array, "*_"]
+    compute: Callable[[Rows], Any], rows: Rows, count: int, *, after: Float[Array, "*_"]
 ) -> Any:
-    """Whole maps from `compute(rows)`, called for strips of `count` rows that cover `height`.
+    """Maps of `rows` from `compute(strip)`, called for strips of `count` rows that cover them.
 
     Args:
         compute: returns a pytree of maps [b, r, ...], where r is the count of its rows times a
-            factor; factors below one need a `count` and a `height` that they divide.
-        height: rows of the map that is walked through.
+            factor; factors below one need counts, also that of `rows`, that they divide.
+        rows: of the map that is walked through.
         count: rows of a strip. The last strip overlaps the one before it if need be.
         after: the latest of what `compute` reads. Every row of the whole maps is overwritten, so
             they may start as anything; starting as constants, which need nothing, they would be
             allocated before all that comes first, 2.4 GB of them at 12 megapixels.
     """
+    height = rows.count
     if count >= height:
-        return compute(Rows(0, height))
+        return compute(rows)
 
     def scaled(rows, part):
         return rows * part.shape[1] // count
@@ -91,7 +92,7 @@ def in_strips(
                 whole, part, scaled(start, part), 1
             ),
             wholes,
-            compute(Rows(start, count)),
+            compute(Rows(rows.start + start, count)),
         )
 
     return jax.lax.fori_loop(0, -(-height // count), step, wholes)

@@ -28,7 +28,7 @@ CONFIG = pathlib.Path(tiny_config.__file__)
 # A script's own folder is the first on its path: the package under test may lie elsewhere.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(massformer_jax.__file__).parents[1])}
 STAND_IN = [sys.executable, str(pathlib.Path(stand_in_training.__file__))]
-MASSFORMER = [sys.executable, "-m", "massformer_jax.main"]
+MASSFORMER = [sys.executable, str(pathlib.Path(__file__).with_name("exact_massformer.py"))]
 # Four steps an epoch, and no evaluation before the end.
 SHORT = ["--config.total_steps=8", "--config.batch_size=4", "--config.checkpoint_every=2"]
 SHORT += ["--config.eval_every=100"]
@@ -176,25 +176,26 @@ def test_killed_processes_are_named_and_the_rest_is_the_same(start, undisturbed,
 
 
 @pytest.mark.slow
-def test_massformer_on_two_and_four_processes_equals_one(start, tmp_path):
-    """After five steps the parameters agree within 1e-5, and the counts of the evaluation."""
+def test_massformer_on_two_processes_equals_one(start, tmp_path):
+    """Parameters after five steps, in float64, and the counts of the evaluation.
+
+    In float32 rounding decides the direction of some of Adam's first steps: those parameters then
+    differ by twice the learning rate a step.
+    """
     overrides = ["--config.total_steps=5", "--config.batch_size=4", "--config.checkpoint_every=5"]
-    runs = {
-        count: start(MASSFORMER, count, 4 // count, tmp_path / str(count), *overrides)
-        for count in (1, 2, 4)
-    }
+    overrides += ["--config.eval_every=5", "--config.dtype=float64"]
+    runs = {n: start(MASSFORMER, n, 4 // n, tmp_path / str(n), *overrides) for n in (1, 2)}
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     weights = {}
-    for count, processes in runs.items():
-        assert f"4 devices, {count} processes" in succeeded(processes)[0]
-        loaded = checkpoint.load_weights(tmp_path / str(count) / checkpoint.LAST, device)
-        assert loaded.step == 5
-        weights[count] = jax.tree.map(np.asarray, loaded.params)
-    for count in (2, 4):
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), weights[count], weights[1]
-        )
-        assert scores(tmp_path / str(count)) == scores(tmp_path / "1")
+    for n, processes in runs.items():
+        assert f"4 devices, {n} processes" in succeeded(processes)[0]
+        weights[n] = checkpoint.load_weights(tmp_path / str(n) / checkpoint.LAST, device)
+        assert weights[n].step == 5
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8),
+        *(jax.tree.map(np.asarray, weights[n].params) for n in (1, 2)),
+    )
+    assert scores(tmp_path / "1") == scores(tmp_path / "2")
 
 
 COUNT = """

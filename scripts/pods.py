@@ -9,7 +9,8 @@ benchmarks/pods/, of one chip unless it says otherwise:
                   arguments), temporaries, code
     hbm_bytes     read and written in one run, see pods_cost.py
     cycles        of one run by the compiler's estimates, see pods_cost.py
-    collectives   a list of kind, devices, count, bytes put in, in one run: see pods_collectives.py
+    collectives   a list of kind, devices, count, bytes put in, in one run: see pods_collectives.py;
+                  it and the two before are null where jaxlib cannot read the compiler's program
     flops         of all chips, see benchmark_flops.py
 and what was compiled, for what and with what.
 """
@@ -109,7 +110,7 @@ def measure(program: Program) -> dict[str, Any]:
         "compile_seconds": round(time.perf_counter() - start, 1),
         "flops": count_flops(traced.jaxpr),
         "memory": memory(compiled.memory_analysis()),
-        **read(compiled.as_text()),
+        **read(_text(compiled)),
     }
 
 
@@ -139,8 +140,21 @@ def memory(analysis: Any) -> dict[str, int]:
     }
 
 
-def read(text: str) -> dict[str, Any]:
+def _text(compiled: Any) -> str | None:
+    """None where the compiler is newer than jaxlib, and writes what that does not know."""
+    import jax
+
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        print(f"unreadable: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+
+
+def read(text: str | None) -> dict[str, Any]:
     """What the text of a compiled program tells."""
+    if text is None:
+        return {"hbm_bytes": None, "cycles": None, "collectives": None}
     from pods_collectives import collectives
     from pods_cost import cost
 

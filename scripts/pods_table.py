@@ -119,7 +119,7 @@ def chip_bytes(record: Mapping[str, Any]) -> int:
 def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: what was compiled, its times, and weak scaling."""
     rows = [_memory_row(record) for record in records.values()]
-    times = [_time_row(record) for record in records.values()]
+    times = [_time_row(record) for record in records.values() if record["cycles"] is not None]
     conditions = sorted({_conditions(record) for record in records.values()})
     return "\n".join(
         [
@@ -151,9 +151,8 @@ def _memory_row(record: Mapping[str, Any]) -> Sequence[str]:
     parts = record["memory"]
     chip = chip_of(record["topology"])
     mesh = ", ".join(f"{name} {size}" for name, size in record["mesh"].items() if size > 1)
-    collectives = ", ".join(
-        f"{x['count']} {x['kind']} {_size(x['bytes'])}" for x in record["collectives"]
-    )
+    found = record["collectives"]
+    collectives = ", ".join(f"{x['count']} {x['kind']} {_size(x['bytes'])}" for x in found or ())
     return (
         _name(record),
         record["topology"],
@@ -163,8 +162,8 @@ def _memory_row(record: Mapping[str, Any]) -> Sequence[str]:
         _size(parts["temporaries"]),
         _size(parts["code"]),
         f"{record['flops'] / math.prod(record['mesh'].values()) / 1e9:,.0f}",
-        _size(record["hbm_bytes"]),
-        collectives or "none",
+        "unreadable" if found is None else _size(record["hbm_bytes"]),
+        "unreadable" if found is None else collectives or "none",
     )
 
 

@@ -94,6 +94,7 @@ def test_picture_of_a_large_image():
     truth[0, 0] = IGNORE
     prediction = np.where(truth == IGNORE, 0, truth)
     prediction[495:500, 700:760] = 4
+    prediction[498, 30] = 1
     image = rng.integers(0, 256, (1000, 1300, 3), dtype=np.uint8) // 2 + 60
     picture = pictures.draw(
         image, truth, {"": prediction}, boundary_ratio=0.001, palette=PALETTE.tolist()
@@ -110,6 +111,8 @@ def test_picture_of_a_large_image():
     # Every wrong pixel shows in what is reduced: these five rows, and one at the map's corner.
     wrong = decoded(overview.layers["errors"])[..., 3] == 255
     assert wrong[165:167, 234:253].all()
+    gravest = pictures.ERROR_COLOURS[pictures.WRONG]
+    assert tuple(decoded(overview.layers["errors"])[166, 10]) == gravest, "one pixel, off centre"
     assert len(parts) == len(picture.parts)
     x, y, side = picture.parts[0]
     part = parts[0]
@@ -162,6 +165,7 @@ def test_a_gallery_ends_with_the_worst_of_all(images, batch, seed):
         for i in gallery.choose(upto, Counts(*(field[: first + batch] for field in pool))):
             gallery.draw(upto[first + i], np.zeros((1, 1, 3), np.uint8), labels, labels)
             drawn += 1
+        assert gallery._pictures.keys() <= gallery._scores.keys(), "others are dropped"
     report = evaluate_files.report_of(names, pool, boundary_ratio=0.001, tolerances=(0.0075, 0.001))
     table = worst.score_table(report["images"], ("IoU", "BIoU", "BF1@0.1%"), 3)
     expected = [names[i] for i in worst.worst(table)]
@@ -187,6 +191,7 @@ def test_worst_first_of_every_column():
     assert worst.worst(table, 1) == [1, 0]
     assert worst.worst(table, 2) == [1, 0, 3]
     assert worst.worst(table[:0], 2) == []
+    assert worst.worst(np.array([[0.9, math.nan], [0.2, math.nan]]), 1) == [1]
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +418,17 @@ def test_images_are_compared_by_name_whatever_their_order(runs):
     assert comparison.comparison_page(names, (first, turned), {}) == page
     with pytest.raises(InputError, match="lacks"):
         comparison.comparison_page(names, (first, {**second, "images": {}}), {})
+
+
+def test_those_that_gained_have_pictures_too():
+    def summary(values):
+        images = {
+            f"{i}": {"mIoU": v, "IoU": [v], "mBIoU": v, "BIoU": [v]} for i, v in enumerate(values)
+        }
+        return {"classes": ["x"], "images": images}
+
+    changed = comparison.changed_most(summary([0.5] * 10), summary([0.4] * 9 + [0.9]))
+    assert sorted(changed) == ["0", "1", "2", "3", "9"]
 
 
 def test_equal_runs_have_not_changed(runs):

@@ -1,6 +1,8 @@
 """Small photographs, label maps and two methods' predictions, with their evaluations."""
 
+import json
 import pathlib
+import re
 
 import cv2
 import numpy as np
@@ -48,3 +50,8 @@ def write_runs(root: pathlib.Path) -> None:
             ]
         )
         assert status == 0
+
+
+def carried(page: str) -> dict:
+    """The data within a page."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])

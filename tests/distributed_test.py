@@ -126,7 +126,7 @@ def undisturbed(start, tmp_path_factory):
     """A workdir of one process with four devices."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     succeeded(start(STAND_IN, 1, 4, workdir, *SHORT))
-    assert scores(workdir)["images"] == 3
+    assert len(scores(workdir)["images"]) == 3
     return workdir
 
 
@@ -206,11 +206,12 @@ from massformer_jax.evaluate import pool_processes
 from massformer_jax.metrics import zero_counts
 process = int(sys.argv[2])
 distributed.initialize(sys.argv[1], 2, process, until_saved=False)
-mine = zero_counts()
+names, mine = [], zero_counts()
 if process:  # the other one has no images at all
+    names = ["Straße.jpg", "b.jpg"]
     mine = type(mine)(*(np.stack([np.full(x.shape[1:], 2**40 + i) for i in (1, 3)]) for x in mine))
-pool = pool_processes(mine)
-print(json.dumps([field.tolist() for field in pool]))
+names, pool = pool_processes(names, mine)
+print(json.dumps([names, *(field.tolist() for field in pool)]))
 distributed.end(0, together=True)
 """
 
@@ -231,7 +232,9 @@ def test_counts_are_pooled_exactly():
     ]
     for status, out, err in finished(processes):
         assert status == 0, err
-        for field in json.loads(out.splitlines()[-1]):
+        names, *fields = json.loads(out.splitlines()[-1])
+        assert names == ["Straße.jpg", "b.jpg"] and len(fields) == 7
+        for field in fields:
             assert len(field) == 2
             assert all((np.asarray(field[i]) == 2**40 + n).all() for i, n in enumerate((1, 3)))
 

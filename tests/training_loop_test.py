@@ -6,6 +6,7 @@ import pathlib
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -15,7 +16,9 @@ import tiny_config
 from massformer_jax import checkpoint, profiling, sharding, train
 from massformer_jax.errors import InputError
 from massformer_jax.optim import optimizer
+from massformer_jax.step import keep_finite
 from massformer_jax.stopping import NonFiniteLoss, Preempted
+from massformer_jax.train_state import TrainState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,6 +180,26 @@ class TestNotFinite:
         state = last_state(tmp_path, config)
         assert int(state.step) == 6 and int(state.skipped) == 1
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("policy", "skipped", "finite", "expected"),
+    [
+        ("halt", 0, True, (3, 1.0, 0)),
+        ("halt", 0, False, (2, 0.0, 1)),
+        ("halt", 1, True, (2, 0.0, 2)),  # nothing after a step that was not finite
+        ("skip", 0, False, (3, 0.0, 1)),
+        ("skip", 1, True, (3, 1.0, 1)),
+    ],
+)
+def test_what_is_applied(policy, skipped, finite, expected):
+    before, after = (
+        TrainState(jnp.int32(step), value, value, value, jnp.int32(skipped))
+        for step, value in ((2, jnp.float32(0)), (3, jnp.float32(1)))
+    )
+    state = keep_finite(before, after, jnp.bool(finite), policy)
+    assert (int(state.step), float(state.params), int(state.skipped)) == expected
+    assert state.params == state.batch_stats == state.opt_state
 
 
 def last_state_in(folder, config):

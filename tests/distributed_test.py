@@ -75,7 +75,7 @@ def start(tmp_path_factory, data_dir):
         process.kill()
 
 
-def finished(processes, timeout=400) -> list[tuple[int, str, str]]:
+def finished(processes, timeout=1500) -> list[tuple[int, str, str]]:
     """Status, output and errors of each."""
     ends = [process.communicate(timeout=timeout) for process in processes]
     return [(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
@@ -184,11 +184,11 @@ def test_massformer_on_two_processes_equals_one(start, tmp_path):
     """
     overrides = ["--config.total_steps=5", "--config.batch_size=4", "--config.checkpoint_every=5"]
     overrides += ["--config.eval_every=5", "--config.dtype=float64"]
-    runs = {n: start(MASSFORMER, n, 4 // n, tmp_path / str(n), *overrides) for n in (1, 2)}
+    runs = {n: start(MASSFORMER, n, 2 // n, tmp_path / str(n), *overrides) for n in (1, 2)}
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     weights = {}
     for n, processes in runs.items():
-        assert f"4 devices, {n} processes" in succeeded(processes)[0]
+        assert f"2 devices, {n} processes" in succeeded(processes)[0]
         weights[n] = checkpoint.load_weights(tmp_path / str(n) / checkpoint.LAST, device)
         assert weights[n].step == 5
     jax.tree.map(

@@ -2,7 +2,8 @@
 #
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
-#   make test-slow  those, which train or need PyTorch; installs it (on some machines with CUDA)
+#   make test-slow  those, which train, need PyTorch (which it installs) or Chromium
+#   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
@@ -11,10 +12,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+WITH_TENSORFLOW := data_builders tests/data/loading_test.py
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(VENV)/bin/python -m pytest
+# Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: sample test test-slow test-tpu lint clean
+.PHONY: sample test test-slow test-tensorflow test-tpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -26,6 +29,9 @@ test: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-torch
 	$(PYTEST) -m slow
 
+test-tensorflow: $(VENV)-tensorflow/.installed
+	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)
+
 test-tpu: $(VENV)/.installed-tpu-compiler
 	$(PYTEST) -m slow tests/pods_test.py
 
@@ -34,7 +40,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tensorflow sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps, so that packages are installed again only after pyproject.toml has changed.
@@ -50,8 +56,16 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
-	@$(PIP) -e '.[test,torch]'
+	@$(PIP) -e '.[test,torch,browser]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
+
+# Beam wants other versions than the rest.
+$(VENV)-tensorflow/.installed: pyproject.toml
+	@echo "Installing massformer_jax, TensorFlow and Beam into $(VENV)-tensorflow (3 GB, some minutes)"
+	@rm -rf $(VENV)-tensorflow
+	@$(PYTHON) -m venv $(VENV)-tensorflow
+	@$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,tensorflow]'
+	@touch $@
 
 $(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
 	@echo "Installing the compiler for TPUs into $(VENV)"

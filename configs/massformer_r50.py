@@ -63,8 +63,23 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 12544, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "release", "pictures": 16}
+    config.eval = {
+        "split": "validation",
+        "resolution": "release",  # or native, or HxW
+        # How photographs are shown to the network, see massformer_jax/protocols.py. Windows of
+        # "HxW" every "HxW" pixels, blended by "average" (as released) or "smooth"; "" for none.
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 16,
+        "save_predictions": False,  # all label maps, as PNG
+    }
     config.log_every = 50
     config.checkpoint_every = 1000
     config.eval_every = 5000
+    config.on_nonfinite = "halt"  # ends a run with state and batch saved; "skip" drops the step
+    config.profile_steps = ""  # "10:13" traces the steps 10, 11 and 12
     return config

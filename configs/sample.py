@@ -42,8 +42,20 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 2048, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "native", "pictures": 8}
+    config.eval = {
+        "split": "validation",
+        "resolution": "native",
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 8,
+        "save_predictions": False,
+    }
     config.log_every = 10
     config.checkpoint_every = 40
     config.eval_every = 120
+    config.on_nonfinite = "halt"
+    config.profile_steps = ""
     return config

@@ -2,29 +2,33 @@
 
 A workdir holds
 
-    checkpoints/STEP/   the last complete states: model, optimizer, data iterator, meta
+    checkpoints/STEP/   the last complete states: model, optimizer, meta
     best/STEP/          the weights with the best mIoU so far: model, meta
+    nonfinite/STEP/     the state before a step whose loss was not finite, and its batch
 
 and a folder of converted weights STEP/ alone, as in best/. `meta` is JSON with the model's
 arguments, class names and palette, so that weights alone suffice to predict, and for converted
-weights with where they came from.
-Orbax writes into a temporary folder and renames it: what has a step's name is complete.
+weights with where they came from. The position in the data is no part of a state: it follows from
+the step, for any number of processes (`pipeline.stream_position`).
+Orbax writes into a temporary folder and renames it: what has a step's name is complete. Every
+process writes its own arrays; one renames, when all have written.
 """
 
 import os
 import pathlib
 from typing import Any, NamedTuple
 
-import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from massformer_jax.data.classes import CLASSES, class_names, class_palette
 from massformer_jax.errors import InputError
+from massformer_jax.files import written_whole
 from massformer_jax.train_state import TrainState, abstract_encoder, abstract_weights
 
-LAST, BEST = "checkpoints", "best"
+LAST, BEST, NONFINITE = "checkpoints", "best", "nonfinite"
 KEPT = 2  # if the newest is damaged by a failing disk, there is one before it
 
 
@@ -54,22 +58,43 @@ def best_manager(workdir: str | os.PathLike) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(epath.Path(workdir) / BEST, options=options)
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, iterator, model: dict) -> None:
+def save(manager: ocp.CheckpointManager, state: TrainState, model: dict) -> None:
     """Writes a complete state in the background. Safe with donation: arrays are copied first."""
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
     items = ocp.args.Composite(
         model=_model_args(state),
         optimizer=ocp.args.StandardSave(state.opt_state),
-        data=grain.checkpoint.CheckpointSave(iterator),
-        meta=ocp.args.JsonSave(_meta(model)),
+        meta=ocp.args.JsonSave({**_meta(model), "skipped": int(state.skipped)}),
     )
-    manager.save(int(state.step), args=items)
+    manager.save(step, args=items)
+
+
+def save_nonfinite(
+    workdir: pathlib.Path, state: TrainState, batch: dict[str, np.ndarray], model: dict
+) -> pathlib.Path:
+    """Writes the state before a failed step, and this process's share of its batch.
+
+    Returns:
+        The folder: of the state, like those of `checkpoints`, and of `batch_PROCESS.npz` beside.
+    """
+    folder = workdir / NONFINITE
+    with ocp.CheckpointManager(epath.Path(folder)) as manager:
+        save(manager, state, model)
+    with (
+        written_whole(folder / f"batch_{jax.process_index()}.npz") as part,
+        part.open("wb") as file,
+    ):
+        np.savez_compressed(file, **batch)
+    return folder
 
 
 def save_best(manager: ocp.CheckpointManager, state: TrainState, miou: float, model: dict) -> None:
     """Writes the weights; they stay if no other step has a higher mIoU."""
     step = int(state.step)
-    # A run that was killed after this and resumes from before it comes here twice, with equal
-    # weights.
+    # A run that was killed after this, before the evaluation was noted, comes here twice, with
+    # equal weights.
     if step in manager.all_steps():
         return
     items = ocp.args.Composite(model=_model_args(state), meta=ocp.args.JsonSave(_meta(model)))
@@ -88,11 +113,8 @@ def has_state(workdir: str | os.PathLike) -> bool:
     return any(p.name.isdigit() for p in (pathlib.Path(workdir) / LAST).glob("*"))
 
 
-def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> TrainState | None:
-    """The newest complete state, in the shardings of `like`; sets the iterator's position.
-
-    Returns None if there is none yet.
-    """
+def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | None:
+    """The newest complete state, in the shardings of `like`; None if there is none yet."""
     step = manager.latest_step()
     if step is None:
         return None
@@ -103,11 +125,14 @@ def restore(manager: ocp.CheckpointManager, like: TrainState, iterator) -> Train
                 {"params": like.params, "batch_stats": like.batch_stats}
             ),
             optimizer=ocp.args.StandardRestore(like.opt_state),
-            data=grain.checkpoint.CheckpointRestore(iterator),
+            meta=ocp.args.JsonRestore(),
         ),
     )
-    count = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
-    return TrainState(count, **items["model"], opt_state=items["optimizer"])
+    step, skipped = (
+        jax.device_put(np.asarray(number, like.step.dtype), like.step.sharding)
+        for number in (step, items["meta"]["skipped"])
+    )
+    return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
 
 
 def save_weights(directory: str | os.PathLike, weights: Weights) -> None:

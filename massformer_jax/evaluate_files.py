@@ -1,9 +1,12 @@
 """Scores label maps of any method: PNG files against PNG files, no network, no checkpoint.
 
     python -m massformer_jax.evaluate_files --predictions DIR --labels DIR [--output FILE.json]
+        [--report FILE.html [--images DIR]]
 
 Every PNG below DIR of `--labels` needs one of the same path and size below DIR of `--predictions`,
-with the class of a pixel as its value (grey, or the indices of a palette).
+with the class of a pixel as its value (grey, or the indices of a palette). The report is a page of
+tables, plots and the worst images; with `--images` it shows the photographs, which have the paths
+of the label maps but for the suffix.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from massformer_jax import published
 from massformer_jax.data.classes import IGNORE, class_names
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
+from massformer_jax.files import write_whole
 from massformer_jax.metrics import (
     BOUNDARY_RATIO,
     TOLERANCES,
@@ -30,9 +34,12 @@ from massformer_jax.metrics import (
     image_counts,
     zero_counts,
 )
+from massformer_jax.report.evaluation import evaluation_page
+from massformer_jax.report.picture_files import find_photographs, read_pictures
+from massformer_jax.report.worst import ranked_scores, score_table, worst
 from massformer_jax.scores import (
     format_table,
-    one_image,
+    image_scores,
     percent,
     summarize,
     tolerance_name,
@@ -163,19 +170,14 @@ def _read_ahead(
 def report_of(
     names: Sequence[str], pool: Counts, *, boundary_ratio: float, tolerances: Sequence[float]
 ) -> dict[str, Any]:
-    """What the JSON holds: settings, scores, confusion matrix, and the means of every image."""
-
-    def means(i):
-        scores = summarize(one_image(pool, i), tolerances)
-        return {name: value for name, value in scores.items() if isinstance(value, float)}
-
+    """What the JSON holds: settings, scores, confusion matrix, and the scores of every image."""
     return {
         "classes": list(class_names(pool.confusion.shape[-1])),
         "boundary_ratio": boundary_ratio,
         "tolerances": list(tolerances),
         **summarize(pool, tolerances),
         "confusion": pool.confusion.sum(0).tolist(),  # by truth, then by prediction
-        "images": {name: means(i) for i, name in enumerate(names)},
+        "images": {name: image_scores(pool, i, tolerances) for i, name in enumerate(names)},
     }
 
 
@@ -205,12 +207,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--published", choices=published.SPLITS, help="show the run among the paper's results"
     )
+    parser.add_argument("--report", help="HTML file to write, a page with the worst images")
+    parser.add_argument("--images", help="folder of the photographs, for the report")
     parser.add_argument("--name", help="of the method in tables (the folder of the predictions)")
     args = parser.parse_args(argv)
     tolerances = tuple(args.tolerance or TOLERANCES)
     name = args.name or pathlib.Path(args.predictions).resolve().name
     try:
         _check_settings(args, tolerances)
+        photographs = find_photographs(args.images, args.labels) if args.images else {}
         names, pool = evaluate_files(
             args.predictions,
             args.labels,
@@ -221,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary = report_of(names, pool, boundary_ratio=args.boundary_ratio, tolerances=tolerances)
         if args.output:
             write_json(args.output, summary)
+        if args.report:
+            _write_report(args, name, summary, photographs)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -237,6 +244,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _write_report(args: argparse.Namespace, name: str, summary: dict, photographs: dict) -> None:
+    names, classes = list(summary["images"]), len(summary["classes"])
+    table = score_table(summary["images"], ranked_scores(summary), classes)
+    sources = {"": args.predictions}
+    pictures = read_pictures(
+        [names[i] for i in worst(table)],
+        args.labels,
+        sources,
+        photographs,
+        boundary_ratio=args.boundary_ratio,
+        num_classes=classes,
+    )
+    page = evaluation_page(name, summary, pictures, split=args.published)
+    write_whole(args.report, page.encode())
+
+
 def _check_settings(args: argparse.Namespace, tolerances: Sequence[float]) -> None:
     if not 1 <= args.classes <= IGNORE:
         raise InputError(f"--classes {args.classes}: 1..{IGNORE} can be told apart in a PNG")
@@ -245,6 +268,8 @@ def _check_settings(args: argparse.Namespace, tolerances: Sequence[float]) -> No
     for tolerance in tolerances:
         if not (0 <= tolerance <= 0.05 or 1 <= tolerance <= 256):
             raise InputError(f"--tolerance {tolerance}: a share up to 0.05, or 1..256 pixels")
+    if args.images and not args.report:
+        raise InputError("--images is for the pictures of a report: add --report FILE.html")
     if args.published and args.boundary_ratio != BOUNDARY_RATIO:
         raise InputError("--published compares boundaries of 0.001: leave --boundary-ratio out")
 

@@ -4,22 +4,53 @@
 
 A config path that does not exist is looked for among the files that come with the package:
 `--config=configs/massformer_r50.py` works anywhere.
+
+On several hosts the same command runs once on each:
+
+    --distributed                  as the cluster says: Cloud TPU, Slurm, Kubernetes
+    --distributed --coordinator=HOST:PORT --processes=N --process=I     anywhere; HOST runs I = 0
+
+Compiled programs are kept for the next time in ~/.cache/massformer_jax, or in the directory that
+--compilation_cache=DIR or the variable JAX_COMPILATION_CACHE_DIR names.
+
+Exit status: 0 done; 2 something given is wrong; 3 another process was lost; 4 the loss is not
+finite; 75 asked to stop by SIGTERM, the state is saved and the same command continues; 1 a bug.
 """
 
+import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from massformer_jax import checkpoint, sharding
+from massformer_jax import checkpoint, distributed, sharding
 from massformer_jax.errors import InputError
 from massformer_jax.evaluate import report
-from massformer_jax.train import evaluation, train_and_evaluate
+from massformer_jax.stopping import NonFiniteLoss, Preempted
+from massformer_jax.train import evaluation, say, train_and_evaluate
+
+NONFINITE_STATUS = 4
+PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+class Command(NamedTuple):
+    """What a command line says."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    mode: str
+    compilation_cache: str | None
+    distributed: bool
+    coordinator: str | None
+    processes: int | None
+    process: int | None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,26 +58,59 @@ def main(argv: Sequence[str]) -> int:
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
+    status, together = 0, True
     try:
-        config, workdir, mode = parse(argv)
-        if mode == "eval":
-            evaluate_workdir(config, workdir)
-        else:
-            train_and_evaluate(config, workdir)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        command = parse(argv)
+        keep_compiled(command.compilation_cache)
+        if command.distributed:
+            distributed.initialize(
+                command.coordinator,
+                command.processes,
+                command.process,
+                until_saved=command.mode == "train",
+            )
+        run = evaluate_workdir if command.mode == "eval" else train_and_evaluate
+        run(command.config, command.workdir)
+    except Preempted as stopped:
+        say(str(stopped))
+        status = PREEMPTED_STATUS
+    except (InputError, NonFiniteLoss) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status = 2 if isinstance(error, InputError) else NONFINITE_STATUS
+        # Usually all processes find the same; but a file may be missing on one host.
+        together = isinstance(error, NonFiniteLoss)
+    except Exception:
+        if not distributed.several():
+            raise
+        traceback.print_exc()
+        distributed.end_after_failure()
+    distributed.end(status, together=together)
+    return status
 
 
-def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path, str]:
-    """Returns (config, workdir, mode); raises InputError for what is unknown or missing."""
+def keep_compiled(directory: str | None) -> None:
+    """Keeps programs that take more than a second to compile, in ~/.cache if nothing is named."""
+    if directory is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(caches, "massformer_jax")
+    if directory is not None:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Reads a command line; raises InputError for what is unknown or missing."""
     argv = shipped_config(argv)
     # Flags of their own, so that one process can run several command lines.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "", flag_values=values)
+    flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_integer("processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process", None, "", flag_values=values)
     try:
         values(argv)
         config = values.config
@@ -64,7 +128,19 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, pathlib.Path,
     if not isinstance(config, ml_collections.ConfigDict):  # stands for a file that cannot be read
         path = config_flags.get_config_filename(values["config"])
         raise InputError(f"--config: {path} does not exist; see configs/")
-    return config, pathlib.Path(values.workdir).absolute(), values.mode
+    for name in ("coordinator", "processes", "process"):
+        if values[name].present and not values.distributed:
+            raise InputError(f"--{name} says how processes connect; pass --distributed with it")
+    return Command(
+        config,
+        pathlib.Path(values.workdir).absolute(),
+        values.mode,
+        values.compilation_cache,
+        values.distributed,
+        values.coordinator,
+        values.processes,
+        values.process,
+    )
 
 
 def shipped_config(argv: Sequence[str]) -> list[str]:
@@ -86,8 +162,8 @@ def shipped_config(argv: Sequence[str]) -> list[str]:
 
 def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Evaluates the best weights of a workdir, or the last where none are."""
-    mesh = sharding.make_mesh(jax.local_devices(), config.mesh)
-    evaluate_weights = evaluation(config, mesh)
+    evaluate_weights = evaluation(config)
+    mesh = sharding.make_mesh(jax.devices())
     weights = checkpoint.load_weights(workdir, sharding.replicated(mesh))
     for key, value in config.model.items():
         if weights.model.get(key) != value:
@@ -96,7 +172,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
                 f"{value}; use the config it was trained with"
             )
     summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval")
-    print(f"evaluation of step {weights.step}\n{report(summary, weights.classes)}")
+    say(f"evaluation of step {weights.step}\n{report(summary, weights.classes)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import jax
@@ -16,11 +17,18 @@ from jaxtyping import Float, UInt8
 
 from massformer_jax import checkpoint, sharding
 from massformer_jax.data.images import decode_image, encode_mask
-from massformer_jax.data.transforms import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
-from massformer_jax.inference import DTYPES, label_function, network_size, score_function
+from massformer_jax.inference import DTYPES
 from massformer_jax.overlay import overlay
+from massformer_jax.protocols import (
+    BLENDS,
+    RELEASE_SCALES,
+    Protocol,
+    label_function,
+    score_function,
+    show,
+)
 from massformer_jax.train_state import model_graph
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -38,17 +46,16 @@ class Segmenter:
         self,
         weights: checkpoint.Weights,
         *,
-        resolution: str = "native",
         dtype: str = "float32",
         chips: int = 1,
+        **protocol: Any,
     ):
         """See `load`; `weights` may lie anywhere."""
-        network_size(1, 1, resolution)  # refuse a wrong one before the first photograph
+        self._protocol = Protocol(**protocol)
         if dtype not in DTYPES:
             raise InputError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
-        self._resolution = resolution
         graph = model_graph(weights.model, training=False)
         if chips > len(jax.local_devices()):
             raise InputError(f"chips is {chips}, and there are {len(jax.local_devices())} devices")
@@ -58,7 +65,7 @@ class Segmenter:
             (weights.params, weights.batch_stats), sharding.replicated(mesh)
         )
         self._scores, self._labels = (
-            jax.jit(function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
+            function(graph, self._protocol, dtype=dtype, mesh=mesh)
             for function in (score_function, label_function)
         )
 
@@ -67,26 +74,26 @@ class Segmenter:
         cls,
         directory: str | os.PathLike,
         *,
-        resolution: str = "native",
         dtype: str = "float32",
         chips: int = 1,
+        **protocol: Any,
     ) -> "Segmenter":
         """Loads the best weights of a workdir, or converted ones.
 
         Args:
             directory: a training run's workdir, or what `massformer_jax.convert` wrote.
-            resolution: "native" (default), "release" (the released evaluation: ratio kept within
-                4096x3072) or "HxW"; see `massformer_jax.inference.network_size`.
             dtype: that the network computes in, "float32" or "bfloat16": half the memory, and on
                 accelerators faster.
             chips: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
+            **protocol: how photographs are shown to the network, the arguments of
+                `massformer_jax.protocols.Protocol`; by default as a whole, as they are.
 
         Raises:
-            InputError: no checkpoint there, an unknown resolution or dtype, too few devices.
+            InputError: no checkpoint there, an unknown protocol or dtype, too few devices.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         weights = checkpoint.load_weights(directory, device)
-        return cls(weights, resolution=resolution, dtype=dtype, chips=chips)
+        return cls(weights, dtype=dtype, chips=chips, **protocol)
 
     def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
         """Class of every pixel of a photograph: RGB, uint8 [h, w, 3].
@@ -99,6 +106,8 @@ class Segmenter:
     def scores(self, image: np.ndarray) -> Float[np.ndarray, "h w k"]:
         """Class scores of every pixel, float32, at least 0; not normalised over the classes.
 
+        Of several views (scales, mirror images) they are means of probabilities.
+
         Takes and raises what `predict` does.
         """
         return np.asarray(self._run(self._scores, image))
@@ -109,9 +118,8 @@ class Segmenter:
                 f"an image of shape {image.shape} and dtype {image.dtype}; "
                 "pass RGB as uint8 [height, width, 3]"
             )
-        size = image.shape[:2]
-        shown = resize_image(image, network_size(*size, self._resolution))
-        return function(*self._weights, jax.device_put(shown[None], self._place), size)[0]
+        shown = jax.device_put(show(self._protocol, [image]), self._place)
+        return function(*self._weights, shown, image.shape[:2])[0]
 
 
 def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
@@ -143,6 +151,57 @@ def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
     return list(by_stem.values())
 
 
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how photographs are shown to the network."""
+    group = parser.add_argument_group("how photographs are shown to the network")
+    group.add_argument(
+        "--resolution",
+        default="native",
+        help="native (default), release (ratio kept within 4096x3072) or HxW",
+    )
+    group.add_argument("--window", default="", metavar="HxW", help="in windows of so many pixels")
+    group.add_argument(
+        "--stride", default="", metavar="HxW", help="from window to window; default: two thirds"
+    )
+    group.add_argument(
+        "--blend",
+        default="average",
+        choices=BLENDS,
+        help="scores where windows overlap: average (default, as released), or smooth: "
+        "windows fade into each other",
+    )
+    released = ",".join(f"{scale:g}" for scale in RELEASE_SCALES)
+    group.add_argument(
+        "--tta",
+        action="store_true",
+        help=f"test-time augmentation as released: --scales {released} --flip",
+    )
+    group.add_argument("--scales", metavar="A,B,…", help="at these multiples of the size")
+    group.add_argument("--flip", action="store_true", help="also mirrored left and right")
+
+
+def protocol_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Protocol` that the flags stand for.
+
+    Raises:
+        InputError: scales that are no numbers.
+    """
+    scales = RELEASE_SCALES if args.tta else (1.0,)
+    if args.scales is not None:
+        try:
+            scales = tuple(float(scale) for scale in args.scales.split(","))
+        except ValueError as error:
+            raise InputError(f"--scales is {args.scales!r}; use numbers: 0.5,1,1.5") from error
+    return {
+        "resolution": args.resolution,
+        "window": args.window,
+        "stride": args.stride,
+        "blend": args.blend,
+        "scales": scales,
+        "flip": args.flip or args.tta,
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 if some photographs failed, 2 if all did."""
     parser = argparse.ArgumentParser(
@@ -153,11 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", required=True, help="folder for the masks (index PNG)")
     parser.add_argument("--overlay", action="store_true", help="also write coloured pictures")
-    parser.add_argument(
-        "--resolution",
-        default="native",
-        help="native (default), release (ratio kept within 4096x3072) or HxW",
-    )
+    add_protocol(parser)
     parser.add_argument(
         "--dtype",
         default="float32",
@@ -172,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         images = find_images(args.images)
         segmenter = Segmenter.load(
-            args.checkpoint, resolution=args.resolution, dtype=args.dtype, chips=args.chips
+            args.checkpoint, dtype=args.dtype, chips=args.chips, **protocol_of(args)
         )
         output = pathlib.Path(args.output)
         output.mkdir(parents=True, exist_ok=True)

@@ -82,17 +82,23 @@ def table(name: str, summary: Mapping[str, Any], split: str) -> str:
     width = max(len(row[1]) for row in rows)
     lines = [f"{f'  MaSS13K {split}':<{width}}  {'':<8}{'mIoU':>8}{'BIoU':>8}{'BF1':>8}"]
     for scores, method, backbone in rows:
-        cells = "".join(f"{cell:>8}" for cell in _cells(scores))
-        lines.append(f"{method:<{width}}  {backbone:<8}{cells}")
+        numbers = "".join(f"{cell:>8}" for cell in cells(scores))
+        lines.append(f"{method:<{width}}  {backbone:<8}{numbers}")
     return "\n".join([*lines, NOTE])
 
 
 def markdown_row(name: str, summary: Mapping[str, Any]) -> str:
     """The run as a row of the paper's table in Markdown: `| name | mIoU | BIoU | BF1 |`."""
-    return f"| {name} | {' | '.join(_cells(run_scores(summary)))} |"
+    return f"| {name} | {' | '.join(cells(run_scores(summary)))} |"
 
 
-def _cells(scores: Scores) -> list[str]:
+def markdown_table(name: str, summary: Mapping[str, Any]) -> str:
+    """The row with its header: a file that is a table."""
+    return f"| method | mIoU | BIoU | BF1 |\n|---|---|---|---|\n{markdown_row(name, summary)}\n"
+
+
+def cells(scores: Scores) -> list[str]:
+    """mIoU, BIoU and BF1 as the paper prints them; `-` for NaN."""
     miou, biou, bf1 = (
         "-" if math.isnan(value) else f"{value:.{digits}f}"
         for value, digits in zip(scores, (2, 2, 4), strict=True)

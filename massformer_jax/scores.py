@@ -111,9 +111,30 @@ def best_constant_miou(pool: Counts) -> float:
     return float(label.max() / label.sum() / np.count_nonzero(label))
 
 
+def mean_iou(pool: Counts) -> float:
+    """The mIoU, 0..1, alone: a running one costs next to nothing."""
+    confusion = pool.confusion.sum(0)
+    intersect = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - intersect
+    return float((intersect[union > 0] / union[union > 0]).mean()) if union.any() else math.nan
+
+
 def one_image(pool: Counts, i: int) -> Counts:
     """The pool of image i alone."""
     return Counts(*(field[i : i + 1] for field in pool))
+
+
+def image_scores(
+    pool: Counts, i: int, tolerances: Sequence[float] = TOLERANCES
+) -> dict[str, float | list[float]]:
+    """Of image i alone, as `summarize` names them: all means, and by class IoU, BIoU and BF1."""
+    scores = summarize(one_image(pool, i), tolerances)
+    by_class = ("IoU", "BIoU", *(f"BF1@{tolerance_name(tolerance)}" for tolerance in tolerances))
+    return {
+        name: value
+        for name, value in scores.items()
+        if isinstance(value, float) or name in by_class
+    }
 
 
 def _mean_of_numbers(values: np.ndarray, axis: int) -> np.ndarray | np.float64:

@@ -76,6 +76,18 @@ def make_mesh(devices: Sequence[jax.Device], axes: Mapping[str, int] | None = No
     return jax.make_mesh(tuple(sizes[name] for name in AXES), AXES, types, devices=list(devices))
 
 
+def evaluation_mesh(devices: Sequence[jax.Device], axes: Mapping[str, int]) -> Mesh:
+    """The mesh of one process's devices: `spatial` as asked for, all others on `data`.
+
+    Photographs do not depend on each other, so the processes have no need of a common one.
+
+    Raises:
+        InputError: `spatial` does not divide the devices.
+    """
+    spatial = axes.get(SPATIAL, 1)
+    return make_mesh(devices, {SPATIAL: spatial} | ({DATA: -1} if spatial != -1 else {}))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())

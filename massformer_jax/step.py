@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool
 
 from massformer_jax import sharding
 from massformer_jax.losses import draw_points, losses, total
@@ -25,13 +27,16 @@ def training_step(
     points: int,
     edge_target: str,
     dtype: DTypeLike,
+    on_nonfinite: str = "halt",
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Jitted step(state, batch) -> (state, scalars).
 
     The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over all devices; the
-    state is donated. The scalars are the loss terms, their sum `loss` and the norm of the gradient
-    before clipping.
+    state is donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
+    before clipping, and `skipped` of the new state, all float32.
+
+    A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
 
     Args:
         model: keyword arguments of MaSSFormer.
@@ -42,6 +47,8 @@ def training_step(
         edge_target: see `massformer_jax.losses.losses`.
         dtype: that the network computes in. Parameters, statistics, coordinates, losses and the
             optimizer are float32 whatever it is.
+        on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
+            applied either, so that the state stays what it was before, also its number of steps.
         shardings: of the state, see `massformer_jax.sharding.state_shardings`; replicated if None.
     """
     graph = model_graph(model, training=True)
@@ -80,8 +87,30 @@ def training_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), scalars
+        after = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        state = keep_finite(state, after, finite, on_nonfinite)
+        return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}
 
     return jax.jit(
         step, in_shardings=(placed, split), out_shardings=(placed, whole), donate_argnums=0
     )
+
+
+def keep_finite(
+    before: TrainState, after: TrainState, finite: Bool[Array, ""], on_nonfinite: str
+) -> TrainState:
+    """The state after a step: `after`, or where the step was not finite what the policy says.
+
+    Args:
+        before: the state that the step began with.
+        after: the one that it ended with.
+        finite: whether that may be used.
+        on_nonfinite: see `training_step`.
+    """
+    applied = finite
+    if on_nonfinite == "halt":
+        applied &= before.skipped == 0
+    kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+    step = kept.step if on_nonfinite == "halt" else after.step
+    return kept._replace(step=step, skipped=before.skipped + (~applied).astype(jnp.int32))

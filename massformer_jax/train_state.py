@@ -18,12 +18,13 @@ from massformer_jax.optim import marked_paths
 
 
 class TrainState(NamedTuple):
-    """Plain pytrees of arrays: what a checkpoint holds, together with the data iterator's state."""
+    """Plain pytrees of arrays: what a checkpoint holds."""
 
     step: Int[Array, ""]
     params: Any
     batch_stats: Any
     opt_state: Any
+    skipped: Int[Array, ""]  # steps that were not applied, since something was not finite
 
 
 def model_graph(model: Mapping[str, Any], *, training: bool) -> nnx.GraphDef:
@@ -66,7 +67,10 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; to be jitted, so that it is born into its shardings."""
     params, batch_stats = init_weights(key, model)
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    opt_state = optimizer.init(params)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, batch_stats, opt_state, jnp.zeros((), jnp.int32)
+    )
 
 
 def abstract_weights(model: Mapping[str, Any]) -> tuple[Any, Any]:

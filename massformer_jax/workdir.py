@@ -1,5 +1,6 @@
 """Whose workdir it is: checking a config, and tying a folder to it."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -10,8 +11,10 @@ from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
-from massformer_jax.inference import DTYPES, network_size
+from massformer_jax.inference import DTYPES
 from massformer_jax.models.massformer import STRIDE
+from massformer_jax.profiling import parse_steps
+from massformer_jax.protocols import Protocol
 from massformer_jax.sharding import check_batch_size
 
 # Keys that may change when a run continues: they move or report it. All others belong to the run.
@@ -20,14 +23,19 @@ CHANGEABLE = (
     "data.threads",
     "data.on_bad_record",
     "eval.pictures",
+    "eval.save_predictions",
     "log_every",
     "checkpoint_every",
     "eval_every",
+    "on_nonfinite",
+    "profile_steps",
     "mesh.data",
     "mesh.fsdp",
     "mesh.spatial",
     "shardings",
 )
+
+EVALUATED = "evaluated"
 
 
 def check_config(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
@@ -45,11 +53,27 @@ def check_config(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         raise InputError(f"dtype is {config.dtype!r}; use one of {', '.join(DTYPES)}")
     if config.loss.points < 4:
         raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
-    network_size(1, 1, config.eval.resolution)
+    if config.on_nonfinite not in ("halt", "skip"):
+        raise InputError(f"on_nonfinite is {config.on_nonfinite!r}; use 'halt' or 'skip'")
+    parse_steps(config.profile_steps)
+    eval_protocol(config)
 
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the folder and writes `config.json` into it, or checks what stands there.
+def eval_protocol(config: ml_collections.ConfigDict) -> Protocol:
+    """How photographs are shown to the network in an evaluation.
+
+    Raises:
+        InputError: the config asks for what there is not; names the key.
+    """
+    names = [field.name for field in dataclasses.fields(Protocol)]
+    try:
+        return Protocol(**{name: config.eval[name] for name in names})
+    except InputError as error:
+        raise InputError(f"config.eval: {error}") from error
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:
+    """Checks `config.json`, if the folder has one; writes it, and makes the folder, if `write`.
 
     Raises:
         InputError: the folder belongs to a run with another config; names the first keys.
@@ -69,7 +93,19 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
                 f"{workdir} belongs to a run with another config: {differing[0]}{more}; "
                 "use another --workdir or that config"
             )
-    write_whole(path, (json.dumps(json.loads(config.to_json()), indent=1) + "\n").encode())
+    if write:
+        write_whole(path, (json.dumps(json.loads(config.to_json()), indent=1) + "\n").encode())
+
+
+def last_evaluation(workdir: pathlib.Path) -> int:
+    """The last step whose evaluation came to its end, 0 if none did."""
+    path = workdir / EVALUATED
+    return int(path.read_text()) if path.exists() else 0
+
+
+def note_evaluation(workdir: pathlib.Path, step: int) -> None:
+    """Makes it `last_evaluation`."""
+    write_whole(workdir / EVALUATED, f"{step}\n".encode())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,11 +22,11 @@ from PIL import Image
 from massformer_jax.data.crops import Place, ResizedCrop, cut_images
 from massformer_jax.data.images import decode_mask, encode_mask
 from massformer_jax.data.scenes import render_scene
+from massformer_jax.data.sizes import resized_size
 from massformer_jax.data.transforms import (
     Each,
     PhotometricDistortion,
     RandomFlip,
-    resized_size,
 )
 
 SIZES = ((2736, 3648), (3648, 2736))

@@ -127,7 +127,7 @@ def train(
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     params, batch_stats = abstract_weights(model)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(number, params, batch_stats, jax.eval_shape(tx.init, params))
+    state = TrainState(number, params, batch_stats, jax.eval_shape(tx.init, params), number)
     examples = {
         "image": jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch, *size), jnp.uint8),

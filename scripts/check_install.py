@@ -31,7 +31,8 @@ def main(checkout: Path) -> None:
             sys.exit(f"error: configs/{path.name} is not in the installed package as it is here")
 
     names = {path.name for path in files("massformer-jax") or ()}
-    missing = {"LICENSE", "NOTICE"} - names
+    style = {path.name for path in (checkout / "massformer_jax/report").glob("*.[cj]s*")}
+    missing = {"LICENSE", "NOTICE", *style} - names
     if missing:
         sys.exit(f"error: the installed package lacks {', '.join(sorted(missing))}")
     print(f"{len(sources)} modules and {len(configs)} configurations are installed")

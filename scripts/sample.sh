@@ -27,11 +27,13 @@ cat <<'END'
   sample/photos/       the rendered dataset: images/ and annotations/
   sample/data/         the same as TFDS records
   sample/run/          checkpoints, and scalars for TensorBoard
-  sample/run/eval/     scores (metrics.json); photograph, truth and prediction side by side
+  sample/run/eval/     scores (metrics.json), and a page to look at them (report.html);
+                       photograph, truth and prediction side by side
   sample/predictions/  label maps of the test photographs, and overlays in colour
 Open, for instance:
 END
 first() { find "$1" -name "$2" | sort | sed -n '1s/^/  /p'; }
+first sample/run/eval '*.html'
 first sample/run/eval '*.png'
 first sample/predictions '*_overlay.*'
 echo "Losses and scores over the steps: pip install tensorboard; tensorboard --logdir sample/run"

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.experimental import pallas
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
 
@@ -98,8 +99,6 @@ def test_flops_of_loops_branches_and_devices():
 
 
 def test_flops_of_a_kernel_on_a_grid():
-    pallas = pytest.importorskip("jax.experimental.pallas")
-
     def kernel(x, y, out):
         out[...] = x[...] @ y[...]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiny_config
 from configs_test import CONFIGS, load
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
@@ -24,14 +25,7 @@ from massformer_jax import sharding  # noqa: E402
 from massformer_jax.errors import InputError  # noqa: E402
 from massformer_jax.train_state import abstract_weights  # noqa: E402
 
-TINY = {
-    "encoder_depth": 18,
-    "decoder_width": 8,
-    "ffn_width": 16,
-    "layers": 1,
-    "queries": 8,
-    "classes": 7,
-}
+TINY = tiny_config.get_config().model.to_dict()
 # What bare accelerator machines lack, of what the package imports somewhere.
 ABSENT = ("jaxtyping", "beartype", "cv2", "PIL", "grain", "array_record", "tensorflow_datasets")
 ABSENT += ("ml_collections", "tensorboardX", "safetensors", "importlib_resources")

@@ -48,7 +48,7 @@ def test_training_step(path):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert len(scalars) == 3 * (config.model.layers + 1) + 3
+    assert len(scalars) == 3 * (config.model.layers + 1) + 4
     assert all(x.shape == () and x.dtype == jnp.float32 for x in scalars.values())
 
 
@@ -64,7 +64,7 @@ def test_evaluation_step(path):
     step = evaluation_step(config.model.to_dict(), mesh)
     predictions, counts = jax.eval_shape(step, state.params, state.batch_stats, images, labels)
     assert (predictions.shape, predictions.dtype) == (labels.shape, jnp.uint8)
-    assert counts.intersect.shape == (2, 7)
+    assert counts.confusion.shape == (2, 7, 7)
 
 
 def test_every_config_has_a_count():

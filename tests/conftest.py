@@ -4,6 +4,8 @@ and the shapes written in the public signatures checked at run time."""
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Command lines keep compiled programs in the home directory; those of tests keep none.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )

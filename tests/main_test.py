@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import pytest
 
 import tiny_config
@@ -31,7 +32,10 @@ def refused(capsys, *arguments) -> str:
         ("--config.data.crop_size=300", "data.crop_size"),
         ("--config.loss.edge_target=all", "loss.edge_target"),
         ("--config.log_every=0", "log_every"),
-        ("--config.eval.resolution=huge", "resolution"),
+        ("--config.eval.resolution=huge", "config.eval: resolution is 'huge'"),
+        ("--config.eval.window=1024by1024", "config.eval: window is '1024by1024'"),
+        ("--config.eval.stride=512", "config.eval: stride and blend are of windows"),
+        ("--config.eval.scales=(1.0,-1.0)", "config.eval: scales is (1.0, -1.0)"),
         ("--config.eval.split=testing", "testing"),
     ],
 )
@@ -87,3 +91,38 @@ def test_shipped_configs_are_found_by_name():
     assert path.name == "massformer_r50.py" and path.is_file()
     assert main.shipped_config(["--config=no/such.py"]) == ["--config=no/such.py"]
     assert main.shipped_config([f"--config={CONFIG}"]) == [f"--config={CONFIG}"]
+
+
+@pytest.fixture
+def compilation_cache():
+    """What jax is set to, put back afterwards."""
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compiled_programs_are_kept(monkeypatch, tmp_path, compilation_cache):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = compilation_cache()
+    main.keep_compiled(None)
+    assert compilation_cache() == before  # the variable is set, and jax has read it
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    main.keep_compiled(None)
+    assert compilation_cache() == str(tmp_path / "massformer_jax")
+    main.keep_compiled("/elsewhere")
+    assert compilation_cache() == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("--config.on_nonfinite=ignore", "on_nonfinite"),
+        ("--config.profile_steps=13", "profile_steps"),
+        ("--coordinator=localhost:1", "--distributed"),
+        ("--process=many", "process"),
+    ],
+)
+def test_wrong_runtime_settings(capsys, tmp_path, data_dir, override, named):
+    paths = [f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={data_dir}"]
+    assert named in refused(capsys, f"--config={CONFIG}", *paths, override)
+    assert not (tmp_path / "run").exists()

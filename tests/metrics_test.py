@@ -16,6 +16,7 @@ from obvious_counts import obvious_counts
 from massformer_jax import metrics, sharding
 from massformer_jax.evaluate import batches_by_size
 from massformer_jax.ops import boundaries
+from massformer_jax.protocols import WHOLE
 
 PARITY = Path(__file__).parent / "parity" / "metrics"
 RELEASE = json.loads((PARITY / "metrics.json").read_text())
@@ -71,7 +72,7 @@ def test_release_on_devices_and_in_batches_of_mixed_sizes(devices, batch):
     ]
     assert len({example["label"].shape for example in examples}) == 2
     pool = metrics.zero_counts()
-    for group in batches_by_size(examples, batch, "native"):
+    for group in batches_by_size(examples, batch, WHOLE):
         predictions = [example["prediction"] for example in group.examples]
         predictions += predictions[-1:] * (batch - group.count)
         counts = count_on(devices)(np.stack(predictions), group.labels)

@@ -11,7 +11,7 @@ from flax import nnx
 
 import release
 import tiny_config
-from massformer_jax import checkpoint, predict
+from massformer_jax import checkpoint, predict, protocols
 from massformer_jax.data.classes import CLASSES
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
@@ -147,6 +147,35 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     assert capsys.readouterr().out.count("->") == 3
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", {}),
+        ("--resolution release", {"resolution": "release"}),
+        ("--window 512x768 --stride 256", {"window": "512x768", "stride": "256"}),
+        ("--window 512 --blend smooth", {"window": "512", "blend": "smooth"}),
+        ("--tta", {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}),
+        ("--tta --scales 1,1.5", {"scales": (1.0, 1.5), "flip": True}),
+        ("--scales 0.5", {"scales": (0.5,)}),
+        ("--flip", {"flip": True}),
+    ],
+)
+def test_flags_of_the_protocol(monkeypatch, tmp_path, flags, expected):
+    """They reach the segmenter, as the settings of the Python interface."""
+    photo = tmp_path / "a.jpg"
+    cv2.imwrite(str(photo), photograph(20, 20))
+    seen = []
+
+    def load(directory, *, dtype, chips, **settings):
+        seen.append(protocols.Protocol(**settings))
+        raise InputError("enough")
+
+    monkeypatch.setattr(predict.Segmenter, "load", load)
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), *flags.split(), str(photo)]
+    assert predict.main(command) == 2
+    assert seen == [protocols.Protocol(**expected)]
+
+
 def test_a_bad_photograph_does_not_stop_the_others(workdir, tmp_path, capsys):
     good, bad = tmp_path / "good.jpg", tmp_path / "bad.jpg"
     cv2.imwrite(str(good), photograph(256, 256))
@@ -171,6 +200,8 @@ def test_command_errors(workdir, tmp_path, capsys):
         ([str(workdir), str(tmp_path / "empty")], "empty"),
         ([str(workdir), str(photo), str(tmp_path / "other" / "a.png")], "a.png"),
         ([str(tmp_path / "empty"), str(photo)], "no checkpoint"),
+        ([str(workdir), str(photo), "--window", "64x"], "window is '64x'"),
+        ([str(workdir), str(photo), "--scales", "1;2"], "--scales is '1;2'"),
     ):
         command = ["--checkpoint", arguments[0], "--output", str(output), *arguments[1:]]
         assert predict.main(command) == 2

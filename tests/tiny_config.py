@@ -37,8 +37,20 @@ def get_config() -> ml_collections.ConfigDict:
         "clip_norm": 0.01,
     }
     config.loss = {"points": 64, "edge_target": "edges"}
-    config.eval = {"split": "validation", "resolution": "256x256", "pictures": 1}
+    config.eval = {
+        "split": "validation",
+        "resolution": "256x256",
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 1,
+        "save_predictions": False,
+    }
     config.log_every = 1
     config.checkpoint_every = 1
     config.eval_every = 4
+    config.on_nonfinite = "halt"
+    config.profile_steps = ""
     return config

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tiny_config
-from massformer_jax import checkpoint, main
+from massformer_jax import checkpoint, evaluate_files, main
 
 pytestmark = pytest.mark.slow  # each program takes a minute to compile
 
@@ -75,7 +75,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert "mesh data 1 x fsdp 1 x spatial 1; 0 parameters split" in printed
     assert "cls_embed/kernel [16, 8] replicated\n" in (workdir / "shardings.txt").read_text()
     summary = json.loads((workdir / "eval" / "metrics.json").read_text())
-    assert summary["images"] == 3 and len(summary["IoU"]) == 7
+    assert len(summary["images"]) == 3 and len(summary["IoU"]) == 7
     assert len(list((workdir / "eval").glob("*.png"))) == 1
     assert list((workdir / "scalars").glob("events*"))
     step, last = last_weights(workdir)
@@ -127,6 +127,20 @@ def test_evaluation_alone_gives_the_same_scores(undisturbed, run):
     status, out, err = run(workdir, "--mode=eval")
     assert status == 0, err
     assert out[out.index("\nclass ") :] == printed[printed.index("\nclass ") :]
+
+
+def test_evaluation_by_another_protocol_writes_its_label_maps(undisturbed, run, release_dir):
+    """Windows at two scales; the scores are those of the files."""
+    workdir, _ = undisturbed
+    settings = ("resolution=native", "window=256", "scales=(0.5,1.0)", "save_predictions=True")
+    status, _, err = run(workdir, "--mode=eval", *(f"--config.eval.{x}" for x in settings))
+    assert status == 0, err
+    summary = json.loads((workdir / "eval" / "metrics.json").read_text())
+    assert summary["protocol"]["scales"] == [0.5, 1.0]
+    labels = release_dir / "annotations" / "val"
+    names, pool = evaluate_files.evaluate_files(workdir / "eval" / "predictions", labels)
+    assert pool.confusion.sum(0).tolist() == summary["confusion"]
+    assert sorted(summary["images"]) == names
 
 
 def test_evaluation_over_rows_gives_the_same_scores(undisturbed, run):

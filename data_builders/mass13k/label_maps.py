@@ -88,7 +88,9 @@ def ignored_label_map(height: int, width: int) -> bytes:
 
 
 def _encode(labels: UInt8[np.ndarray, "h w"]) -> bytes:
-    return cv2.imencode(".png", labels)[1].tobytes()
+    # Without row filters: such a file is read in 2 ms instead of 30 to 45 (data/png.py).
+    unfiltered = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    return cv2.imencode(".png", labels, unfiltered)[1].tobytes()
 
 
 def _without_palette(data: bytes) -> bytes:

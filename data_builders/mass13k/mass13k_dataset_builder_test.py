@@ -22,6 +22,7 @@ from data_builders.mass13k import mass13k_dataset_builder, shards
 from data_builders.mass13k.report import DatasetError
 from massformer_jax.data.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_image, decode_mask, encode_mask
+from massformer_jax.data.png import read_labels
 
 DUMMY_DATA = Path(__file__).parent / "dummy_data"
 SPLITS = {"train": ("train", 3), "validation": ("val", 2), "test": ("test", 1)}
@@ -292,6 +293,8 @@ def test_label_maps_of_every_kind_reach_any_reader(release, tmp_path, kind):
         if kind == "grey":
             mask = release / "annotations" / "train" / name
             assert record["segmentation_mask"] == mask.with_suffix(".png").read_bytes()
+        else:
+            assert read_labels(record["segmentation_mask"]) is not None  # the fast way works
     odd = ["RGB label map"] * (3 if kind == "RGB" else 0)
     assert [o["kind"] for o in report(builder)["oddities"]] == odd
 

@@ -19,7 +19,8 @@ def quotients(
     steps are longer than the circle, a square of n x n pixels to 16 (n - 1)² / 4πn². Pixels that
     touch at a corner are connected.
 
-    Source: mIPQ of section 3 of the paper. How a perimeter is digitised it does not say.
+    Source: the paper's mIPQ is the mean of these over all masks. How a perimeter is digitised it
+    does not say.
 
     Args:
       mask: what is not 0 belongs to it.

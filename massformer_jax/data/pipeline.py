@@ -96,10 +96,11 @@ def train_dataset(
 ) -> grain.IterDataset:
     """Endless batches of augmented crops.
 
-    The stream of crops is a function of the seed alone: host `i` of `n` takes every n-th of it from
-    the i-th on. So no two hosts see one photograph in an epoch, every photograph is seen once an
-    epoch, and the batches of all hosts together hold the same crops whatever the number of hosts
-    and threads. The order is drawn anew each epoch.
+    The stream of crops is a function of the seed alone, and each batch the next part of it: host
+    `i` of `n` takes the i-th of n equal pieces of each batch. So no two hosts see one photograph in
+    an epoch, every photograph is seen once an epoch, and the batches of all hosts, one after the
+    other, are the same whatever the number of hosts and threads. The order is drawn anew each
+    epoch.
 
     Args:
       data_dir: the folder given to the build command.
@@ -148,7 +149,8 @@ def train_dataset(
     )
     # Shared among hosts after the random maps: before them, the hosts' n-th crops would be drawn
     # with the same random numbers.
-    local = crops[host_index::host_count]
+    places = range(host_index * photographs, (host_index + 1) * photographs)
+    local = grain.MapDataset.mix([crops[place :: photographs * host_count] for place in places])
     buffer = max(photographs, 2 * num_threads)  # 4 MB a crop of 1024 pixels
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     return local.to_iter_dataset(options).batch(photographs, batch_fn=_joined)

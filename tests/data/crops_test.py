@@ -8,7 +8,7 @@ from PIL import Image
 from massformer_jax.data.classes import IGNORE
 from massformer_jax.data.crops import Place, ResizedCrop, cut_images, cut_label, is_varied
 from massformer_jax.data.images import ImageError, decode_image, decode_mask, encode_mask
-from massformer_jax.data.transforms import resized_size
+from massformer_jax.data.sizes import resized_size
 
 
 def record(height=90, width=120, seed=0, **jpeg):

@@ -1,0 +1,100 @@
+"""Compares two evaluations of the same images: what got better, what got worse.
+
+    python -m massformer_jax.compare A.json B.json --output FILE.html
+        [--labels DIR --predictions DIR_A DIR_B [--images DIR]]
+
+A.json and B.json are what `evaluate_files --output` writes. With the folders of the label maps and
+of both predictions, and of the photographs, the page shows the images that changed most.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from massformer_jax.errors import InputError
+from massformer_jax.files import write_whole
+from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
+from massformer_jax.report.picture_files import find_photographs, read_pictures
+
+_NEEDED = ("classes", "boundary_ratio", "tolerances", "confusion", "images", "IoU", "mIoU")
+
+
+def read_evaluation(path: str) -> dict[str, Any]:
+    """The JSON of an evaluation with its images, without their suffixes, in order of their names.
+
+    Raises:
+      InputError: no such file, no JSON, or the JSON of something else.
+    """
+    try:
+        summary = json.loads(pathlib.Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}") from error
+    whole = isinstance(summary, dict) and all(key in summary for key in _NEEDED)
+    if not whole or not isinstance(summary["images"], dict):
+        raise InputError(
+            f"{path} holds no evaluation image by image; write it with "
+            "massformer_jax.evaluate_files --output"
+        )
+    # Of one image, one evaluation may name the photograph and the other the label map.
+    images = {str(pathlib.Path(name).with_suffix("")): s for name, s in summary["images"].items()}
+    return {**summary, "images": dict(sorted(images.items()))}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 if nothing was written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m massformer_jax.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("first", metavar="A.json", help="the earlier evaluation")
+    parser.add_argument("second", metavar="B.json", help="the later one")
+    parser.add_argument("--output", required=True, help="HTML file to write")
+    parser.add_argument("--names", nargs=2, help="of the two (the files' names)")
+    parser.add_argument("--labels", help="folder of the label maps")
+    parser.add_argument("--predictions", nargs=2, help="folders of the predictions")
+    parser.add_argument("--images", help="folder of the photographs")
+    args = parser.parse_args(argv)
+    try:
+        _compare(args)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.output}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> None:
+    if bool(args.labels) != bool(args.predictions) or (args.images and not args.labels):
+        raise InputError("pictures need --labels and --predictions, and may have --images")
+    first, second = read_evaluation(args.first), read_evaluation(args.second)
+    check_comparable(first, second)
+    pictures = {}
+    if args.labels:
+        names = [f"{name}.png" for name in changed_most(first, second)]
+        photographs = find_photographs(args.images, args.labels) if args.images else {}
+        for folder in (args.labels, *args.predictions):
+            for name in names:
+                if not pathlib.Path(folder, name).is_file():
+                    raise InputError(f"{folder} holds no {name}, which was evaluated")
+        drawn = read_pictures(
+            names,
+            args.labels,
+            dict(zip(("_a", "_b"), args.predictions, strict=True)),
+            photographs,
+            boundary_ratio=first["boundary_ratio"],
+            num_classes=len(first["classes"]),
+        )
+        pictures = {name.removesuffix(".png"): picture for name, picture in drawn.items()}
+    names = args.names or (pathlib.Path(args.first).stem, pathlib.Path(args.second).stem)
+    page = comparison_page(tuple(names), (first, second), pictures)
+    write_whole(args.output, page.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

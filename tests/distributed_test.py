@@ -134,7 +134,7 @@ def undisturbed(start, tmp_path_factory):
 def test_stopped_by_notice_and_continued_by_others(start, undisturbed, tmp_path):
     """SIGTERM to the third of four stops all after one step; two go on, then one, and evaluate."""
     workdir = tmp_path / "run"
-    four = start(STAND_IN, 4, 1, workdir, *SHORT, STAND_IN_PAUSE="0.5")
+    four = start(STAND_IN, 4, 1, workdir, *SHORT, STAND_IN_PAUSE="1")
     wait_for_step(workdir, 2, four)
     four[2].send_signal(signal.SIGTERM)
     ends = finished(four)
@@ -142,7 +142,8 @@ def test_stopped_by_notice_and_continued_by_others(start, undisturbed, tmp_path)
     step, _ = last_state(workdir)
     assert 2 < step < 8 and f"stopped after step {step} of 8" in ends[0][1]
 
-    pair = start(STAND_IN, 2, 2, workdir, *SHORT, STAND_IN_PAUSE="0.5")
+    # Two steps are left when it is asked: they take longer than agreeing on one of them.
+    pair = start(STAND_IN, 2, 2, workdir, *SHORT, STAND_IN_PAUSE="2")
     wait_for_step(workdir, 6, pair)
     pair[0].send_signal(signal.SIGTERM)
     ends = finished(pair)

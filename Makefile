@@ -3,6 +3,7 @@
 #   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
 #   make test       the tests, without those marked slow
 #   make test-slow  those, which train, need PyTorch (which it installs) or Chromium
+#   make test-long  the network itself in several processes: some seven minutes, not run by CI
 #   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make lint       ruff: errors and format
@@ -12,12 +13,12 @@
 
 PYTHON ?= python3
 VENV := .venv
-WITH_TENSORFLOW := data_builders tests/data/loading_test.py
+WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: sample test test-slow test-tensorflow test-tpu lint clean
+.PHONY: sample test test-slow test-long test-tensorflow test-tpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -27,7 +28,10 @@ test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-torch
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
+
+test-long: $(VENV)/.installed-test
+	$(PYTEST) -m long
 
 test-tensorflow: $(VENV)-tensorflow/.installed
 	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)

@@ -177,6 +177,7 @@ def test_killed_processes_are_named_and_the_rest_is_the_same(start, undisturbed,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_massformer_on_two_processes_equals_one(start, tmp_path):
     """Parameters after five steps, in float64, and the counts of the evaluation.
 

@@ -141,28 +141,13 @@ def test_every_row_of_a_photograph_is_answered_from_its_rows_of_the_network(part
     np.testing.assert_array_equal(found[0, :, 1], np.minimum(high // 2 + 1, height - 1))
 
 
-def varied_weights():
-    """Offsets that reach over many rows, and labels of several classes."""
-    params, stats = init_weights(jax.random.key(0), MODEL)
-
-    def varied(path, x):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if "dcn_offset" in name:
-            return (5 if name.endswith("bias") else 0.05) * noise(
-                *x.shape, seed=len(name) + x.size % 97
-            )
-        if name.endswith("kernel") and name.startswith(("backbone", "pixel_decoder")):
-            return 1.5 * x
-        factor = {"query_feat": 10, "cls_embed": 5}
-        return factor.get(name.split("/")[0], 1) * x
-
-    return jax.tree_util.tree_map_with_path(varied, params), stats
-
-
 @pytest.mark.slow
 def test_scores_and_labels_of_whole_photographs():
-    """Two at once, cut and enlarged."""
-    weights = varied_weights()
+    """Two at once, cut and enlarged; random weights, so that offsets reach over many rows."""
+    params, stats = init_weights(jax.random.key(0), MODEL)
+    leaves, structure = jax.tree.flatten(params)
+    noisy = [x + 0.2 * noise(*x.shape, seed=i) for i, x in enumerate(leaves)]
+    params = jax.tree.unflatten(structure, noisy)
     coarse = np.random.default_rng(1).integers(0, 255, (2, 19, 16, 3))
     images = np.kron(coarse, np.ones((1, 16, 16, 1)))[:, :300, :250].astype(np.uint8)
     size = (333, 222)
@@ -177,7 +162,13 @@ def test_scores_and_labels_of_whole_photographs():
         out_shardings=placed,
     )
     one = jax.jit(score_function(graph, strip_rows=24), static_argnums=3)
-    found, expected = (np.asarray(f(*weights, images, size)) for f in (scores, one))
-    assert len(np.unique(expected.argmax(-1))) > 2 and expected.std((1, 2)).max() > 0.1
+    found, expected = scores(params, stats, images, size), one(params, stats, images, size)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+    # Random weights answer one class everywhere; without its mean over the image, many.
+    mean = np.asarray(expected).mean((1, 2), keepdims=True)
+    found, expected = np.asarray(found) - mean, np.asarray(expected) - mean
+    assert len(np.unique(expected.argmax(-1))) > 2
+    second, first = np.moveaxis(np.sort(expected, -1)[..., -2:], -1, 0)
+    clear = first - second > 2e-5
+    assert clear.mean() > 0.95
+    np.testing.assert_array_equal(found.argmax(-1)[clear], expected.argmax(-1)[clear])

@@ -132,12 +132,13 @@ def end(status: int, *, together: bool) -> None:
     _ending.set()
     if _bystander is not None:
         _bystander.communicate(b"done")
-    if not together:
-        # Not sys.exit: JAX would wait minutes for the others, which wait for this one.
-        os._exit(status)
-    if is_first() and _watcher is not None:
-        _watcher.join(HEARTBEAT_SECONDS)  # until all others have parted: this one leads them
-    jax.distributed.shutdown()
+    if together:
+        if is_first() and _watcher is not None:
+            _watcher.join(HEARTBEAT_SECONDS)  # until all others have parted: this one leads them
+        jax.distributed.shutdown()
+    # Not sys.exit: JAX would wait minutes for others that wait for this one; and threads that are
+    # inside its runtime abort the process when the interpreter ends under them.
+    os._exit(status)
 
 
 def end_after_failure() -> None:

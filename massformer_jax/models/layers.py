@@ -50,7 +50,11 @@ class Conv(nnx.Module):
         if self.size == 1:
             # A matrix product: its gradient is one too, which CPUs compute several times faster
             # than that of a convolution.
-            y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+            if self.stride > 1:
+                # The barrier keeps the slice out of the product's fusion: there it aborts XLA's
+                # compiler for GPUs where x is used again (openxla/xla#47381).
+                x = jax.lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
+            y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
         else:
             y = jax.lax.conv_general_dilated(
                 x,

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax.data.sizes import resized_size
@@ -27,9 +26,8 @@ from massformer_jax.models.massformer import STRIDE, Masks, MaSSFormer, normaliz
 from massformer_jax.ops import split
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
 from massformer_jax.ops.rows import Rows, in_strips
+from massformer_jax.precision import computation, computing
 from massformer_jax.train_state import compute_params
-
-DTYPES = ("float32", "bfloat16")  # that the network may compute in
 
 # Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
 STRIP = 1 << 17
@@ -72,7 +70,7 @@ def pad_to_stride(images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b i j 3"]:
 def score_function(
     graph: nnx.GraphDef,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     strip_rows: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], Float[Array, "b i j k"]]:
@@ -83,11 +81,15 @@ def score_function(
 
     Args:
         graph: of the model, for inference.
-        dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
+            float32 (or wider) whatever it is.
         strip_rows: height of a strip at half the network's size; by default as many rows as hold
             `STRIP` positions. It changes memory and speed, not the answer.
         mesh: that `images` lie on, `photographs_sharded`, if rows are to be split over its axis
             `spatial`.
+
+    Raises:
+        InputError: there is no such dtype.
     """
     return _in_strips(graph, lambda scores: scores, dtype, strip_rows, mesh)
 
@@ -95,7 +97,7 @@ def score_function(
 def label_function(
     graph: nnx.GraphDef,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     strip_rows: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], UInt8[Array, "b i j"]]:
@@ -111,13 +113,15 @@ def label_function(
 
 
 def _in_strips(graph, finish, dtype, strip_rows, mesh):
+    computation(dtype)  # a wrong name is said at once
+
     def run(params, batch_stats, images, size):
         _, h, w, _ = images.shape
-        model = nnx.merge(graph, compute_params(params, dtype), batch_stats, copy=True)
         padded = pad_to_stride(images)
         strip = strip_rows or max(16, STRIP // (padded.shape[2] // 2) // 16 * 16)
-        with split.over(mesh):
-            masks = model.in_strips(normalize(padded, dtype), strip)
+        with computing(dtype) as arrays, split.over(mesh):
+            model = nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
+            masks = model.in_strips(normalize(padded, arrays), strip)
             # As many rows of the photograph as come from about 2 · strip rows of the network.
             strip = min(max(1, 2 * strip * size[0] // h), size[0])
             answer = functools.partial(_answer, model, finish, (h, w), size, strip)

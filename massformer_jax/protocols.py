@@ -160,7 +160,7 @@ def score_function(
     graph: nnx.GraphDef,
     protocol: Protocol,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, shown, size); not to be jitted, it runs jitted parts.
@@ -172,7 +172,8 @@ def score_function(
     Args:
         graph: of the model, for inference.
         protocol: how photographs are shown.
-        dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
+            float32 (or wider) whatever it is.
         mesh: that `shown` lies on, see `inference.score_function`.
     """
     network = _network(graph, dtype, mesh)
@@ -201,7 +202,7 @@ def label_function(
     graph: nnx.GraphDef,
     protocol: Protocol,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], UInt8[Array, "b i j"]]:
     """Returns labels(params, batch_stats, shown, size): the classes of the highest scores.
@@ -222,7 +223,7 @@ def label_function(
 
 
 def _network(
-    graph: nnx.GraphDef, dtype: DTypeLike, mesh: Mesh | None
+    graph: nnx.GraphDef, dtype: str, mesh: Mesh | None
 ) -> Callable[..., Float[Array, "b i j k"]]:
     return jax.jit(inference.score_function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_run import MODELS, make_values, measure, median_seconds
+from benchmark_run import MODELS, make_values, measure, median, run_seconds
 
 from massformer_jax import sharding
 from massformer_jax.errors import InputError
@@ -163,7 +163,7 @@ def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str
         wait()
 
     def timed(run):
-        result = {"seconds": median_seconds(run, runs)}
+        result = {"seconds": median(run_seconds(run, runs))}
         if device == "cuda":  # for the CPU PyTorch keeps no such account
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()

@@ -6,6 +6,8 @@
 #   make test-long  the network itself in several processes: some seven minutes, not run by CI
 #   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
+#   make benchmark-gpu  checks and times everything on a GPU, in six minutes; installs nothing if
+#                   PYTHON has jax with a GPU, flax, optax and numpy
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
 #
@@ -15,10 +17,11 @@ PYTHON ?= python3
 VENV := .venv
 WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
 # Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: sample test test-slow test-long test-tensorflow test-tpu lint clean
+.PHONY: sample test test-slow test-long test-tensorflow test-tpu benchmark-gpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -38,6 +41,14 @@ test-tensorflow: $(VENV)-tensorflow/.installed
 
 test-tpu: $(VENV)/.installed-tpu-compiler
 	$(PYTEST) -m slow tests/pods_test.py
+
+benchmark-gpu:
+	@if $(PYTHON) -c $(HAS_GPU) 2>/dev/null; then \
+	  $(PYTHON) scripts/benchmark_gpu.py $(ARGUMENTS); \
+	else \
+	  $(MAKE) --no-print-directory $(VENV)/.installed-cuda && \
+	  $(VENV)/bin/python scripts/benchmark_gpu.py $(ARGUMENTS); \
+	fi
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -75,6 +86,11 @@ $(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
 	@echo "Installing the compiler for TPUs into $(VENV)"
 	@$(PIP) -e '.[test,tpu-compiler]'
 	@touch $@
+
+$(VENV)/.installed-cuda: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax and jax for NVIDIA GPUs into $(VENV) (gigabytes, some minutes)"
+	@$(PIP) -e '.[cuda]'
+	@touch $(VENV)/.installed $@
 
 # An environment whose making was interrupted has no stamp and is made afresh.
 $(VENV)/.made:

@@ -25,9 +25,12 @@ from massformer_jax.precision import DTYPES, computing
 
 FIXTURES = {"r50": ("infer_512x768", 2), "r18_lite": ("infer_lite_256x512", 3)}
 # Recipe weights are random, so that more pixels lie near a border of classes than in a photograph.
-EQUAL = {"float32": 0.9999, "tf32": 0.98, "bfloat16": 0.9}  # share of pixels, at least
+EQUAL = {"float32": 0.9999, "tf32": 0.98, "bfloat16": 0.85}  # share of pixels, at least
 KERNEL_ERROR = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2**-5}  # at most, of the largest value
-TRAINING_ERROR = 1e-2  # of a loss term and of the gradient's norm: the points flip on the last bit
+# Of loss terms and of the gradient's norm, at most. float32 moves them, since which points are the
+# least certain flips on the last bit: by 2e-3 and 3e-2 on a CPU. In float64 they are equal to 1e-9
+# (tests/train_parity_test.py).
+LOSS_ERROR, NORM_ERROR = 1e-2, 1e-1
 _BUILDING = threading.Lock()  # the recipe keeps its weights: the second to ask need only wait
 FAR = 60.0  # pixels that every seventh offset points away
 
@@ -152,15 +155,14 @@ def _training(name: str, manifest: str, seed: int):
         errors = {
             term: _relative(value, recorded[f"loss/decode.{term}"]) for term, value in terms.items()
         }
-        errors["gradient_norm"] = _relative(norm, recorded["grad_norm_total.1"])
         worst = max(errors.values())
+        off = _relative(norm, recorded["grad_norm_total.1"])
+        errors["gradient_norm"] = off
         result = {"task": "check_train", "model": f"massformer_{manifest}", "dtype": "float32"}
         result |= {"fixture": name, "errors": errors, "gradient_norm": float(norm)}
-        result["summary"] = (
-            f"loss terms to {max(v for k, v in errors.items() if k != 'gradient_norm'):.1e}, "
-            f"gradient norm to {errors['gradient_norm']:.1e}"
-        )
-        return result | _problem(not worst <= TRAINING_ERROR, f"a relative error of {worst}")
+        result["summary"] = f"loss terms to {worst:.1e}, norm of the gradient to {off:.1e}"
+        bad = not (worst <= LOSS_ERROR and off <= NORM_ERROR)  # also if one is no number
+        return result | _problem(bad, f"too large errors: {result['summary']}")
 
     return run
 

@@ -20,8 +20,8 @@ DTYPES = ("float16", "float32", "tf32")
 
 
 def measurements(small: bool) -> list[Measurement]:
-    """None without PyTorch."""
-    if importlib.util.find_spec("torch") is None:
+    """None without a PyTorch that sees the GPU."""
+    if not (small or _sees_gpu()) or importlib.util.find_spec("torch") is None:
         print("There is no PyTorch here to compare with.", flush=True)
         return []
     found = []
@@ -31,6 +31,14 @@ def measurements(small: bool) -> list[Measurement]:
             prepare = functools.partial(_layer, layer, size, dtype)
             found.append(Measurement(name, prepare, timed=True))
     return found
+
+
+def _sees_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _layer(name, size, dtype):

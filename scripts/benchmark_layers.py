@@ -220,7 +220,9 @@ def _grid_sample_deform_conv(x, offsets, modulation, kernel):
     y = rows[None, :, None] + tap.repeat_interleave(k)[:, None, None] + dy
     x_ = columns[None, None, :] + tap.repeat(k)[:, None, None] + dx
     grid = torch.stack([2 * x_ / (w - 1) - 1, 2 * y / (h - 1) - 1], -1).view(b, k * k * h, w, 2)
-    sampled = torch.nn.functional.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
+    sampled = torch.nn.functional.grid_sample(x.float(), grid.float(), align_corners=True).to(
+        x.dtype
+    )
     sampled = sampled.view(b, c, k * k, h, w) * modulation[:, None].to(x.dtype)
     columns_ = sampled.view(b, c * k * k, h * w)
     return (kernel.reshape(o, c * k * k) @ columns_).view(b, o, h, w)

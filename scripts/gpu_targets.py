@@ -7,9 +7,9 @@ from jax.experimental import topologies
 
 from massformer_jax.errors import InputError
 
-# A GpuTargetConfigProto for each, in text. What belongs to the compute capability is from the tables
-# of NVIDIA's "CUDA C++ Programming Guide", the rest from the data sheets of the H100 SXM with 80 GB
-# and of the A100 SXM with 40 GB, the smaller one of two: what fits there fits the other.
+# A GpuTargetConfigProto for each, in text. What belongs to the compute capability is from the
+# tables of NVIDIA's "CUDA C++ Programming Guide", the rest from the data sheets of the H100 SXM
+# with 80 GB and of the A100 SXM with 40 GB, the smaller one of two: what fits there fits the other.
 _TARGETS = {
     "h100": """
 platform_name: "CUDA"

@@ -157,10 +157,9 @@ def _compile_here(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    import jax
     from gpu_launches import count_launches
     from gpu_programs import Programs, load_config
-    from gpu_targets import target_devices
+    from gpu_targets import lower, target_devices
 
     from massformer_jax import sharding
 
@@ -168,18 +167,15 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     mesh = sharding.make_mesh(target_devices(args.gpu, _devices(args.mesh)), args.mesh)
     programs = Programs(config, args.size, args.batch, args.dtype, mesh)
     memories, texts, trace_seconds, compile_seconds = [], [], 0.0, 0.0
-    # Pallas asks the context for which GPU a kernel is, and without one asks for a GPU that is not
-    # there.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        for function, arguments in getattr(programs, args.task)():
-            start = time.perf_counter()
-            lowered = function.trace(*arguments).lower()
-            traced = time.perf_counter()
-            compiled = lowered.compile()
-            trace_seconds += traced - start
-            compile_seconds += time.perf_counter() - traced
-            memories.append(compiled.memory_analysis())
-            texts.append(compiled.as_text())
+    for function, arguments in getattr(programs, args.task)():
+        start = time.perf_counter()
+        lowered = lower(function, arguments, mesh)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        trace_seconds += traced - start
+        compile_seconds += time.perf_counter() - traced
+        memories.append(compiled.memory_analysis())
+        texts.append(compiled.as_text())
     if args.hlo:
         args.hlo.write_text("\n".join(texts))
     found = [count_launches(text) for text in texts]

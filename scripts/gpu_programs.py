@@ -155,8 +155,5 @@ class Programs:
         return sharding.state_shardings(self.mesh, self.state, specs)
 
 
-TASKS = ("inference", "scores", "windows", "evaluation", "counts", "train", "initialization")
-
-
 def _placed(tree: Any, where) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)

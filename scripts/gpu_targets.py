@@ -1,9 +1,11 @@
 """The GPUs that programs are compiled for without having one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 
@@ -88,3 +90,18 @@ def target_devices(gpu: str, count: int) -> Sequence[jax.Device]:
         raise InputError(
             'the compiler for GPUs is not installed: pip install ".[gpu-compiler]"'
         ) from error
+
+
+def lower(function: Callable, arguments: Sequence[Any], mesh: Mesh) -> jax.stages.Lowered:
+    """The compiler's input for a jitted function on a mesh of `target_devices`.
+
+    Pallas asks the context for which GPU a kernel is meant, and otherwise the GPU that is not here.
+    A kernel inside `jax.shard_map` finds the mesh there anyway.
+
+    Args:
+        function: jitted.
+        arguments: trees of ShapeDtypeStructs, and static ones.
+        mesh: that the function or the shardings of its arguments name.
+    """
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return function.trace(*arguments).lower()

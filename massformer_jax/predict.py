@@ -60,7 +60,6 @@ class Segmenter:
         if chips > len(jax.local_devices()):
             raise InputError(f"chips is {chips}, and there are {len(jax.local_devices())} devices")
         mesh = sharding.make_mesh(jax.local_devices()[:chips], {sharding.SPATIAL: chips})
-        self._place = sharding.photographs_sharded(mesh)
         self._weights = jax.device_put(
             (weights.params, weights.batch_stats), sharding.replicated(mesh)
         )
@@ -101,7 +100,7 @@ class Segmenter:
         Raises:
             InputError: an array of another shape or dtype.
         """
-        return np.asarray(self._run(self._labels, image))
+        return np.asarray(self._run(self._labels, image))[0]
 
     def scores(self, image: np.ndarray) -> Float[np.ndarray, "h w k"]:
         """Class scores of every pixel, float32, at least 0; not normalised over the classes.
@@ -110,7 +109,7 @@ class Segmenter:
 
         Takes and raises what `predict` does.
         """
-        return np.asarray(self._run(self._scores, image))
+        return np.asarray(self._run(self._scores, image))[0]
 
     def _run(self, function, image):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
@@ -118,8 +117,8 @@ class Segmenter:
                 f"an image of shape {image.shape} and dtype {image.dtype}; "
                 "pass RGB as uint8 [height, width, 3]"
             )
-        shown = jax.device_put(show(self._protocol, [image]), self._place)
-        return function(*self._weights, shown, image.shape[:2])[0]
+        shown = show(self._protocol, [image])
+        return function(*self._weights, shown, image.shape[:2])
 
 
 def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:

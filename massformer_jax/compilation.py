@@ -59,7 +59,7 @@ def announce(program: str) -> None:
     `waits_said` around, this does nothing.
 
     Args:
-        program: what it is for: "photographs of up to 4096x3072 pixels".
+        program: its name: "the network for up to 4096x3072 pixels".
     """
     waits = _waits.get()
     if waits is not None:
@@ -97,7 +97,7 @@ class Waits:
         """A program is being traced; what follows next is that it is compiled, or read."""
         if self._since is None:
             self._since, self._read = time.monotonic(), False
-            self._say(f"preparing for {program}…")
+            self._say(f"preparing {program}…")
 
     def happened(self, event: str, **_) -> None:
         """JAX has done something, for instance read a program that was kept."""

@@ -88,10 +88,10 @@ def score_function(
     """Returns scores(params, batch_stats, images, size), which runs jitted parts.
 
     `images` are RGB in 0..255 at network size, on the host or the devices; `size` is the
-    photograph's own; the scores are resized to it as the release does. The network is compiled for
-    each padded size, and what makes scores of its answers for each padded size, too, or where
-    scores are resized for each pair of sizes. To get one program for one size instead, jit it with
-    `size` static.
+    photograph's own; the scores are resized to it as the release does. Where both are the same,
+    there is one program for each padded size. Where they differ, the network has one for each
+    padded size, and the rest, which compiles fast, one for each pair of sizes. It may be jitted
+    with `size` static: that makes one program for one size.
 
     Args:
         graph: of the model, for inference.
@@ -131,51 +131,59 @@ def _in_strips(graph, finish, dtype, strip_rows, mesh):
 
     def network(params, batch_stats, padded):
         _, h, w, _ = padded.shape
-        announce(f"photographs of up to {w}x{h} pixels")
+        announce(f"the network for up to {w}x{h} pixels")
         with split.over(mesh):
             return build(params, batch_stats).in_strips(normalize(padded, dtype), strip_of(w))
 
     def answers(params, batch_stats, masks, shown, size):
-        (h, w), strip = shown, strip_of(2 * masks.fused.shape[2])
+        h, strip = shown[0], strip_of(2 * masks.fused.shape[2])
         with split.over(mesh):
             # As many rows of the photograph as come from about 2 · strip rows of the network.
             strip = min(max(1, 2 * strip * size[0] // h), size[0])
             model = build(params, batch_stats)
-            answer = functools.partial(_answer, model, finish, (h, w), size, strip)
+            answer = functools.partial(_answer, model, finish, shown, size, strip)
             if split.parts() == 1:
                 return answer(masks, 0, np.zeros(1, np.int32), size[0])
             return _answer_by_parts(answer, masks, bilinear_taps(h, size[0])[0])
 
-    network, answers = _jitted(network, answers, mesh)
+    def at_once(params, batch_stats, padded):
+        size = padded.shape[1:3]
+        return answers(params, batch_stats, network(params, batch_stats, padded), size, size)
+
+    networks, answered, whole = _jitted(network, answers, at_once, mesh)
 
     def run(params, batch_stats, images, size):
         shown, size = tuple(images.shape[1:3]), tuple(size)
         padded = pad_to_stride(images)
-        masks = network(params, batch_stats, padded)
-        if shown != size:
-            return answers(params, batch_stats, masks, shown, size)
-        # What lies beyond the photograph is answered, too: so other photographs need no program.
-        whole = padded.shape[1:3]
-        return _crop(answers(params, batch_stats, masks, whole, whole), size)
+        if shown == size:
+            # What lies beyond the photograph is answered, too: so its size is in no program.
+            answer = whole(params, batch_stats, padded)
+            return answer if size == padded.shape[1:3] else _crop(answer, size)
+        # Apart, since sizes of photographs are many. It costs memory: the map between the two is
+        # kept from beginning to end, where one program uses its place for others before.
+        return answered(params, batch_stats, networks(params, batch_stats, padded), shown, size)
 
     return run
 
 
-def _jitted(network: Callable, answers: Callable, mesh: Mesh | None) -> tuple[Callable, Callable]:
-    """The two programs of a photograph; the maps between them stay where they are computed."""
+def _jitted(
+    network: Callable, answers: Callable, at_once: Callable, mesh: Mesh | None
+) -> tuple[Callable, Callable, Callable]:
+    """The two programs of a resized photograph and the one of others, over the mesh's devices."""
+    sizes = {"static_argnums": (3, 4)}
     if mesh is None:
-        return jax.jit(network), jax.jit(answers, static_argnums=(3, 4))
-    everywhere, photographs = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
-    masks = Masks(photographs, photographs, NamedSharding(mesh, split.ROWS))
-    weights = (everywhere, everywhere)
+        return jax.jit(network), jax.jit(answers, **sizes), jax.jit(at_once)
+    weights, images = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
+    masks = Masks(images, images, NamedSharding(mesh, split.ROWS))
+
+    def jitted(function, takes, gives, **static):
+        places = (weights, weights, takes)
+        return jax.jit(function, in_shardings=places, out_shardings=gives, **static)
+
     return (
-        jax.jit(network, in_shardings=(*weights, photographs), out_shardings=masks),
-        jax.jit(
-            answers,
-            in_shardings=(*weights, masks),
-            out_shardings=photographs,
-            static_argnums=(3, 4),
-        ),
+        jitted(network, images, masks),
+        jitted(answers, masks, images, **sizes),
+        jitted(at_once, images, images),
     )
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from massformer_jax import checkpoint, sharding
+from massformer_jax import checkpoint, compilation, sharding
 from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
@@ -221,8 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chips", type=int, default=1, help="split the rows of a photograph over so many devices"
     )
+    compilation.add_flag(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     args = parser.parse_args(argv)
+    compilation.keep_compiled(args.compilation_cache)
     try:
         images = find_images(args.images)
         segmenter = Segmenter.load(
@@ -241,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        labels = segmenter.predict(image)
+        with compilation.waits_said():
+            labels = segmenter.predict(image)
         mask = output / f"{path.stem}.png"
         write_whole(mask, encode_mask(labels, segmenter.palette))
         if args.overlay:

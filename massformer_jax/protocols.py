@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax import inference, sharding
 from massformer_jax.data.sizes import resized_size
-from massformer_jax.data.transforms import resize_image
+from massformer_jax.data.resampling import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.inference import STRIP, network_size
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
@@ -30,7 +30,8 @@ from massformer_jax.ops.rows import Rows, in_strips
 RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
 BLENDS = ("average", "smooth")
 
-# uint8 [b, h, w, 3] at network size, on the host or the devices; a tuple of them, one a scale, if there are several.
+# uint8 [b, h, w, 3] at network size, on the host or the devices; a tuple of them, one a scale, if
+# there are several.
 Shown = UInt8[Array | np.ndarray, "b _ _ 3"] | tuple[UInt8[Array | np.ndarray, "b _ _ 3"], ...]
 
 

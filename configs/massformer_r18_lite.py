@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
         "queries": 100,
         "classes": 7,
     }
-    config.dtype = "float32"  # what the network computes in; or bfloat16
+    config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
     # What to start from: a workdir, converted weights, a .pth or .safetensors file; "" for nothing.
     config.init_from = ""
     config.data = {

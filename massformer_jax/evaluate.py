@@ -13,7 +13,6 @@ import cv2
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from massformer_jax import distributed, sharding
 from massformer_jax.data.classes import class_palette
@@ -56,7 +55,7 @@ def evaluation_step(
     mesh: Mesh,
     *,
     protocol: Protocol = WHOLE,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
 ) -> Callable[..., tuple[jax.Array, Counts]]:
     """step(params, batch_stats, images, labels) -> label maps [b, i, j], counts [b, k].
 
@@ -67,7 +66,7 @@ def evaluation_step(
         model: keyword arguments of MaSSFormer.
         mesh: over which photographs are split, and over its axis `spatial` their rows.
         protocol: how photographs are shown to the network.
-        dtype: that the network computes in.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`.
     """
     predict = label_function(model_graph(model, training=False), protocol, dtype=dtype, mesh=mesh)
     photographs = sharding.photographs_sharded(mesh)

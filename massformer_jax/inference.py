@@ -8,6 +8,7 @@ map; no map of all queries or classes exists as a whole unless scores are asked 
 `spatial` axis is longer than one, every device computes its own rows of the image.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax import sharding
@@ -29,12 +29,14 @@ from massformer_jax.models.massformer import STRIDE, Masks, MaSSFormer, normaliz
 from massformer_jax.ops import split
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
 from massformer_jax.ops.rows import Rows, in_strips
+from massformer_jax.precision import computation, computing
 from massformer_jax.train_state import compute_params
-
-DTYPES = ("float32", "bfloat16")  # that the network may compute in
 
 # Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
 STRIP = 1 << 17
+# On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
+GPU_STRIP = 1 << 20
+STRIP_BYTES = 1 << 12  # that a position of a strip takes at most, of R50 in float32
 
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
 
@@ -78,10 +80,20 @@ def pad_to_stride(
     return pad(images, ((0, 0), (0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
 
 
+def strip_positions(device: jax.Device) -> int:
+    """Positions at 1/2 that a strip may have: on a GPU such that it takes a 16th of the memory."""
+    if device.platform not in ("gpu", "cuda", "rocm"):
+        return STRIP
+    with contextlib.suppress(Exception):  # of a device that is compiled for and not there
+        total = device.memory_stats()["bytes_limit"]
+        return min(GPU_STRIP, max(STRIP, total // 16 // STRIP_BYTES))
+    return GPU_STRIP
+
+
 def score_function(
     graph: nnx.GraphDef,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     strip_rows: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], Float[Array, "b i j k"]]:
@@ -95,11 +107,15 @@ def score_function(
 
     Args:
         graph: of the model, for inference.
-        dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
+            float32 (or wider) whatever it is.
         strip_rows: height of a strip at half the network's size; by default as many rows as hold
-            `STRIP` positions. It changes memory and speed, not the answer.
+            `strip_positions`. It changes memory and speed, not the answer.
         mesh: that `images` lie on, `photographs_sharded`, if rows are to be split over its axis
             `spatial`.
+
+    Raises:
+        InputError: there is no such dtype.
     """
     return _in_strips(graph, lambda scores: scores, dtype, strip_rows, mesh)
 
@@ -107,7 +123,7 @@ def score_function(
 def label_function(
     graph: nnx.GraphDef,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     strip_rows: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], UInt8[Array, "b i j"]]:
@@ -123,24 +139,30 @@ def label_function(
 
 
 def _in_strips(graph, finish, dtype, strip_rows, mesh):
-    def build(params, batch_stats):
-        return nnx.merge(graph, compute_params(params, dtype), batch_stats, copy=True)
+    computation(dtype)  # a wrong name is said at once
+
+    def build(params, batch_stats, arrays):
+        return nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
+
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+    positions = strip_positions(device)
 
     def strip_of(width):
-        return strip_rows or max(16, STRIP // (width // 2) // 16 * 16)
+        return strip_rows or max(16, positions // (width // 2) // 16 * 16)
 
     def network(params, batch_stats, padded):
         _, h, w, _ = padded.shape
         announce(f"the network for up to {w}x{h} pixels")
-        with split.over(mesh):
-            return build(params, batch_stats).in_strips(normalize(padded, dtype), strip_of(w))
+        with computing(dtype) as arrays, split.over(mesh):
+            model = build(params, batch_stats, arrays)
+            return model.in_strips(normalize(padded, arrays), strip_of(w))
 
     def answers(params, batch_stats, masks, shown, size):
         h, strip = shown[0], strip_of(2 * masks.fused.shape[2])
-        with split.over(mesh):
+        with computing(dtype) as arrays, split.over(mesh):
             # As many rows of the photograph as come from about 2 · strip rows of the network.
             strip = min(max(1, 2 * strip * size[0] // h), size[0])
-            model = build(params, batch_stats)
+            model = build(params, batch_stats, arrays)
             answer = functools.partial(_answer, model, finish, shown, size, strip)
             if split.parts() == 1:
                 return answer(masks, 0, np.zeros(1, np.int32), size[0])

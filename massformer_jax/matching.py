@@ -5,12 +5,15 @@ and a flag that says whether the class is present. Source: Cheng et al., "Masked
 Transformer" (CVPR 2022), section 3; mmdet's `HungarianAssigner` with its three match costs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from massformer_jax.ops.points import sample_points
+from massformer_jax.precision import float32_products
 
 CLASS_COST, MASK_COST, DICE_COST = 2.0, 5.0, 5.0
 _WORST = 1e6  # stands for a cost that is no number; real costs stay below a few thousand
@@ -44,7 +47,8 @@ def match_costs(
     )
     classes = class_logits.shape[-1] - 1
     features = sample_points(mask_features, points)
-    logits = jnp.einsum("bqe,bpe->bqp", mask_embeds.astype(features.dtype), features)
+    product = functools.partial(jnp.einsum, precision=float32_products())
+    logits = product("bqe,bpe->bqp", mask_embeds.astype(features.dtype), features)
     targets = sample_points(
         labels[..., None],
         points.astype(features.dtype),
@@ -53,10 +57,10 @@ def match_costs(
 
     # BCE(x, t) = softplus(x) - x · t: its sum over points is linear in the targets.
     softplus = jax.nn.softplus(logits).sum(-1)[:, None]
-    bce = (softplus - jnp.einsum("bqp,bpk->bkq", logits, targets)) / points.shape[-2]
+    bce = (softplus - product("bqp,bpk->bkq", logits, targets)) / points.shape[-2]
 
     inside = jax.nn.sigmoid(logits)
-    overlap = jnp.einsum("bqp,bpk->bkq", inside, targets)
+    overlap = product("bqp,bpk->bkq", inside, targets)
     areas = inside.sum(-1)[:, None] + targets.sum(1)[..., None]
     dice = 1 - (2 * overlap + 1) / (areas + 1)
 

@@ -19,8 +19,8 @@ from massformer_jax import checkpoint, compilation, sharding
 from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
-from massformer_jax.inference import DTYPES
 from massformer_jax.overlay import overlay
+from massformer_jax.precision import DTYPES, computation
 from massformer_jax.protocols import (
     BLENDS,
     RELEASE_SCALES,
@@ -52,8 +52,7 @@ class Segmenter:
     ):
         """See `load`; `weights` may lie anywhere."""
         self._protocol = Protocol(**protocol)
-        if dtype not in DTYPES:
-            raise InputError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+        computation(dtype)
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
         graph = model_graph(weights.model, training=False)
@@ -81,8 +80,8 @@ class Segmenter:
 
         Args:
             directory: a training run's workdir, or what `massformer_jax.convert` wrote.
-            dtype: that the network computes in, "float32" or "bfloat16": half the memory, and on
-                accelerators faster.
+            dtype: that the network computes in: "float32", exact; "tf32", faster on accelerators;
+                "bfloat16", faster still there, and half the memory (docs/performance.md).
             chips: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
             **protocol: how photographs are shown to the network, the arguments of
                 `massformer_jax.protocols.Protocol`; by default as a whole, as they are.
@@ -216,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dtype",
         default="float32",
         choices=DTYPES,
-        help="float32 (default), or bfloat16: half the memory, and faster on accelerators",
+        help="float32 (default); on accelerators tf32 is faster, and bfloat16, with half the "
+        "memory, faster still",
     )
     parser.add_argument(
         "--chips", type=int, default=1, help="split the rows of a photograph over so many devices"

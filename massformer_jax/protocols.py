@@ -20,8 +20,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax import inference, sharding
-from massformer_jax.data.sizes import resized_size
 from massformer_jax.data.resampling import resize_image
+from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 from massformer_jax.inference import STRIP, network_size
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
@@ -161,7 +161,7 @@ def score_function(
     graph: nnx.GraphDef,
     protocol: Protocol,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, shown, size); not to be jitted, it runs jitted parts.
@@ -173,7 +173,8 @@ def score_function(
     Args:
         graph: of the model, for inference.
         protocol: how photographs are shown.
-        dtype: that the network computes in; scores are float32 (or wider) whatever it is.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
+            float32 (or wider) whatever it is.
         mesh: over which photographs and their rows are split, see `inference.score_function`.
     """
     if protocol.window:
@@ -203,7 +204,7 @@ def label_function(
     graph: nnx.GraphDef,
     protocol: Protocol,
     *,
-    dtype: DTypeLike = "float32",
+    dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], UInt8[Array, "b i j"]]:
     """Returns labels(params, batch_stats, shown, size): the classes of the highest scores.
@@ -224,7 +225,7 @@ def label_function(
 
 
 def _slide_function(
-    graph: nnx.GraphDef, protocol: Protocol, dtype: DTypeLike, mesh: Mesh | None
+    graph: nnx.GraphDef, protocol: Protocol, dtype: str, mesh: Mesh | None
 ) -> Callable[[Any, Any, Shown], Float[Array, "b h w k"]]:
     """Returns scores(params, batch_stats, images) at network size, put together from windows."""
     # Windows have one size, so one program answers for them.

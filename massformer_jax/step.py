@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool
 
 from massformer_jax import sharding
@@ -16,6 +15,7 @@ from massformer_jax.compilation import announce
 from massformer_jax.losses import draw_points, losses, total
 from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import gradient_norm
+from massformer_jax.precision import computation, computing
 from massformer_jax.train_state import TrainState, compute_params, model_graph
 
 
@@ -27,7 +27,7 @@ def training_step(
     seed: int,
     points: int,
     edge_target: str,
-    dtype: DTypeLike,
+    dtype: str,
     on_nonfinite: str = "halt",
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
@@ -46,12 +46,16 @@ def training_step(
         seed: of the points at which masks are compared.
         points: how many of them a mask (released: 12544).
         edge_target: see `massformer_jax.losses.losses`.
-        dtype: that the network computes in. Parameters, statistics, coordinates, losses and the
-            optimizer are float32 whatever it is.
+        dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`. Parameters,
+            statistics, coordinates, losses and the optimizer are float32 whatever it is.
         on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
             applied either, so that the state stays what it was before, also its number of steps.
         shardings: of the state, see `massformer_jax.sharding.state_shardings`; replicated if None.
+
+    Raises:
+        InputError: there is no such dtype.
     """
+    arrays = computation(dtype).arrays
     graph = model_graph(model, training=True)
     heads = model["layers"] + 1
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
@@ -67,9 +71,9 @@ def training_step(
         def forward(params):
             # Split parameters are gathered, once a step and in the compute dtype. Left alone, the
             # compiler may move activations instead, which are larger.
-            params = jax.lax.with_sharding_constraint(compute_params(params, dtype), whole)
+            params = jax.lax.with_sharding_constraint(compute_params(params, arrays), whole)
             network = nnx.merge(graph, params, state.batch_stats, copy=True)
-            outputs = network(normalize(batch["image"], dtype))
+            outputs = network(normalize(batch["image"], arrays))
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
             return outputs, nnx.to_pure_dict(batch_stats)
 
@@ -85,7 +89,8 @@ def training_step(
             )
             return total(terms), (terms, batch_stats)
 
-        grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        with computing(dtype):
+            grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}

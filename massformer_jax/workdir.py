@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
-from massformer_jax.inference import DTYPES
 from massformer_jax.models.massformer import STRIDE
+from massformer_jax.precision import computation
 from massformer_jax.profiling import parse_steps
 from massformer_jax.protocols import Protocol
 from massformer_jax.sharding import check_batch_size
@@ -49,8 +49,7 @@ def check_config(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             raise InputError(f"{key} is {config[key]}; it must be at least 1")
     if config.loss.edge_target not in ("edges", "ones"):
         raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
-    if config.dtype not in DTYPES:
-        raise InputError(f"dtype is {config.dtype!r}; use one of {', '.join(DTYPES)}")
+    computation(config.dtype)
     if config.loss.points < 4:
         raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
     if config.on_nonfinite not in ("halt", "skip"):

@@ -38,6 +38,7 @@ import typing
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = ("massformer_r50", "massformer_r18_lite")
 TASKS = ("inference", "train", "deform_conv")
+DTYPES = ("float32", "tf32", "bfloat16")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,7 +80,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="of the images, in pixels",
     )
     add("--batch", default=None, type=parse_count, metavar="N", help="1; for train 2")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation")
+    add("--dtype", default="float32", choices=DTYPES, help="of the computation")
     add("--topology", metavar="NAME", help="compile for TPUs, such as v5e:2x2, v5e:4x4, v5p:2x2x1")
     add("--compile-only", action="store_true", help="do not run what was compiled")
     add("--compare", action="store_true", help="time PyTorch's deformable convolution as well")

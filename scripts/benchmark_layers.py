@@ -11,6 +11,7 @@ from benchmark_run import MODELS, make_values, measure, median_seconds
 from massformer_jax import sharding
 from massformer_jax.errors import InputError
 from massformer_jax.ops.deform_conv import deform_conv
+from massformer_jax.precision import computation, computing
 
 
 class Layer(NamedTuple):
@@ -63,12 +64,12 @@ def measure_layers(
             "features_in": layer.features_in,
             "features_out": layer.features_out,
             "ours": {
-                "forward": measure(jax.jit(_forward), [arguments], runs=runs),
-                "gradient": measure(jax.jit(_gradient), [arguments], runs=runs),
+                "forward": measure(jax.jit(forward(dtype)), [arguments], runs=runs),
+                "gradient": measure(jax.jit(gradient(dtype)), [arguments], runs=runs),
             },
         }
         if compare:
-            record["pytorch"] = _pytorch(make_values(arguments), runs)
+            record["pytorch"] = _pytorch(make_values(arguments), dtype, runs)
         found.append(record)
     return found
 
@@ -81,6 +82,7 @@ def layer_arguments(
     Offsets and modulation are float32 whatever `dtype` is, as in the network.
     """
     taps = layer.taps**2
+    dtype = computation(dtype).arrays
     split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
     channels = {
         "x": (layer.features_in, dtype),
@@ -109,17 +111,29 @@ def total(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _forward(a: Mapping[str, jax.Array]) -> jax.Array:
-    return deform_conv(a["x"], a["offsets"], a["modulation"], a["kernel"])
+def forward(dtype: str) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
+    """Returns the deformable convolution of `layer_arguments`."""
+
+    def run(a):
+        with computing(dtype):
+            return deform_conv(a["x"], a["offsets"], a["modulation"], a["kernel"])
+
+    return run
 
 
-def _gradient(a: Mapping[str, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    inputs = (a["x"], a["offsets"], a["modulation"], a["kernel"])
-    out, backward = jax.vjp(deform_conv, *inputs)
-    return out, backward(a["cotangent"])
+def gradient(dtype: str) -> Callable[[Mapping[str, jax.Array]], tuple[jax.Array, tuple]]:
+    """Returns the same, with the gradients of its four inputs."""
+
+    def run(a):
+        inputs = (a["x"], a["offsets"], a["modulation"], a["kernel"])
+        with computing(dtype):
+            out, backward = jax.vjp(deform_conv, *inputs)
+            return out, backward(a["cotangent"])
+
+    return run
 
 
-def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
+def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str, Any]:
     """The same by PyTorch, timed alike."""
     torch, function, implementation = pytorch_deform_conv()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -138,13 +152,13 @@ def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def forward():
+    def forward_pass():
         with torch.no_grad():
             result = function(*inputs)
         wait()
         return result
 
-    def gradient():
+    def both_passes():
         torch.autograd.grad(function(*inputs), inputs, cotangent)
         wait()
 
@@ -157,12 +171,12 @@ def _pytorch(values: Mapping[str, jax.Array], runs: int) -> dict[str, Any]:
             result["temp_bytes"] = torch.cuda.max_memory_allocated() - before
         return result
 
-    expected = np.asarray(_forward(values).astype(jnp.float32))
-    result = forward().float().cpu().numpy().transpose(0, 2, 3, 1)
+    expected = np.asarray(forward(dtype)(values).astype(jnp.float32))
+    result = forward_pass().float().cpu().numpy().transpose(0, 2, 3, 1)
     return {
         "implementation": f"{implementation} on {device}, {torch.get_num_threads()} threads",
-        "forward": timed(forward),
-        "gradient": timed(gradient),
+        "forward": timed(forward_pass),
+        "gradient": timed(both_passes),
         "difference": float(np.abs(result - expected).max() / np.abs(expected).max()),
     }
 

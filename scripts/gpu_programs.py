@@ -15,6 +15,7 @@ from massformer_jax.errors import InputError
 from massformer_jax.metrics import image_counts
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.optim import optimizer
+from massformer_jax.precision import computation
 from massformer_jax.step import training_step
 from massformer_jax.train_state import abstract_state, init_state, model_graph
 
@@ -52,8 +53,7 @@ class Programs:
     """
 
     def __init__(self, config: Any, size: tuple[int, int], batch: int, dtype: str, mesh: Mesh):
-        if dtype not in inference.DTYPES:
-            raise InputError(f"dtype is {dtype!r}; use one of {', '.join(inference.DTYPES)}")
+        computation(dtype)
         self.config, self.size, self.batch = config, size, batch
         self.dtype, self.mesh = dtype, mesh
         self.model = config.model.to_dict()

@@ -21,7 +21,7 @@ import benchmark_layers  # noqa: E402
 import benchmark_run  # noqa: E402
 import benchmark_table  # noqa: E402
 
-from massformer_jax import sharding  # noqa: E402
+from massformer_jax import precision, sharding  # noqa: E402
 from massformer_jax.errors import InputError  # noqa: E402
 from massformer_jax.train_state import abstract_weights  # noqa: E402
 
@@ -36,6 +36,7 @@ def test_models_are_those_of_the_configs():
     for name, model in benchmark_run.MODELS.items():
         assert found[name] == model
     assert set(benchmark.MODELS) == set(benchmark_run.MODELS)
+    assert benchmark.DTYPES == precision.DTYPES
     assert load(CONFIGS[0]).loss.points == benchmark_run.POINTS
 
 

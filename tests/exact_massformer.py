@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 jax.config.update("jax_enable_x64", True)
 
-from massformer_jax import main, train, workdir  # noqa: E402
+from massformer_jax import main, precision, train  # noqa: E402
 
 
 def init_state(*args, **kwargs):
@@ -25,5 +25,5 @@ def init_state(*args, **kwargs):
 
 if __name__ == "__main__":
     original, train.init_state = train.init_state, init_state
-    workdir.DTYPES = ("float64",)
+    precision.COMPUTATIONS["float64"] = precision.Computation("float64", "highest")
     sys.exit(main.main(sys.argv))

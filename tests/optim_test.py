@@ -11,8 +11,8 @@ from flax import nnx
 
 import release
 from massformer_jax import optim
-from massformer_jax.convert import torch_name
 from massformer_jax.models.massformer import MaSSFormer
+from massformer_jax.torch_names import torch_name
 
 
 def parameters() -> dict:

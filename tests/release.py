@@ -5,15 +5,15 @@ import json
 import pathlib
 import zlib
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from massformer_jax.convert import from_torch
+from massformer_jax.losses import Points
 from massformer_jax.models.massformer import MaSSFormer, Outputs
 from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.torch_names import from_torch
 
 PARITY = pathlib.Path(__file__).parent / "parity"
 
@@ -94,11 +94,30 @@ def nchw(x) -> np.ndarray:
     return np.moveaxis(np.asarray(x), -1, 1)
 
 
+def recorded_points(z, head: int, present: np.ndarray) -> Points:
+    """The points of a training record in our slots: it lists masks by image, then by query."""
+    oversampled = np.zeros((*present.shape, *z[f"points/oversampled.{head}"].shape[1:]), np.float32)
+    random = np.zeros((*present.shape, *z[f"points/random.{head}"].shape[1:]), np.float32)
+    row = 0
+    for image, assigned in enumerate(z[f"assigned_gt.{head}"]):
+        slots = np.flatnonzero(present[image])
+        for target in assigned[assigned > 0]:
+            oversampled[image, slots[target - 1]] = z[f"points/oversampled.{head}"][row]
+            random[image, slots[target - 1]] = z[f"points/random.{head}"][row]
+            row += 1
+    assert row == len(z[f"points/random.{head}"])
+    return Points(z[f"points/match.{head}"], oversampled, random)
+
+
 def read_rgb(path) -> np.ndarray:
+    import cv2  # here: scripts/benchmark_gpu.py builds the weights where there is no OpenCV
+
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
 
 
 def read_labels(path) -> np.ndarray:
+    import cv2
+
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 import release
 from massformer_jax import losses, optim
-from massformer_jax.convert import flatten, to_torch_layout, torch_name
+from massformer_jax.torch_names import flatten, to_torch_layout, torch_name
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 CLASSES = 7
@@ -47,21 +47,6 @@ def by_release_name(tree) -> dict[str, np.ndarray]:
     }
 
 
-def recorded_points(z, head: int, present: np.ndarray) -> losses.Points:
-    """The record's points in our slots: it lists masks by image, then by query."""
-    oversampled = np.zeros((*present.shape, *z[f"points/oversampled.{head}"].shape[1:]), np.float32)
-    random = np.zeros((*present.shape, *z[f"points/random.{head}"].shape[1:]), np.float32)
-    row = 0
-    for image, assigned in enumerate(z[f"assigned_gt.{head}"]):
-        slots = np.flatnonzero(present[image])
-        for target in assigned[assigned > 0]:
-            oversampled[image, slots[target - 1]] = z[f"points/oversampled.{head}"][row]
-            random[image, slots[target - 1]] = z[f"points/random.{head}"][row]
-            row += 1
-    assert row == len(z[f"points/random.{head}"])
-    return losses.Points(z[f"points/match.{head}"], oversampled, random)
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -76,7 +61,7 @@ def step(request) -> Step:
     images = np.stack([release.read_rgb(folder / f"image{i}.png") for i in range(2)])
     labels = np.stack([release.read_labels(folder / f"label{i}.png") for i in range(2)])
     present = (labels[:, None] == np.arange(CLASSES).reshape(1, -1, 1, 1)).any((2, 3))
-    points = [recorded_points(z, head, present) for head in range(7)]
+    points = [release.recorded_points(z, head, present) for head in range(7)]
 
     with jax.enable_x64(True):
         graphdef, params, batch_stats = release.released_weights(

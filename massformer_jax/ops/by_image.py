@@ -19,6 +19,7 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
         batched: of each argument, whether its first axis is that of the images; what else there is
             is given to every device.
     """
+
     def partition(mesh, arguments, outputs):
         specs = [array.sharding.spec for array in arguments]
         first = next((s[0] for s, b in zip(specs, batched, strict=True) if b and s), None)

@@ -25,6 +25,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from massformer_jax.ops.relaxed_atomics import relaxed_add
+from massformer_jax.precision import products
 
 
 class Tile(NamedTuple):
@@ -74,11 +75,13 @@ def forward(
     x, kernel = _padded_channels(x, kernel)
     tile = tile or _forward_tile(x.dtype, c, o)
     run = pl.pallas_call(
-        functools.partial(_forward_kernel, tile=tile, size=(h, w, r), k=k, precision=_precision(x, interpret)),
+        functools.partial(
+            _forward_kernel, tile=tile, size=(h, w, r), k=k, precision=_precision(x, interpret)
+        ),
         out_shape=jax.ShapeDtypeStruct((b, r * w, o), x.dtype),
-        grid=(-(-w // tile.columns), -(-r // tile.rows), b),
-        in_specs=[_ANYWHERE] * 5,
-        out_specs=_ANYWHERE,
+        grid=(_tiles(tile, w, r), b),
+        in_specs=[ANYWHERE] * 5,
+        out_specs=ANYWHERE,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=1),
         interpret=interpret,
         name="deform_conv",
@@ -105,7 +108,10 @@ def backward(
     r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     padded, weights = _padded_channels(x, kernel)
     tile = tile or _backward_tile(x.dtype, c, o)
-    columns, rows = -(-w // tile.columns), -(-r // tile.rows)
+    # Where the layer narrows, gradients are added up before they are multiplied with the weights:
+    # fewer additions, for one map for each tap.
+    narrows = 2 * o <= c
+    added = k * k * o if narrows else padded.shape[-1]
     run = pl.pallas_call(
         functools.partial(
             _backward_kernel,
@@ -113,19 +119,20 @@ def backward(
             tiles=tiles,
             size=(h, w, r),
             k=k,
+            narrows=narrows,
             precision=_precision(x, interpret),
             interpret=interpret,
         ),
         out_shape=(
-            jax.ShapeDtypeStruct((b, h * w, padded.shape[-1]), jnp.float32),
+            jax.ShapeDtypeStruct((b, h * w, added), jnp.float32),
             jax.ShapeDtypeStruct((b, 2 * k * k, r * w), jnp.float32),
             jax.ShapeDtypeStruct((b, k * k, r * w), jnp.float32),
             jax.ShapeDtypeStruct((b, *weights.shape), jnp.float32),
         ),
         # The taps of a tile side by side: they read the same pixels.
-        grid=(k * k, -(-columns * rows // tiles), b),
-        in_specs=[_ANYWHERE] * 8,
-        out_specs=[_ANYWHERE] * 4,
+        grid=(k * k, -(-_tiles(tile, w, r) // tiles), b),
+        in_specs=[ANYWHERE] * 8,
+        out_specs=[ANYWHERE] * 4,
         input_output_aliases={6: 0, 7: 3},
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=1),
         interpret=interpret,
@@ -138,9 +145,14 @@ def backward(
         weights,
         first_row.reshape(1),
         gradient.reshape(b, r * w, o),
-        jnp.zeros((b, h * w, padded.shape[-1]), jnp.float32),
+        jnp.zeros((b, h * w, added), jnp.float32),
         jnp.zeros((b, *weights.shape), jnp.float32),
     )
+    if narrows:
+        to_taps = jnp.swapaxes(weights[:, :c], 1, 2).reshape(added, c)
+        to_x = jnp.einsum(
+            "bnt,tc->bnc", to_x.astype(x.dtype), to_taps, preferred_element_type=jnp.float32
+        )
     return (
         to_x[..., :c].reshape(x.shape).astype(x.dtype),
         to_offsets.reshape(offsets.shape).astype(offsets.dtype),
@@ -149,13 +161,17 @@ def backward(
     )
 
 
-_ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
+ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
 def _precision(x, interpret):
+    """Of float32 products: as asked for; in full they are sums of three of TF32, which is exact to
+    float32's own rounding and several times as fast as products outside of the tensor cores."""
     if x.dtype == jnp.bfloat16:
         return None
-    return lax.Precision.HIGHEST if interpret else lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    if interpret or products() != lax.Precision.HIGHEST:
+        return products()
+    return lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 def _padded_channels(x, kernel):
@@ -178,36 +194,45 @@ def _backward_tile(dtype, c, o) -> Tile:
     return Tile(8, 4, 4)
 
 
+def _tiles(tile: Tile, width: int, rows: int) -> int:
+    return -(-width // tile.columns) * -(-rows // tile.rows)
+
+
 def _power_of_two(n: int) -> int:
     """A size that products take, at least 16."""
     return max(16, 1 << (n - 1).bit_length())
 
 
-def _columns(first: int, count: int, limit: int):
+def channel_range(first: int, count: int, limit: int):
     """Indices of channels [1, n], n a power of two of at least 16, and which of them exist."""
     n = _power_of_two(count)
     index = first + lax.broadcasted_iota(jnp.int32, (1, n), 1)
     return index, None if n == count else index < first + count
 
 
-def _both(*masks):
+def both(*masks):
     masks = [mask for mask in masks if mask is not None]
     return functools.reduce(jnp.logical_and, masks) if masks else None
 
 
-def _tile_positions(tile: Tile, tile_row, tile_column, size):
-    """Rows, columns and flat positions [n] of a tile, and which of them exist (None: all)."""
+def tile_positions(tile: Tile, number, size):
+    """Rows, columns and flat positions [n] of a tile, and which of them exist (None: all).
+
+    Tiles are numbered row by row; those past the last have rows past the last.
+    """
     _, w, r = size
+    across = jnp.int32(-(-w // tile.columns))
+    tile_row, tile_column = lax.div(number, across), lax.rem(number, across)
     i = jnp.arange(tile.rows * tile.columns, dtype=jnp.int32)
     row = tile_row * tile.rows + lax.div(i, jnp.full_like(i, tile.columns))
     column = tile_column * tile.columns + lax.rem(i, jnp.full_like(i, tile.columns))
-    inside = _both(
+    inside = both(
         None if r % tile.rows == 0 else row < r, None if w % tile.columns == 0 else column < w
     )
     return row, column, row * w + column, inside
 
 
-def _load(ref, mask=None):
+def load(ref, mask=None):
     return plgpu.load(ref, mask=mask, other=None if mask is None else 0)
 
 
@@ -240,39 +265,43 @@ def _corners(dy, dx, row, column, tap, k, size) -> _Corners:
 def _forward_kernel(
     x_ref, offsets_ref, modulation_ref, kernel_ref, row_ref, out_ref, *, tile, size, k, precision
 ):
-    image = pl.program_id(2)
-    row, column, position, exists = _tile_positions(tile, pl.program_id(1), pl.program_id(0), size)
+    image = pl.program_id(1)
+    row, column, position, exists = tile_positions(tile, pl.program_id(0), size)
     output_row = row + row_ref[0]
     c, o = kernel_ref.shape[1:]
-    out_columns, out_exists = _columns(0, o, o)
+    out_columns, out_exists = channel_range(0, o, o)
 
     def tap(t, total):
-        dy = _load(offsets_ref.at[image, 2 * t, position], exists)
-        dx = _load(offsets_ref.at[image, 2 * t + 1, position], exists)
-        factor = _load(modulation_ref.at[image, t, position], exists)
+        dy = load(offsets_ref.at[image, 2 * t, position], exists)
+        dx = load(offsets_ref.at[image, 2 * t + 1, position], exists)
+        factor = load(modulation_ref.at[image, t, position], exists)
         corners = _corners(dy, dx, output_row, column, t, k, size)
         factors = [
             jnp.where(inside, weight * factor, 0.0)
             for inside, weight in zip(corners.inside, corners.weights, strict=True)
         ]
         for first, count in pieces(c):
-            channels, known = _columns(first, count, c)
+            channels, known = channel_range(first, count, c)
             sampled = None
             for index, f in zip(corners.indices, factors, strict=True):
-                value = _load(x_ref.at[image, index[:, None], channels], known)
+                value = load(x_ref.at[image, index[:, None], channels], known)
                 term = value.astype(jnp.float32) * f[:, None]
                 sampled = term if sampled is None else sampled + term
-            weights = _load(kernel_ref.at[t, channels.T, out_columns], _both(
-                None if known is None else known.T, out_exists))
+            weights = load(
+                kernel_ref.at[t, channels.T, out_columns],
+                both(None if known is None else known.T, out_exists),
+            )
             total += jnp.dot(
-                sampled.astype(x_ref.dtype), weights, precision=precision,
+                sampled.astype(x_ref.dtype),
+                weights,
+                precision=precision,
                 preferred_element_type=jnp.float32,
             )
         return total
 
     zeros = jnp.zeros((tile.rows * tile.columns, out_columns.shape[1]), jnp.float32)
     total = lax.fori_loop(0, k * k, tap, zeros)
-    mask = _both(None if exists is None else exists[:, None], out_exists)
+    mask = both(None if exists is None else exists[:, None], out_exists)
     plgpu.store(
         out_ref.at[image, position[:, None], out_columns], total.astype(out_ref.dtype), mask=mask
     )
@@ -296,58 +325,62 @@ def _backward_kernel(
     tiles,
     size,
     k,
+    narrows,
     precision,
     interpret,
 ):
     t, group, image = (pl.program_id(axis) for axis in range(3))
-    h, w, r = size
-    across = -(-w // tile.columns)
-    count = across * -(-r // tile.rows)
+    _, w, r = size
+    count = _tiles(tile, w, r)
     c, o = kernel_ref.shape[1:]
-    out_columns, out_exists = _columns(0, o, o)
-    parts = [_columns(first, n, c) for first, n in pieces(c)]
+    out_columns, out_exists = channel_range(0, o, o)
+    parts = [channel_range(first, n, c) for first, n in pieces(c)]
     dot = functools.partial(jnp.dot, precision=precision, preferred_element_type=jnp.float32)
 
     def one_tile(i, to_kernel):
-        number = group * tiles + i
-        tile_row = lax.div(number, jnp.int32(across))
-        tile_column = lax.rem(number, jnp.int32(across))
-        row, column, position, exists = _tile_positions(tile, tile_row, tile_column, size)
+        row, column, position, exists = tile_positions(tile, group * tiles + i, size)
         if count % tiles:
-            exists = _both(exists, row < r)
-        dy = _load(offsets_ref.at[image, 2 * t, position], exists)
-        dx = _load(offsets_ref.at[image, 2 * t + 1, position], exists)
-        factor = _load(modulation_ref.at[image, t, position], exists)
+            exists = both(exists, row < r)
+        dy = load(offsets_ref.at[image, 2 * t, position], exists)
+        dx = load(offsets_ref.at[image, 2 * t + 1, position], exists)
+        factor = load(modulation_ref.at[image, t, position], exists)
         corners = _corners(dy, dx, row + row_ref[0], column, t, k, size)
-        mask = _both(None if exists is None else exists[:, None], out_exists)
-        gradient = _load(gradient_ref.at[image, position[:, None], out_columns], mask)
+        mask = both(None if exists is None else exists[:, None], out_exists)
+        gradient = load(gradient_ref.at[image, position[:, None], out_columns], mask)
         factors = [
             jnp.where(inside, weight * factor, 0.0)
             for inside, weight in zip(corners.inside, corners.weights, strict=True)
         ]
+        here = [both(inside, exists)[:, None] for inside in corners.inside]
+        if narrows:
+            for index, f, added in zip(corners.indices, factors, here, strict=True):
+                part = gradient.astype(jnp.float32) * f[:, None]
+                place = (image, index[:, None], t * o + out_columns)
+                _add(to_x_ref, place, part, both(added, out_exists), interpret)
         to_factors = [jnp.zeros_like(factor)] * 4
         sums = []
         for (channels, known), to_part in zip(parts, to_kernel, strict=True):
-            weights = _load(
+            weights = load(
                 kernel_ref.at[t, channels.T, out_columns],
-                _both(None if known is None else known.T, out_exists),
+                both(None if known is None else known.T, out_exists),
             )
             to_sample = dot(gradient, weights.T)
             sampled = None
             for n, index in enumerate(corners.indices):
-                value = _load(x_ref.at[image, index[:, None], channels], known)
+                value = load(x_ref.at[image, index[:, None], channels], known)
                 value = value.astype(jnp.float32)
                 to_factors[n] += jnp.sum(value * to_sample, 1)
                 term = value * factors[n][:, None]
                 sampled = term if sampled is None else sampled + term
-                _add(
-                    to_x_ref,
-                    (image, index[:, None], channels),
-                    to_sample * factors[n][:, None],
-                    _both(known, corners.inside[n][:, None],
-                          None if exists is None else exists[:, None]),
-                    interpret,
-                )
+                if not narrows:
+                    part = to_sample * factors[n][:, None]
+                    _add(
+                        to_x_ref,
+                        (image, index[:, None], channels),
+                        part,
+                        both(known, here[n]),
+                        interpret,
+                    )
             sums.append(to_part + dot(sampled.astype(x_ref.dtype).T, gradient))
         a, b, c_, d = (
             jnp.where(inside, to_factor, 0.0)
@@ -368,7 +401,7 @@ def _backward_kernel(
     )
     totals = lax.fori_loop(0, tiles, one_tile, zeros)
     for (channels, known), total in zip(parts, totals, strict=True):
-        mask = _both(None if known is None else known.T, out_exists)
+        mask = both(None if known is None else known.T, out_exists)
         _add(to_kernel_ref, (image, t, channels.T, out_columns), total, mask, interpret)
 
 

@@ -1,0 +1,148 @@
+"""The precision of every product is in the traced program, whatever jax's own setting is."""
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend import core
+from jax.lax import Precision
+
+import tiny_config
+from massformer_jax import precision, sharding
+from massformer_jax.errors import InputError
+from massformer_jax.evaluate import evaluation_step
+from massformer_jax.inference import label_function
+from massformer_jax.optim import optimizer
+from massformer_jax.step import training_step
+from massformer_jax.train_state import abstract_state, abstract_weights, model_graph
+from massformer_jax.workdir import check_config
+
+# Two layers: the finest memory, whose keys are attended to in blocks, comes third.
+MODEL = {**tiny_config.get_config().model.to_dict(), "layers": 3}
+OFFSETS = 7  # convolutions that predict coordinates, and one of 1x1, a matrix product
+ASKED = {"float32": Precision.HIGHEST, "tf32": Precision.HIGH, "bfloat16": Precision.DEFAULT}
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """conftest.py asks for exact products everywhere, and refuses promotion, as in LayerNorm."""
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", None)
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
+def products(jaxpr, dtypes=("bfloat16", "float32")) -> Counter:
+    """How often (primitive, precision) occurs, also within loops, with an operand of `dtypes`."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    found = Counter()
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in ("dot_general", "conv_general_dilated"):
+            asked = equation.params["precision"]
+            one, other = asked if isinstance(asked, tuple) else (asked, asked)
+            assert one == other
+            if any(x.aval.dtype in dtypes for x in equation.invars):
+                found[name, one or Precision.DEFAULT] += 1
+        for value in equation.params.values():
+            for item in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(item, core.Jaxpr | core.ClosedJaxpr):
+                    found += products(item, dtypes)
+    return found
+
+
+def inference(dtype, mesh=None, size=(512, 512)):
+    """Labels of an image so large that strips and blocks of keys are loops."""
+    labels = label_function(
+        model_graph(MODEL, training=False), dtype=dtype, strip_rows=64, mesh=mesh
+    )
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
+    return jax.make_jaxpr(labels, static_argnums=3)(*abstract_weights(MODEL), images, (500, 400))
+
+
+def training(dtype):
+    tx = optimizer()
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    step = training_step(MODEL, tx, mesh, seed=0, points=64, edge_target="edges", dtype=dtype)
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((2, 256, 256), jnp.uint8),
+    }
+    return jax.make_jaxpr(step)(abstract_state(MODEL, tx), batch)
+
+
+def evaluation(dtype):
+    step = evaluation_step(MODEL, sharding.make_mesh(jax.devices()[:1]), dtype=dtype)
+    images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((1, 256, 256), jnp.uint8)
+    return jax.make_jaxpr(step)(*abstract_weights(MODEL), images, labels)
+
+
+def by_rows(dtype):
+    mesh = sharding.make_mesh(jax.devices()[:2], {sharding.SPATIAL: 2})
+    return inference(dtype, mesh)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+@pytest.mark.parametrize("program", [inference, by_rows, evaluation, training])
+def test_every_product_of_float32_arrays(program, dtype):
+    found = products(program(dtype))
+    assert {asked for _, asked in found} == {ASKED[dtype]}
+    assert found["conv_general_dilated", ASKED[dtype]] > 20
+    assert found["dot_general", ASKED[dtype]] > 20
+
+
+@pytest.mark.parametrize("program", [inference, training])
+def test_every_product_of_bfloat16_arrays(program):
+    found = products(program("bfloat16"), dtypes=("bfloat16",))
+    assert {asked for _, asked in found} == {Precision.DEFAULT}
+    assert sum(found.values()) > 40
+
+
+def test_float32_products_of_a_bfloat16_network():
+    """Coordinates and matching costs are not rounded to bfloat16 on a TPU."""
+    found = products(inference("bfloat16"))
+    assert found["conv_general_dilated", Precision.HIGH] == OFFSETS
+    assert found["dot_general", Precision.HIGH] == 1
+    found = products(training("bfloat16"))
+    # Forward, and the gradients of map and weights.
+    assert found["conv_general_dilated", Precision.HIGH] == 3 * OFFSETS
+    # And three of the matching in each of two groups of heads, those at 1/4 and that at 1/2.
+    assert found["dot_general", Precision.HIGH] == 3 + 2 * 3
+
+
+def test_the_setting_of_jax_changes_nothing():
+    with jax.default_matmul_precision("bfloat16"):
+        assert {asked for _, asked in products(inference("float32"))} == {Precision.HIGHEST}
+
+
+@pytest.mark.parametrize("dtype", precision.DTYPES)
+def test_what_kernels_are_told(dtype):
+    assert precision.products() == Precision.DEFAULT
+    with precision.computing(dtype) as arrays:
+        assert arrays == ("bfloat16" if dtype == "bfloat16" else "float32")
+        assert precision.products() == ASKED[dtype]
+        expected = Precision.HIGHEST if dtype == "float32" else Precision.HIGH
+        assert precision.float32_products() == expected
+    assert precision.products() == Precision.DEFAULT
+
+
+def test_a_wrong_name_is_one_line():
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    config = tiny_config.get_config()
+    config.dtype = "float16"
+    graph = model_graph(MODEL, training=False)
+    for call in (
+        lambda: label_function(graph, dtype="float16"),
+        lambda: evaluation_step(MODEL, mesh, dtype="float16"),
+        lambda: check_config(config, mesh),
+        lambda: training_step(
+            MODEL, optimizer(), mesh, seed=0, points=64, edge_target="edges", dtype="float16"
+        ),
+    ):
+        with pytest.raises(
+            InputError, match=r"^dtype is 'float16'; use one of float32, tf32, b.*$"
+        ):
+            call()

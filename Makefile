@@ -6,6 +6,8 @@
 #   make test-long  the network itself in several processes: some seven minutes, not run by CI
 #   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
+#   make test-gpu-compiler  programs for GPUs, likewise, in a virtual environment of its own: a choice
+#   make test-gpu-compiler-all  all of them: hours, not run by CI
 #   make benchmark-gpu  checks and times everything on a GPU, in six minutes; installs nothing if
 #                   PYTHON has jax with a GPU, flax, optax and numpy
 #   make lint       ruff: errors and format
@@ -20,8 +22,12 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
 # Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# All in one file, so a test at a time; each waits for a process that compiles on one core.
+PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist worksteal \
+  tests/gpu_compiler_test.py
 
-.PHONY: sample test test-slow test-long test-tensorflow test-tpu benchmark-gpu lint clean
+.PHONY: sample test test-slow test-long test-tensorflow test-tpu test-gpu-compiler
+.PHONY: test-gpu-compiler-all benchmark-gpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -31,10 +37,10 @@ test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-torch
-	$(PYTEST) -m "slow and not long"
+	$(PYTEST) -m "slow and not long and not gpu_compiler"
 
 test-long: $(VENV)/.installed-test
-	$(PYTEST) -m long
+	$(PYTEST) -m "long and not gpu_compiler"
 
 test-tensorflow: $(VENV)-tensorflow/.installed
 	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)
@@ -50,12 +56,18 @@ benchmark-gpu:
 	  $(VENV)/bin/python scripts/benchmark_gpu.py $(ARGUMENTS); \
 	fi
 
+test-gpu-compiler: $(VENV)-gpu-compiler/.installed
+	$(PYTEST_GPU_COMPILER) -m "gpu_compiler and not long"
+
+test-gpu-compiler-all: $(VENV)-gpu-compiler/.installed
+	$(PYTEST_GPU_COMPILER) -m gpu_compiler
+
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-tensorflow sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-gpu-compiler sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps, so that packages are installed again only after pyproject.toml has changed.
@@ -91,6 +103,15 @@ $(VENV)/.installed-cuda: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax and jax for NVIDIA GPUs into $(VENV) (gigabytes, some minutes)"
 	@$(PIP) -e '.[cuda]'
 	@touch $(VENV)/.installed $@
+
+# Apart from the rest: once the plugin is installed, JAX looks for a GPU whenever it starts, and
+# complains where there is none.
+$(VENV)-gpu-compiler/.installed: pyproject.toml
+	@echo "Installing massformer_jax and the compiler for GPUs into $(VENV)-gpu-compiler (2 GB)"
+	@rm -rf $(VENV)-gpu-compiler
+	@$(PYTHON) -m venv $(VENV)-gpu-compiler
+	@$(VENV)-gpu-compiler/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu-compiler]'
+	@touch $@
 
 # An environment whose making was interrupted has no stamp and is made afresh.
 $(VENV)/.made:

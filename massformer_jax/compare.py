@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from massformer_jax import compilation
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
 from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", help="folder of the label maps")
     parser.add_argument("--predictions", nargs=2, help="folders of the predictions")
     parser.add_argument("--images", help="folder of the photographs")
+    compilation.add_flag(parser)
     args = parser.parse_args(argv)
+    compilation.keep_compiled(args.compilation_cache)
     try:
         _compare(args)
     except (InputError, OSError) as error:

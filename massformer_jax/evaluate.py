@@ -44,7 +44,7 @@ PUBLISHED = {"validation": "val", "test": "test"}  # names of the splits here an
 class Batch(NamedTuple):
     """Photographs of one size; the first `count` are real, the rest fill up the devices."""
 
-    images: Shown  # uint8 [b, h, w, 3], at network size
+    images: Shown  # uint8 [b, h, w, 3], at network size, on the host
     labels: np.ndarray  # uint8 [b, i, j], at the photographs' own size
     examples: Sequence[Mapping[str, Any]]
     count: int
@@ -59,7 +59,7 @@ def evaluation_step(
 ) -> Callable[..., tuple[jax.Array, Counts]]:
     """step(params, batch_stats, images, labels) -> label maps [b, i, j], counts [b, k].
 
-    It is one program for photographs that are seen as a whole, and several for others. `images` are
+    It runs jitted parts: those of `protocols.label_function`, and one that counts. `images` are
     what `protocols.show` gives.
 
     Args:
@@ -69,16 +69,18 @@ def evaluation_step(
         dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`.
     """
     predict = label_function(model_graph(model, training=False), protocol, dtype=dtype, mesh=mesh)
-    count = jax.jit(jax.vmap(functools.partial(image_counts, num_classes=model["classes"])))
+    photographs = sharding.photographs_sharded(mesh)
+    count = jax.jit(
+        jax.vmap(functools.partial(image_counts, num_classes=model["classes"])),
+        in_shardings=photographs,
+        out_shardings=photographs,
+    )
 
     def step(params, batch_stats, images, labels):
         predictions = predict(params, batch_stats, images, labels.shape[1:])
         return predictions, count(predictions, labels)
 
-    if not protocol.whole:
-        return step
-    whole, split = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, whole, split, split), out_shardings=split)
+    return step
 
 
 def evaluate(
@@ -126,11 +128,9 @@ def evaluate(
         What `metrics.json` holds: `evaluate_files.report_of`, `protocol`, and
         `best_constant_mIoU`, what one class everywhere would reach.
     """
-    places = sharding.photographs_sharded(mesh)
 
     def start(batch):
-        placed = jax.device_put((batch.images, batch.labels), places)
-        return step(params, batch_stats, *placed)
+        return step(params, batch_stats, batch.images, batch.labels)
 
     names, pool = [], zero_counts(len(classes))
     gallery = Gallery(len(classes), BOUNDARY_RATIO)

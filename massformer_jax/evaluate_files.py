@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from massformer_jax import published
+from massformer_jax import compilation, published
 from massformer_jax.data.classes import IGNORE, class_names
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
@@ -210,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", help="HTML file to write, a page with the worst images")
     parser.add_argument("--images", help="folder of the photographs, for the report")
     parser.add_argument("--name", help="of the method in tables (the folder of the predictions)")
+    compilation.add_flag(parser)
     args = parser.parse_args(argv)
+    compilation.keep_compiled(args.compilation_cache)
     tolerances = tuple(args.tolerance or TOLERANCES)
     name = args.name or pathlib.Path(args.predictions).resolve().name
     try:

@@ -8,6 +8,7 @@ map; no map of all queries or classes exists as a whole unless scores are asked 
 `spatial` axis is longer than one, every device computes its own rows of the image.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable
@@ -17,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, UInt8
 
+from massformer_jax import sharding
+from massformer_jax.compilation import announce
 from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import STRIDE, Masks, MaSSFormer, normalize
@@ -31,6 +34,9 @@ from massformer_jax.train_state import compute_params
 
 # Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
 STRIP = 1 << 17
+# On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
+GPU_STRIP = 1 << 20
+STRIP_BYTES = 1 << 12  # that a position of a strip takes at most, of R50 in float32
 
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
 
@@ -61,10 +67,27 @@ def network_size(height: int, width: int, resolution: str) -> tuple[int, int]:
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
-def pad_to_stride(images: UInt8[Array, "b h w 3"]) -> UInt8[Array, "b i j 3"]:
-    """Repeats the last row and column up to multiples of 256 (measured: docs/padding.md)."""
+def pad_to_stride(
+    images: UInt8[Array | np.ndarray, "b h w 3"],
+) -> UInt8[Array | np.ndarray, "b i j 3"]:
+    """Repeats the last row and column up to multiples of 256 (measured: docs/padding.md).
+
+    What lies on the host stays there: a program for each size of a photograph would have to be
+    compiled.
+    """
     _, h, w, _ = images.shape
-    return jnp.pad(images, ((0, 0), (0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
+    pad = np.pad if isinstance(images, np.ndarray) else jnp.pad
+    return pad(images, ((0, 0), (0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
+
+
+def strip_positions(device: jax.Device) -> int:
+    """Positions at 1/2 that a strip may have: on a GPU such that it takes a 16th of the memory."""
+    if device.platform not in ("gpu", "cuda", "rocm"):
+        return STRIP
+    with contextlib.suppress(Exception):  # of a device that is compiled for and not there
+        total = device.memory_stats()["bytes_limit"]
+        return min(GPU_STRIP, max(STRIP, total // 16 // STRIP_BYTES))
+    return GPU_STRIP
 
 
 def score_function(
@@ -74,17 +97,20 @@ def score_function(
     strip_rows: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"], tuple[int, int]], Float[Array, "b i j k"]]:
-    """Returns scores(params, batch_stats, images, size), to be jitted with `size` static.
+    """Returns scores(params, batch_stats, images, size), which runs jitted parts.
 
-    `images` are RGB in 0..255 at network size, `size` is the photograph's own; the scores are
-    resized to it as the release does.
+    `images` are RGB in 0..255 at network size, on the host or the devices; `size` is the
+    photograph's own; the scores are resized to it as the release does. Where both are the same,
+    there is one program for each padded size. Where they differ, the network has one for each
+    padded size, and the rest, which compiles fast, one for each pair of sizes. It may be jitted
+    with `size` static: that makes one program for one size.
 
     Args:
         graph: of the model, for inference.
         dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
             float32 (or wider) whatever it is.
         strip_rows: height of a strip at half the network's size; by default as many rows as hold
-            `STRIP` positions. It changes memory and speed, not the answer.
+            `strip_positions`. It changes memory and speed, not the answer.
         mesh: that `images` lie on, `photographs_sharded`, if rows are to be split over its axis
             `spatial`.
 
@@ -115,21 +141,77 @@ def label_function(
 def _in_strips(graph, finish, dtype, strip_rows, mesh):
     computation(dtype)  # a wrong name is said at once
 
-    def run(params, batch_stats, images, size):
-        _, h, w, _ = images.shape
-        padded = pad_to_stride(images)
-        strip = strip_rows or max(16, STRIP // (padded.shape[2] // 2) // 16 * 16)
+    def build(params, batch_stats, arrays):
+        return nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
+
+    device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+    positions = strip_positions(device)
+
+    def strip_of(width):
+        return strip_rows or max(16, positions // (width // 2) // 16 * 16)
+
+    def network(params, batch_stats, padded):
+        _, h, w, _ = padded.shape
+        announce(f"the network for up to {w}x{h} pixels")
         with computing(dtype) as arrays, split.over(mesh):
-            model = nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
-            masks = model.in_strips(normalize(padded, arrays), strip)
+            model = build(params, batch_stats, arrays)
+            return model.in_strips(normalize(padded, arrays), strip_of(w))
+
+    def answers(params, batch_stats, masks, shown, size):
+        h, strip = shown[0], strip_of(2 * masks.fused.shape[2])
+        with computing(dtype) as arrays, split.over(mesh):
             # As many rows of the photograph as come from about 2 · strip rows of the network.
             strip = min(max(1, 2 * strip * size[0] // h), size[0])
-            answer = functools.partial(_answer, model, finish, (h, w), size, strip)
+            model = build(params, batch_stats, arrays)
+            answer = functools.partial(_answer, model, finish, shown, size, strip)
             if split.parts() == 1:
                 return answer(masks, 0, np.zeros(1, np.int32), size[0])
             return _answer_by_parts(answer, masks, bilinear_taps(h, size[0])[0])
 
+    def at_once(params, batch_stats, padded):
+        size = padded.shape[1:3]
+        return answers(params, batch_stats, network(params, batch_stats, padded), size, size)
+
+    networks, answered, whole = _jitted(network, answers, at_once, mesh)
+
+    def run(params, batch_stats, images, size):
+        shown, size = tuple(images.shape[1:3]), tuple(size)
+        padded = pad_to_stride(images)
+        if shown == size:
+            # What lies beyond the photograph is answered, too: so its size is in no program.
+            answer = whole(params, batch_stats, padded)
+            return answer if size == padded.shape[1:3] else _crop(answer, size)
+        # Apart, since sizes of photographs are many. It costs memory: the map between the two is
+        # kept from beginning to end, where one program uses its place for others before.
+        return answered(params, batch_stats, networks(params, batch_stats, padded), shown, size)
+
     return run
+
+
+def _jitted(
+    network: Callable, answers: Callable, at_once: Callable, mesh: Mesh | None
+) -> tuple[Callable, Callable, Callable]:
+    """The two programs of a resized photograph and the one of others, over the mesh's devices."""
+    sizes = {"static_argnums": (3, 4)}
+    if mesh is None:
+        return jax.jit(network), jax.jit(answers, **sizes), jax.jit(at_once)
+    weights, images = sharding.replicated(mesh), sharding.photographs_sharded(mesh)
+    masks = Masks(images, images, NamedSharding(mesh, split.ROWS))
+
+    def jitted(function, takes, gives, **static):
+        places = (weights, weights, takes)
+        return jax.jit(function, in_shardings=places, out_shardings=gives, **static)
+
+    return (
+        jitted(network, images, masks),
+        jitted(answers, masks, images, **sizes),
+        jitted(at_once, images, images),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _crop(x: Array, size: tuple[int, int]) -> Array:
+    return x[:, : size[0], : size[1]]
 
 
 def _answer(model, finish, shown, size, strip, masks, part, starts, count, first=0):

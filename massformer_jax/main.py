@@ -17,7 +17,6 @@ Exit status: 0 done; 2 something given is wrong; 3 another process was lost; 4 t
 finite; 75 asked to stop by SIGTERM, the state is saved and the same command continues; 1 a bug.
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -31,8 +30,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from massformer_jax import checkpoint, distributed, sharding
+from massformer_jax.compilation import keep_compiled, waits_said
 from massformer_jax.errors import InputError
 from massformer_jax.evaluate import report
+from massformer_jax.progress import say_beside_bar
 from massformer_jax.stopping import NonFiniteLoss, Preempted
 from massformer_jax.train import evaluation, say, train_and_evaluate
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
                 until_saved=command.mode == "train",
             )
         run = evaluate_workdir if command.mode == "eval" else train_and_evaluate
-        run(command.config, command.workdir)
+        with waits_said(say_beside_bar):
+            run(command.config, command.workdir)
     except Preempted as stopped:
         say(str(stopped))
         status = PREEMPTED_STATUS
@@ -86,16 +88,6 @@ def main(argv: Sequence[str]) -> int:
         distributed.end_after_failure()
     distributed.end(status, together=together)
     return status
-
-
-def keep_compiled(directory: str | None) -> None:
-    """Keeps programs that take more than a second to compile, in ~/.cache if nothing is named."""
-    if directory is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        directory = os.path.join(caches, "massformer_jax")
-    if directory is not None:
-        jax.config.update("jax_compilation_cache_dir", directory)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def parse(argv: Sequence[str]) -> Command:

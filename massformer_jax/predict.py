@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from massformer_jax import checkpoint, sharding
+from massformer_jax import checkpoint, compilation, sharding
 from massformer_jax.data.images import decode_image, encode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.files import write_whole
@@ -59,7 +59,6 @@ class Segmenter:
         if chips > len(jax.local_devices()):
             raise InputError(f"chips is {chips}, and there are {len(jax.local_devices())} devices")
         mesh = sharding.make_mesh(jax.local_devices()[:chips], {sharding.SPATIAL: chips})
-        self._place = sharding.photographs_sharded(mesh)
         self._weights = jax.device_put(
             (weights.params, weights.batch_stats), sharding.replicated(mesh)
         )
@@ -100,7 +99,7 @@ class Segmenter:
         Raises:
             InputError: an array of another shape or dtype.
         """
-        return np.asarray(self._run(self._labels, image))
+        return np.asarray(self._run(self._labels, image))[0]
 
     def scores(self, image: np.ndarray) -> Float[np.ndarray, "h w k"]:
         """Class scores of every pixel, float32, at least 0; not normalised over the classes.
@@ -109,7 +108,7 @@ class Segmenter:
 
         Takes and raises what `predict` does.
         """
-        return np.asarray(self._run(self._scores, image))
+        return np.asarray(self._run(self._scores, image))[0]
 
     def _run(self, function, image):
         if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
@@ -117,8 +116,8 @@ class Segmenter:
                 f"an image of shape {image.shape} and dtype {image.dtype}; "
                 "pass RGB as uint8 [height, width, 3]"
             )
-        shown = jax.device_put(show(self._protocol, [image]), self._place)
-        return function(*self._weights, shown, image.shape[:2])[0]
+        shown = show(self._protocol, [image])
+        return function(*self._weights, shown, image.shape[:2])
 
 
 def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
@@ -222,8 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chips", type=int, default=1, help="split the rows of a photograph over so many devices"
     )
+    compilation.add_flag(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER")
     args = parser.parse_args(argv)
+    compilation.keep_compiled(args.compilation_cache)
     try:
         images = find_images(args.images)
         segmenter = Segmenter.load(
@@ -242,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        labels = segmenter.predict(image)
+        with compilation.waits_said():
+            labels = segmenter.predict(image)
         mask = output / f"{path.stem}.png"
         write_whole(mask, encode_mask(labels, segmenter.palette))
         if args.overlay:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
+import jax
 import tqdm
 
 PARTS = ("input", "checkpoint")
@@ -116,6 +117,13 @@ class EvaluationProgress:
                 f"mIoU {100 * mean_iou:.2f} so far",
                 flush=True,
             )
+
+
+def say_beside_bar(line: str) -> None:
+    """Prints on standard error, on the first process, above a bar if there is one."""
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
 
 
 def terminal() -> bool:

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
-from massformer_jax import inference
+from massformer_jax import inference, sharding
+from massformer_jax.data.resampling import resize_image
 from massformer_jax.data.sizes import resized_size
-from massformer_jax.data.transforms import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.inference import STRIP, network_size
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
@@ -30,7 +30,8 @@ from massformer_jax.ops.rows import Rows, in_strips
 RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
 BLENDS = ("average", "smooth")
 
-# uint8 [b, h, w, 3] at network size; a tuple of them, one a scale, if there are several.
+# uint8 [b, h, w, 3] at network size, on the host or the devices; a tuple of them, one a scale, if
+# there are several.
 Shown = UInt8[Array | np.ndarray, "b _ _ 3"] | tuple[UInt8[Array | np.ndarray, "b _ _ 3"], ...]
 
 
@@ -165,8 +166,8 @@ def score_function(
 ) -> Callable[[Any, Any, Shown, tuple[int, int]], Float[Array, "b i j k"]]:
     """Returns scores(params, batch_stats, shown, size); not to be jitted, it runs jitted parts.
 
-    `shown` is what `show` gives, on the device or devices; `size` is the photograph's own. The
-    parts are compiled for each network size, but for windows: these have one program for all
+    `shown` is what `show` gives; `size` is the photograph's own. The network is compiled for each
+    padded size, see `inference.score_function`, but for windows: these have one program for all
     photographs.
 
     Args:
@@ -174,24 +175,25 @@ def score_function(
         protocol: how photographs are shown.
         dtype: that the network computes in, one of `massformer_jax.precision.DTYPES`; scores are
             float32 (or wider) whatever it is.
-        mesh: that `shown` lies on, see `inference.score_function`.
+        mesh: over which photographs and their rows are split, see `inference.score_function`.
     """
-    network = _network(graph, dtype, mesh)
+    if protocol.window:
+        slide = _slide_function(graph, protocol, dtype, mesh)
 
-    def scores_of_view(params, batch_stats, images, size):
-        if not protocol.window:
-            return network(params, batch_stats, images, size)
-        return _resized(_slide(network, protocol, params, batch_stats, images), size)
+        def scores_of_view(params, batch_stats, images, size):
+            return _resized(slide(params, batch_stats, images), size)
+    else:
+        scores_of_view = inference.score_function(graph, dtype=dtype, mesh=mesh)
 
     def mean_of_views(params, batch_stats, shown, size):
         views = shown if isinstance(shown, tuple) else (shown,)
         total = None
         for images in views:
             for mirrored in (False, True)[: 1 + protocol.flip]:
-                view = _mirrored(images) if mirrored else images
+                view = images[:, :, ::-1] if mirrored else images
                 scores = scores_of_view(params, batch_stats, view, size)
                 if total is None:
-                    total = _zeros(scores.shape, scores.dtype, images)
+                    total = _zeros(scores.shape, scores.dtype, scores)
                 total = _add_probabilities(total, scores, mirrored)
         return total / (len(views) * (1 + protocol.flip))
 
@@ -210,40 +212,44 @@ def label_function(
     Like `score_function`; scores of all pixels exist where windows or views are put together.
     """
     if protocol.whole:
-        return jax.jit(inference.label_function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
+        return inference.label_function(graph, dtype=dtype, mesh=mesh)
     if protocol.several_views:
         scores = score_function(graph, protocol, dtype=dtype, mesh=mesh)
         return lambda *arguments: _highest(scores(*arguments))
-    network = _network(graph, dtype, mesh)
+    slide = _slide_function(graph, protocol, dtype, mesh)
 
     def labels(params, batch_stats, images, size):
-        return _resized_labels(_slide(network, protocol, params, batch_stats, images), size)
+        return _resized_labels(slide(params, batch_stats, images), size)
 
     return labels
 
 
-def _network(
-    graph: nnx.GraphDef, dtype: str, mesh: Mesh | None
-) -> Callable[..., Float[Array, "b i j k"]]:
-    return jax.jit(inference.score_function(graph, dtype=dtype, mesh=mesh), static_argnums=3)
+def _slide_function(
+    graph: nnx.GraphDef, protocol: Protocol, dtype: str, mesh: Mesh | None
+) -> Callable[[Any, Any, Shown], Float[Array, "b h w k"]]:
+    """Returns scores(params, batch_stats, images) at network size, put together from windows."""
+    # Windows have one size, so one program answers for them.
+    network = inference.score_function(graph, dtype=dtype, mesh=mesh)
+    network = jax.jit(network, static_argnums=3)
+    places = None if mesh is None else sharding.photographs_sharded(mesh)
 
+    def slide(params, batch_stats, images):
+        sides = zip(images.shape[1:3], *protocol.windows(), strict=True)
+        (rows, row_weights), (columns, column_weights) = (
+            windows_along(*side, protocol.blend) for side in sides
+        )
+        size = row_weights.shape[1], column_weights.shape[1]
+        images, total = jax.device_put(images, places), None
+        for y, row_weight in zip(rows, row_weights, strict=True):
+            for x, column_weight in zip(columns, column_weights, strict=True):
+                scores = network(params, batch_stats, _cut(images, y, x, size), size)
+                if total is None:
+                    shape = (*images.shape[:3], scores.shape[-1])
+                    total = _zeros(shape, scores.dtype, images)
+                total = _add_window(total, scores, row_weight, column_weight, y, x)
+        return total
 
-def _slide(network, protocol, params, batch_stats, images) -> Float[Array, "b h w k"]:
-    """Scores of images at network size, put together from windows."""
-    sides = zip(images.shape[1:3], *protocol.windows(), strict=True)
-    (rows, row_weights), (columns, column_weights) = (
-        windows_along(*side, protocol.blend) for side in sides
-    )
-    size = row_weights.shape[1], column_weights.shape[1]
-    total = None
-    for y, row_weight in zip(rows, row_weights, strict=True):
-        for x, column_weight in zip(columns, column_weights, strict=True):
-            scores = network(params, batch_stats, _cut(images, y, x, size), size)
-            if total is None:
-                shape = (*images.shape[:3], scores.shape[-1])
-                total = _zeros(shape, scores.dtype, images)
-            total = _add_window(total, scores, row_weight, column_weight, y, x)
-    return total
+    return slide
 
 
 def _zeros(shape: tuple[int, ...], dtype: DTypeLike, like: Array) -> Array:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from massformer_jax import sharding
+from massformer_jax.compilation import announce
 from massformer_jax.losses import draw_points, losses, total
 from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import gradient_norm
@@ -61,10 +62,11 @@ def training_step(
     placed = whole if shardings is None else shardings
 
     def step(state, batch):
+        crops, h, w, _ = batch["image"].shape
+        announce(f"training steps of {crops} crops of {w}x{h} pixels")
         # Points depend on the seed and the step alone: a continued run draws the same ones.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        b, *_ = batch["label"].shape
-        drawn = draw_points(key, heads, b, model["classes"], points=points)
+        drawn = draw_points(key, heads, crops, model["classes"], points=points)
 
         def forward(params):
             # Split parameters are gathered, once a step and in the compute dtype. Left alone, the

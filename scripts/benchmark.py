@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     # What is measured is the checkout that this file lies in, installed or not.
     sys.path.insert(0, str(ROOT))
-    _replace_jaxtyping()
+    replace_jaxtyping()
     from massformer_jax.errors import InputError
 
     try:
@@ -72,13 +72,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--task", required=True, choices=TASKS, help="what is measured")
     add("--model", default=MODELS[0], choices=MODELS)
-    add("--size", default=(1024, 1024), type=_size, metavar="HxW", help="of the images, in pixels")
-    add("--batch", default=None, type=_count, metavar="N", help="1; for train 2")
+    add(
+        "--size",
+        default=(1024, 1024),
+        type=parse_size,
+        metavar="HxW",
+        help="of the images, in pixels",
+    )
+    add("--batch", default=None, type=parse_count, metavar="N", help="1; for train 2")
     add("--dtype", default="float32", choices=DTYPES, help="of the computation")
     add("--topology", metavar="NAME", help="compile for TPUs, such as v5e:2x2, v5e:4x4, v5p:2x2x1")
     add("--compile-only", action="store_true", help="do not run what was compiled")
     add("--compare", action="store_true", help="time PyTorch's deformable convolution as well")
-    add("--runs", default=5, type=_count, metavar="N", help="timed runs, after one that is not")
+    add(
+        "--runs", default=5, type=parse_count, metavar="N", help="timed runs, after one that is not"
+    )
     add("--json", action="store_true", help="one JSON object instead of a table")
     args = parser.parse_args(argv)
     if args.batch is None:
@@ -86,20 +94,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, as 3072x4096")
     return int(match[1]), int(match[2])
 
 
-def _count(text: str) -> int:
+def parse_count(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
 
 
-def _replace_jaxtyping() -> None:
+def replace_jaxtyping() -> None:
     """Lets the package be imported without jaxtyping, whose annotations only its tests check."""
     with contextlib.suppress(ImportError):
         importlib.import_module("jaxtyping")

@@ -15,7 +15,7 @@ import stand_in
 import tiny_config
 from massformer_jax import checkpoint, inference, predict, protocols, sharding
 from massformer_jax.data.classes import CLASSES
-from massformer_jax.data.transforms import resize_image
+from massformer_jax.data.resampling import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.protocols import Protocol

@@ -1,5 +1,8 @@
 """In place of the network, which takes seconds to compile for every size."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -13,6 +16,7 @@ GRAPH = nnx.graphdef(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))  # of no network
 def score_function(graph, *, dtype="float32", mesh=None):
     """Scores that depend on what else is in the image, and are mirrored by no mirror image."""
 
+    @functools.partial(jax.jit, static_argnums=3)
     def scores(params, batch_stats, images, size):
         x = images.astype(jnp.float32) / 255
         beside = jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]

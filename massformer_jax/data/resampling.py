@@ -18,6 +18,13 @@ _ONE = 2048  # weight 1 in fixed point
 _BLOCK = 32  # rows at a time: what they take stays in the cache
 
 
+def resize_image(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Bilinear, half-pixel centres, no antialiasing, as OpenCV does in fixed point."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
 class Taps(NamedTuple):
     """Along one axis: each of n results is `low`·(1 - weight) + `high`·weight of the source."""
 

@@ -25,13 +25,6 @@ Element = dict[str, np.ndarray]
 _MEAN_RGB = (124, 116, 104)
 
 
-def resize_image(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Bilinear, half-pixel centres, no antialiasing, as OpenCV does in fixed point."""
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
 @dataclasses.dataclass(frozen=True)
 class Each(grain.transforms.RandomMap):
     """Applies a random transform to each element of a list."""

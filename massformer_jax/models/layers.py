@@ -14,9 +14,9 @@ from jaxtyping import Array, Float
 
 from massformer_jax.ops import split
 from massformer_jax.ops.deform_conv import deform_conv
+from massformer_jax.ops.planes_conv import planes_conv
 from massformer_jax.ops.points import widened
-from massformer_jax.ops.rows import Rows, all_rows, take_rows
-from massformer_jax.precision import float32_products
+from massformer_jax.ops.rows import Rows, all_rows
 
 # torch's default for weights: uniform within ±1/sqrt(fan_in).
 torch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -233,11 +233,15 @@ class DeformLayer(nnx.Module):
         """All rows of the output, or some. At a border of `rows` inside the map the outermost
         `size // 2` rows are not what the whole map would give there."""
         rows = all_rows(x) if rows is None else rows
+        # A map may have more channels than the layer, of zeros.
+        margin = [(0, 0)] * 2 + [(0, x.shape[-1] - self.dcn.kernel[...].shape[2]), (0, 0)]
+        predictor, kernel = (
+            jnp.pad(kernel[...], margin) for kernel in (self.dcn_offset.kernel, self.dcn.kernel)
+        )
         # Coordinates in float32: in bfloat16 a sample 20 pixels away would be off by 1/16.
-        near = take_rows(x, rows).astype(widened(x.dtype))
-        predicted = self.dcn_offset(near, precision=float32_products())
-        offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], -1)
-        inputs = x, offsets, jax.nn.sigmoid(modulation), self.dcn.kernel[...]
+        predicted = planes_conv(x, predictor, self.dcn_offset.bias[...], rows)
+        offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], 1)
+        inputs = x, offsets, jax.nn.sigmoid(modulation), kernel
         if split.parts() == 1:
             sampled = deform_conv(*inputs, first_row=rows.start)
         else:
@@ -255,7 +259,7 @@ def _deform_conv_by_rows(x: Array, offsets: Array, modulation: Array, kernel: Ar
     return split.each_part(
         own,
         *(x, offsets, modulation, kernel),
-        in_specs=(split.WHOLE, split.ROWS, split.ROWS, PartitionSpec()),
+        in_specs=(split.WHOLE, split.PLANES, split.PLANES, PartitionSpec()),
         out_specs=split.ROWS,
     )
 

@@ -25,6 +25,7 @@ from massformer_jax.ops import split
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
+from massformer_jax.ops.shifted_conv import shifted_conv
 from massformer_jax.ops.windows import from_windows, to_windows
 
 WINDOW = 16  # positions of the 1/16 map: 256 pixels of the image
@@ -49,7 +50,9 @@ class Fused(NamedTuple):
 class Coarse(NamedTuple):
     """The maps that any row at 1/2 is computed from."""
 
-    guide: Float[Array, "b h2 w2 c"]  # at 1/2: the image and half of s2's channels, D/2 + 3
+    # At 1/2: the image and half of s2's channels, D/2 + 3, and zeros up to a multiple of 8, so that
+    # each position's channels begin where they can be read in vectors.
+    guide: Float[Array, "b h2 w2 c"]
     shallow: Float[Array, "b h4 w4 c"]  # at 1/4: the other half of s2's channels
     body: Float[Array, "b h4 w4 d"]  # at 1/4
     memories: tuple[Float[Array, "b _ _ e"], ...]
@@ -171,8 +174,9 @@ class LSE(nnx.Module):
 
 def _spatial_weight(conv7: Conv, x: Float[Array, "b h w d"]) -> Float[Array, "b h w 1"]:
     """One weight a position, from the mean and the maximum over the channels."""
-    pooled = jnp.concatenate([x.mean(-1, keepdims=True), x.max(-1, keepdims=True)], -1)
-    return conv7(jax.nn.sigmoid(pooled))
+    pooled = jax.nn.sigmoid(jnp.stack([x.mean(-1), x.max(-1)]))
+    weight = shifted_conv(pooled, conv7.kernel[...][..., 0]) + conv7.bias[...].reshape(1, 1, 1)
+    return weight[..., None]
 
 
 class EGF(nnx.Module):
@@ -307,6 +311,9 @@ class PixelDecoder(nnx.Module):
         size = (images.shape[1] // 2, images.shape[2] // 2)
         shallow, second = jnp.split(s2, 2, -1)
         guide = [resize_bilinear(images, size), resize_bilinear(second, size)]
+        guide.append(
+            jnp.zeros((*guide[0].shape[:3], -sum(x.shape[-1] for x in guide) % 8), s2.dtype)
+        )
         return Coarse(jnp.concatenate(guide, -1), shallow, body, memories)
 
     def mask_features(self, fused: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:

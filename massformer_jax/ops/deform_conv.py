@@ -8,6 +8,9 @@ one chunk of positions is sampled at a time, so that what is gathered stays in t
 Where the layer narrows, W_t goes first, sampling being linear in the channels: the output channels
 are gathered then. The backward pass samples again instead of keeping samples. docs/deform_conv.md
 has the measurements.
+
+NVIDIA GPUs from Ampere on run it as a kernel of its own, `deform_conv_kernels`. What is here runs
+everywhere else, and is what the kernels are compared with.
 """
 
 from functools import partial
@@ -18,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from massformer_jax.ops import deform_conv_kernels as kernels
+from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.points import widened
 
 # Positions sampled at once, in each image: what fits into a core's cache, and on a GPU enough to
@@ -28,8 +33,8 @@ GPU_CHUNK = 65536
 
 def deform_conv(
     x: Float[Array, "b h w c"],
-    offsets: Float[Array, "b r w offsets"],
-    modulation: Float[Array, "b r w taps"],
+    offsets: Float[Array, "b offsets r w"],
+    modulation: Float[Array, "b taps r w"],
     kernel: Float[Array, "k k c o"],
     *,
     first_row: int | Int[Array, ""] = 0,
@@ -45,9 +50,9 @@ def deform_conv(
 
     Args:
         x: the input.
-        offsets: in pixels, interleaved (dy, dx) per tap, taps in row-major order; float32 also for
-            a bfloat16 input, which would move a sample 20 pixels away by 1/16. Samples beyond the
-            border fade to zero within one pixel, as if the map were surrounded by zeros.
+        offsets: in pixels, planes interleaved (dy, dx) per tap, taps in row-major order; float32
+            also for a bfloat16 input, which would move a sample 20 pixels away by 1/16. Samples
+            beyond the border fade to zero within one pixel, as if the map were surrounded by zeros.
         modulation: the factor of each tap, in the dtype of `offsets`.
         kernel: the weights, in the dtype of `x`.
         first_row: the row of the map, also traced, that the first row of the output lies at.
@@ -59,7 +64,7 @@ def deform_conv(
 
 @jax.custom_vjp
 def _deform_conv(*inputs):
-    return _by_platform(_forward, *inputs)
+    return _by_platform(_forward, _kernel_forward, *inputs)
 
 
 def _vjp_forward(*inputs):
@@ -67,22 +72,39 @@ def _vjp_forward(*inputs):
 
 
 def _vjp_backward(inputs, gradient):
-    return *_by_platform(_backward, *inputs, gradient), None  # first_row
+    *gradients, to_kernel = _by_platform(_backward, _kernel_backward, *inputs, gradient)
+    # One sum over the images at the end, so that devices that share a batch talk once.
+    return *gradients, to_kernel.sum(0).astype(inputs[3].dtype), None  # first_row
 
 
 _deform_conv.defvjp(_vjp_forward, _vjp_backward)
 
 
-def _by_platform(function, *inputs):
+def _by_platform(function, kernel, *inputs):
     on_gpu = partial(function, chunk=GPU_CHUNK)
     return lax.platform_dependent(
-        *inputs, cuda=on_gpu, rocm=on_gpu, default=partial(function, chunk=CHUNK)
+        *inputs,
+        cuda=kernel if kernels.usable(inputs[0]) else on_gpu,
+        rocm=on_gpu,
+        default=partial(function, chunk=CHUNK),
     )
+
+
+def _kernel_forward(*inputs):
+    (out,) = by_image(lambda *a: (kernels.forward(*a),), _BATCHED)(*inputs)
+    return out
+
+
+def _kernel_backward(*inputs):
+    return tuple(by_image(kernels.backward, (*_BATCHED, True))(*inputs))
+
+
+_BATCHED = (True, True, True, False, False)  # x, offsets, modulation; kernel and first row
 
 
 def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
     b, h, w, c = x.shape
-    r, o = offsets.shape[1], kernel.shape[-1]
+    r, o = offsets.shape[2], kernel.shape[-1]
     # Projecting first multiplies h rows and gathers o channels; sampling first, r rows and c
     # channels. The whole map is projected for every tap, so then all positions are one chunk.
     narrows = 2 * h * o <= r * c
@@ -117,9 +139,9 @@ def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
 
 
 def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
-    """Gradients of x, offsets, modulation and kernel."""
+    """Gradients of x, offsets, modulation, and of the kernel for each image."""
     b, h, w, c = x.shape
-    r, k, o = offsets.shape[1], kernel.shape[0], kernel.shape[-1]
+    r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     size = min(chunk, r * w)
     pixels = x.reshape(b, h * w, c)
     wide = widened(x.dtype)
@@ -153,17 +175,16 @@ def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
         to_offsets = jnp.stack([to_dy, to_dx], 1).reshape(offsets.shape)
         return (to_pixels, to_kernel), (to_offsets, to_modulation)
 
-    # One sum over the images at the end, so that devices that share a batch talk once.
     zeros = jnp.zeros(pixels.shape, wide), jnp.zeros((k * k, b, c, o), wide)
-    maps = (_chunked(a, size) for a in (offsets, modulation, gradient))
+    planes = (_chunked(a, size) for a in (offsets, modulation, jnp.moveaxis(gradient, -1, 1)))
     (to_pixels, to_kernel), (to_offsets, to_modulation) = lax.scan(
-        one_chunk, zeros, (_starts(r * w, size), *maps)
+        one_chunk, zeros, (_starts(r * w, size), *planes)
     )
     return (
         to_pixels.reshape(x.shape).astype(x.dtype),
         _whole(to_offsets, offsets.shape),
         _whole(to_modulation, modulation.shape),
-        to_kernel.sum(1).reshape(kernel.shape).astype(kernel.dtype),
+        jnp.moveaxis(to_kernel, 1, 0).reshape(b, *kernel.shape),
     )
 
 
@@ -226,18 +247,16 @@ def _starts(n, size):
 
 
 def _chunked(a, size):
-    """[b r w p] as planes [chunks p b size]: a last axis of 2 or k² would waste most of an
-    accelerator's lanes. The last chunk is filled up with zeros."""
-    b, r, w, p = a.shape
-    n = r * w
-    a = jnp.pad(a.reshape(b, n, p), ((0, 0), (0, -n % size), (0, 0)))
-    return a.reshape(b, -1, size, p).transpose(1, 3, 0, 2)
+    """[b p r w] as planes [chunks p b size]. The last chunk is filled up with zeros."""
+    b, p, r, w = a.shape
+    a = jnp.pad(a.reshape(b, p, r * w), ((0, 0), (0, 0), (0, -(r * w) % size)))
+    return a.reshape(b, p, -1, size).transpose(2, 1, 0, 3)
 
 
 def _whole(planes, shape):
-    """Undoes `_chunked`: [chunks p b size] as [b r w p]."""
-    b, r, w, p = shape
-    return planes.transpose(2, 0, 3, 1).reshape(b, -1, p)[:, : r * w].reshape(shape)
+    """Undoes `_chunked`: [chunks p b size] as [b p r w]."""
+    b, p, r, w = shape
+    return planes.transpose(2, 1, 0, 3).reshape(b, p, -1)[..., : r * w].reshape(shape)
 
 
 def _product(subscripts, a, b):

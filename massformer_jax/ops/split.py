@@ -21,6 +21,7 @@ from massformer_jax.ops.rows import Rows
 from massformer_jax.sharding import PHOTOGRAPHS, SPATIAL
 
 ROWS = PartitionSpec(PHOTOGRAPHS, SPATIAL)  # [b, rows, ...], and [b, n, ...] of tokens row by row
+PLANES = PartitionSpec(PHOTOGRAPHS, None, SPATIAL)  # [b, planes, rows, ...]
 WHOLE = PartitionSpec(PHOTOGRAPHS)
 HEADS = PartitionSpec(None, PHOTOGRAPHS)  # [heads, b, ...]
 

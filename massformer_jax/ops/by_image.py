@@ -1,0 +1,51 @@
+"""Kernels on a mesh: each device runs them on its own images.
+
+The compiler splits what it understands; of a kernel it knows nothing and would gather the whole
+batch on every device.
+"""
+
+from collections.abc import Callable, Sequence
+
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callable:
+    """`function`, split over its images where those are split over devices.
+
+    Args:
+        function: takes arrays and returns a tuple of arrays whose first axis is that of the
+            images; no result depends on another image.
+        batched: of each argument, whether its first axis is that of the images; what else there is
+            is given to every device.
+    """
+
+    def partition(mesh, arguments, outputs):
+        specs = [array.sharding.spec for array in arguments]
+        first = next((s[0] for s, b in zip(specs, batched, strict=True) if b and s), None)
+        split = NamedSharding(mesh, PartitionSpec(first))
+        whole = NamedSharding(mesh, PartitionSpec())
+        places = tuple(split if is_batched else whole for is_batched in batched)
+        return mesh, function, (split,) * len(outputs), places
+
+    wrapped = custom_partitioning(function)
+    wrapped.def_partition(partition=partition, sharding_rule=_rule(batched))
+    return wrapped
+
+
+def _rule(batched: Sequence[bool]) -> Callable:
+    """The images are a common factor; all other axes are whole on every device."""
+
+    def rule(mesh, arguments, outputs):
+        del mesh
+        names, parts = [], []
+        every = (*batched, *(True,) * len(outputs))
+        for i, (array, is_batched) in enumerate(zip((*arguments, *outputs), every, strict=True)):
+            own = [f"axis{i}_{axis}" for axis in range(is_batched, len(array.shape))]
+            names += own
+            parts.append(" ".join(["images"] * is_batched + own))
+        operands, found = parts[: len(arguments)], parts[len(arguments) :]
+        text = f"{', '.join(operands)} -> {', '.join(found)}"
+        return text, {"need_replication_factors": tuple(names)}
+
+    return rule

@@ -20,8 +20,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax import inference, sharding
-from massformer_jax.data.sizes import resized_size
 from massformer_jax.data.resampling import resize_image
+from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 from massformer_jax.inference import STRIP, network_size
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear

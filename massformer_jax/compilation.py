@@ -1,6 +1,6 @@
 """Compiled programs: kept on disk for the next time, and named while somebody waits for them.
 
-Commands do both. From Python nothing is kept unless you ask for it, before the first photograph:
+Commands do both. From Python nothing is kept unless you ask for it, by one line:
 
     massformer_jax.compilation.keep_compiled()
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 # Seconds from which on a program is kept. One below that is compiled about as fast as it is read.
 KEPT_FROM = 0.2
@@ -39,6 +40,7 @@ def keep_compiled(directory: str | None = None) -> None:
         directory = os.path.join(caches, "massformer_jax")
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", directory)
+        compilation_cache.reset_cache()  # which has read the old value, if anything was compiled
     jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM)
 
 

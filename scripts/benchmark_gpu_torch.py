@@ -56,9 +56,9 @@ def _layer(name, size, dtype):
         array = np.asarray(value).transpose(axes).copy()
         return torch.tensor(array, dtype=kind, device=device).requires_grad_()
 
-    first = (0, 3, 1, 2)
-    inputs = [tensor(values[part], first) for part in ("x", "offsets", "modulation")]
-    inputs.append(tensor(values["kernel"], (3, 2, 0, 1)))
+    first, same = (0, 3, 1, 2), (0, 1, 2, 3)
+    axes = {"x": first, "offsets": same, "modulation": same, "kernel": (3, 2, 0, 1)}
+    inputs = [tensor(values[part], order) for part, order in axes.items()]
     cotangent = tensor(values["cotangent"], first).detach()
 
     def wait():

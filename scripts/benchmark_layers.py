@@ -84,15 +84,16 @@ def layer_arguments(
     taps = layer.taps**2
     dtype = computation(dtype).arrays
     split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
-    channels = {
-        "x": (layer.features_in, dtype),
-        "offsets": (2 * taps, "float32"),
-        "modulation": (taps, "float32"),
-        "cotangent": (layer.features_out, dtype),
+    size = height, width
+    shapes = {
+        "x": ((batch, *size, layer.features_in), dtype),
+        "offsets": ((batch, 2 * taps, *size), "float32"),
+        "modulation": ((batch, taps, *size), "float32"),
+        "cotangent": ((batch, *size, layer.features_out), dtype),
     }
     maps = {
-        name: jax.ShapeDtypeStruct((batch, height, width, c), jnp.dtype(own), sharding=split)
-        for name, (c, own) in channels.items()
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(own), sharding=split)
+        for name, (shape, own) in shapes.items()
     }
     kernel = (layer.taps, layer.taps, layer.features_in, layer.features_out)
     return {**maps, "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=whole)}
@@ -143,9 +144,9 @@ def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str
         dtype = getattr(torch, str(value.dtype))
         return torch.tensor(array, dtype=dtype, device=device).requires_grad_()
 
-    first = (0, 3, 1, 2)
-    inputs = [tensor(values[name], first) for name in ("x", "offsets", "modulation")]
-    inputs.append(tensor(values["kernel"], (3, 2, 0, 1)))
+    first, same = (0, 3, 1, 2), (0, 1, 2, 3)
+    axes = {"x": first, "offsets": same, "modulation": same, "kernel": (3, 2, 0, 1)}
+    inputs = [tensor(values[name], order) for name, order in axes.items()]
     cotangent = tensor(values["cotangent"], first).detach()
 
     def wait():

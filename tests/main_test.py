@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import pytest
 
 import tiny_config
@@ -91,26 +90,6 @@ def test_shipped_configs_are_found_by_name():
     assert path.name == "massformer_r50.py" and path.is_file()
     assert main.shipped_config(["--config=no/such.py"]) == ["--config=no/such.py"]
     assert main.shipped_config([f"--config={CONFIG}"]) == [f"--config={CONFIG}"]
-
-
-@pytest.fixture
-def compilation_cache():
-    """What jax is set to, put back afterwards."""
-    before = jax.config.jax_compilation_cache_dir
-    yield lambda: jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-def test_compiled_programs_are_kept(monkeypatch, tmp_path, compilation_cache):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    before = compilation_cache()
-    main.keep_compiled(None)
-    assert compilation_cache() == before  # the variable is set, and jax has read it
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    main.keep_compiled(None)
-    assert compilation_cache() == str(tmp_path / "massformer_jax")
-    main.keep_compiled("/elsewhere")
-    assert compilation_cache() == "/elsewhere"
 
 
 @pytest.mark.parametrize(

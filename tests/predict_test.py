@@ -126,8 +126,8 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     """A folder and a file; masks of the original size in the palette; overlays."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name in ("a.jpg", "b.JPG"):
-        cv2.imwrite(str(folder / name), photograph(300, 500))
+    cv2.imwrite(str(folder / "a.jpg"), photograph(290, 500))
+    cv2.imwrite(str(folder / "b.JPG"), photograph(300, 490))
     (folder / "notes.txt").write_text("no photograph")
     cv2.imwrite(str(tmp_path / "c.png"), photograph(256, 256))
     output = tmp_path / "masks" / "new"
@@ -142,9 +142,14 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     assert names == {f"{s}{end}" for s in "abc" for end in (".png", "_overlay.jpg")}
     mask = decode_mask(output / "c.png")
     np.testing.assert_array_equal(mask, segmenter.predict(photograph(256, 256)))
-    assert decode_mask(output / "b.png").shape == (300, 500)
-    assert cv2.imread(str(output / "b_overlay.jpg")).shape == (300, 500, 3)
-    assert capsys.readouterr().out.count("->") == 3
+    assert decode_mask(output / "b.png").shape == (300, 490)
+    assert cv2.imread(str(output / "b_overlay.jpg")).shape == (300, 490, 3)
+    printed = capsys.readouterr()
+    assert printed.out.count("->") == 3
+    # Two photographs of one padded size are waited for once.
+    first, _, second, _ = printed.err.splitlines()
+    assert first == "preparing the network for up to 512x512 pixels…"
+    assert second == "preparing the network for up to 256x256 pixels…"
 
 
 @pytest.mark.parametrize(
@@ -182,8 +187,9 @@ def test_a_bad_photograph_does_not_stop_the_others(workdir, tmp_path, capsys):
     bad.write_bytes(good.read_bytes()[:-400])
     arguments = ["--checkpoint", str(workdir), "--output", str(tmp_path / "out")]
     assert predict.main([*arguments, str(bad), str(good)]) == 1
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1 and "bad.jpg" in errors
+    error, *waits = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and "bad.jpg" in error
+    assert [line[0] for line in waits] == ["p", "…"]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
     assert predict.main([*arguments, str(bad)]) == 2
 

@@ -143,7 +143,7 @@ def test_every_row_of_a_photograph_is_answered_from_its_rows_of_the_network(part
 
 @pytest.mark.slow
 def test_scores_and_labels_of_whole_photographs():
-    """Two at once, cut and enlarged; random weights, so that offsets reach over many rows."""
+    """Two at once; cut, and also enlarged; random weights, so that offsets reach over many rows."""
     params, stats = init_weights(jax.random.key(0), MODEL)
     leaves, structure = jax.tree.flatten(params)
     noisy = [x + 0.2 * noise(*x.shape, seed=i) for i, x in enumerate(leaves)]
@@ -155,15 +155,12 @@ def test_scores_and_labels_of_whole_photographs():
     graph = model_graph(MODEL, training=False)
     mesh = mesh_of(data=2, spatial=4)
     placed = sharding.photographs_sharded(mesh)
-    scores = jax.jit(
-        score_function(graph, strip_rows=24, mesh=mesh),
-        static_argnums=3,
-        in_shardings=(sharding.replicated(mesh),) * 2 + (placed,),
-        out_shardings=placed,
-    )
-    one = jax.jit(score_function(graph, strip_rows=24), static_argnums=3)
-    found, expected = scores(params, stats, images, size), one(params, stats, images, size)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    scores = score_function(graph, strip_rows=24, mesh=mesh)
+    one = score_function(graph, strip_rows=24)
+    for wanted in (images.shape[1:3], size):
+        found, expected = (run(params, stats, images, wanted) for run in (scores, one))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert found.shape == (2, *wanted, 7) and found.sharding.is_equivalent_to(placed, 4)
     # Random weights answer one class everywhere; without its mean over the image, many.
     mean = np.asarray(expected).mean((1, 2), keepdims=True)
     found, expected = np.asarray(found) - mean, np.asarray(expected) - mean

@@ -10,6 +10,7 @@ from flax import nnx
 
 import release
 import tiny_config
+from massformer_jax import inference
 from massformer_jax.inference import label_function, score_function
 from massformer_jax.models import attention
 from massformer_jax.models.massformer import normalize
@@ -71,6 +72,27 @@ def test_labels_at_any_size_are_those_of_the_scores(weights, size):
     labels = many(*weights, images, size)
     assert labels.shape == (1, *size)
     np.testing.assert_array_equal(labels, np.asarray(scores).argmax(-1))
+
+
+def test_photographs_of_one_padded_size_share_programs(monkeypatch):
+    """Shown as they are; and resized, where the network is shared and not what resizes."""
+    traced = []
+    monkeypatch.setattr(inference, "announce", lambda program: traced.append(program))
+    labels = label_function(model_graph(MODEL, training=False))
+
+    def answer(shown, size):
+        image = jax.ShapeDtypeStruct((1, *shown, 3), jnp.uint8)
+        find = functools.partial(labels, size=size)
+        assert jax.eval_shape(find, *abstract_weights(MODEL), image).shape == (1, *size)
+
+    for size in ((512, 500), (300, 400), (257, 512), (512, 512)):
+        answer(size, size)
+    assert traced == ["the network for up to 512x512 pixels"]
+    for shown, size in (((512, 500), (600, 700)), ((400, 300), (150, 200))):
+        answer(shown, size)
+    assert traced == ["the network for up to 512x512 pixels"] * 2
+    answer((500, 600), (500, 600))
+    assert traced[2:] == ["the network for up to 768x512 pixels"]
 
 
 def test_a_window_stays_inside_the_map():

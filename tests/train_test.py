@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory, run):
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     status, out, err = run(workdir)
     assert status == 0, err
-    return workdir, out
+    return workdir, err + out
 
 
 def last_weights(workdir):
@@ -72,6 +72,9 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     workdir, printed = undisturbed
     assert "step 4/4" in printed and "images/s" in printed and "left" in printed
     assert "3 photographs" in printed
+    compiled = "preparing training steps of 8 crops of 256x256 pixels…\n… compiled and kept in "
+    assert compiled in printed and "preparing fresh weights…\n" in printed
+    assert "preparing the network for up to " in printed
     assert "mesh data 1 x fsdp 1 x spatial 1; 0 parameters split" in printed
     assert "cls_embed/kernel [16, 8] replicated\n" in (workdir / "shardings.txt").read_text()
     summary = json.loads((workdir / "eval" / "metrics.json").read_text())

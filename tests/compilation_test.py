@@ -1,0 +1,107 @@
+"""Compiled programs are kept for the next time, and waited for with a word."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import tiny_config
+from massformer_jax import compare, compilation, evaluate_files, main, predict
+
+SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """What JAX is set to, put back afterwards."""
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def folder():
+    return jax.config.jax_compilation_cache_dir
+
+
+def test_where_programs_are_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = folder()
+    compilation.keep_compiled()
+    assert folder() == before  # the variable is set, and jax has read it
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    compilation.keep_compiled()
+    assert folder() == str(tmp_path / "massformer_jax")
+    compilation.keep_compiled("/elsewhere")
+    assert folder() == "/elsewhere"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    compilation.keep_compiled()
+    assert folder() == str(tmp_path / ".cache" / "massformer_jax")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (predict, ["--checkpoint", "no", "--output", "no", "no.jpg"]),
+        (evaluate_files, ["--predictions", "no", "--labels", "no"]),
+        (compare, ["no.json", "no.json", "--output", "no.html"]),
+        (main, ["main", f"--config={tiny_config.__file__}", "--workdir=no"]),
+    ],
+)
+def test_every_command_keeps_programs(command, arguments, tmp_path, monkeypatch):
+    """Also one that finds nothing to do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "train_and_evaluate", lambda *_: None)
+    command.main([*arguments, f"--compilation_cache={tmp_path}"])
+    assert folder() == str(tmp_path)
+
+
+def double(name, size=3):
+    """A program of its own, called `name`, on an array of `size`."""
+
+    def run(x):
+        compilation.announce(name)
+        return 2 * x
+
+    return jax.jit(run), jnp.zeros(size)
+
+
+def test_only_what_is_waited_for_is_named():
+    said = []
+    program, x = double("doubling")
+    with compilation.waits_said(said.append):
+        jax.jit(lambda x: x + 1)(x)
+        assert said == []  # no name, no word
+        program(x)
+        program(x)
+        assert said == ["preparing doubling…", "… compiled, 0 s"]
+        program(jnp.zeros(4))
+        assert said[2:] == ["preparing doubling…", "… compiled, 0 s"]
+    program(jnp.zeros(5))
+    assert len(said) == 4  # nobody listens any more
+
+
+def test_what_was_kept_is_read(tmp_path, monkeypatch):
+    """Also if others were kept elsewhere before."""
+    monkeypatch.setattr(compilation, "KEPT_FROM", 0)
+    compilation.keep_compiled(str(tmp_path / "before"))
+    jax.jit(lambda x: x - 1)(jnp.zeros(3))
+    compilation.keep_compiled(str(tmp_path))
+    said = []
+    with compilation.waits_said(said.append):
+        for _ in range(2):
+            program, x = double("doubling")
+            program(x)
+    assert said[1] == f"… compiled and kept in {tmp_path}, 0 s"
+    assert said[3] == f"… read from {tmp_path}, 0 s"
+    assert list(tmp_path.glob("jit_run-*"))
+
+
+def test_lines_go_to_standard_error(capsys):
+    program, x = double("doubling")
+    with compilation.waits_said():
+        program(x)
+    printed = capsys.readouterr()
+    assert printed.err == "preparing doubling…\n… compiled, 0 s\n" and not printed.out

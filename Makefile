@@ -8,6 +8,8 @@
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make test-gpu-compiler  programs for GPUs, likewise, in a virtual environment of its own: a choice
 #   make test-gpu-compiler-all  all of them: hours, not run by CI
+#   make benchmark-gpu  checks and times everything on a GPU, in six minutes; installs nothing if
+#                   PYTHON has jax with a GPU, flax, optax and numpy
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind
 #
@@ -17,6 +19,7 @@ PYTHON ?= python3
 VENV := .venv
 WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
 # Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 # All in one file, so a test at a time; each waits for a process that compiles on one core.
@@ -24,7 +27,7 @@ PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist wor
   tests/gpu_compiler_test.py
 
 .PHONY: sample test test-slow test-long test-tensorflow test-tpu test-gpu-compiler
-.PHONY: test-gpu-compiler-all lint clean
+.PHONY: test-gpu-compiler-all benchmark-gpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -44,6 +47,14 @@ test-tensorflow: $(VENV)-tensorflow/.installed
 
 test-tpu: $(VENV)/.installed-tpu-compiler
 	$(PYTEST) -m slow tests/pods_test.py
+
+benchmark-gpu:
+	@if $(PYTHON) -c $(HAS_GPU) 2>/dev/null; then \
+	  $(PYTHON) scripts/benchmark_gpu.py $(ARGUMENTS); \
+	else \
+	  $(MAKE) --no-print-directory $(VENV)/.installed-cuda && \
+	  $(VENV)/bin/python scripts/benchmark_gpu.py $(ARGUMENTS); \
+	fi
 
 test-gpu-compiler: $(VENV)-gpu-compiler/.installed
 	$(PYTEST_GPU_COMPILER) -m "gpu_compiler and not long"
@@ -87,6 +98,11 @@ $(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
 	@echo "Installing the compiler for TPUs into $(VENV)"
 	@$(PIP) -e '.[test,tpu-compiler]'
 	@touch $@
+
+$(VENV)/.installed-cuda: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax and jax for NVIDIA GPUs into $(VENV) (gigabytes, some minutes)"
+	@$(PIP) -e '.[cuda]'
+	@touch $(VENV)/.installed $@
 
 # Apart from the rest: once the plugin is installed, JAX looks for a GPU whenever it starts, and
 # complains where there is none.

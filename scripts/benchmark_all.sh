@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures what docs/performance.md shows: benchmark_all.sh cpu|memory|compare|tpu|gpu…
-# PYTHON may be a command with arguments, such as "taskset -c 0,1 python".
+# Measures what docs/performance.md shows: benchmark_all.sh cpu|memory|compare|tpu…
+# A GPU: make benchmark-gpu. PYTHON may be a command with arguments, such as "taskset -c 0,1 python".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 read -ra python <<<"${PYTHON:-python}"
@@ -48,17 +48,8 @@ for part in "$@"; do
           --dtype $dtype --topology v5e:4x4
       done
       ;;
-    gpu)
-      for dtype in float32 bfloat16; do
-        measure "gpu_inference_massformer_r50_3072x4096_$dtype" --task inference --size 3072x4096 \
-          --dtype $dtype
-        measure "gpu_train_massformer_r50_1024x1024_$dtype" --task train --batch 4 --dtype $dtype
-        measure "gpu_deform_conv_massformer_r50_3072x4096_$dtype" --task deform_conv \
-          --size 3072x4096 --dtype $dtype --compare
-      done
-      ;;
     *)
-      echo "error: $part is none of cpu, memory, compare, tpu, gpu" >&2
+      echo "error: $part is none of cpu, memory, compare, tpu" >&2
       exit 2
       ;;
   esac

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmark_run import MODELS, make_values, measure, median_seconds
+from benchmark_run import MODELS, make_values, measure, median, run_seconds
 
 from massformer_jax import sharding
 from massformer_jax.errors import InputError
@@ -84,15 +84,16 @@ def layer_arguments(
     taps = layer.taps**2
     dtype = computation(dtype).arrays
     split, whole = sharding.batch_sharded(mesh), sharding.replicated(mesh)
-    channels = {
-        "x": (layer.features_in, dtype),
-        "offsets": (2 * taps, "float32"),
-        "modulation": (taps, "float32"),
-        "cotangent": (layer.features_out, dtype),
+    size = height, width
+    shapes = {
+        "x": ((batch, *size, layer.features_in), dtype),
+        "offsets": ((batch, 2 * taps, *size), "float32"),
+        "modulation": ((batch, taps, *size), "float32"),
+        "cotangent": ((batch, *size, layer.features_out), dtype),
     }
     maps = {
-        name: jax.ShapeDtypeStruct((batch, height, width, c), jnp.dtype(own), sharding=split)
-        for name, (c, own) in channels.items()
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(own), sharding=split)
+        for name, (shape, own) in shapes.items()
     }
     kernel = (layer.taps, layer.taps, layer.features_in, layer.features_out)
     return {**maps, "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=whole)}
@@ -143,9 +144,9 @@ def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str
         dtype = getattr(torch, str(value.dtype))
         return torch.tensor(array, dtype=dtype, device=device).requires_grad_()
 
-    first = (0, 3, 1, 2)
-    inputs = [tensor(values[name], first) for name in ("x", "offsets", "modulation")]
-    inputs.append(tensor(values["kernel"], (3, 2, 0, 1)))
+    first, same = (0, 3, 1, 2), (0, 1, 2, 3)
+    axes = {"x": first, "offsets": same, "modulation": same, "kernel": (3, 2, 0, 1)}
+    inputs = [tensor(values[name], order) for name, order in axes.items()]
     cotangent = tensor(values["cotangent"], first).detach()
 
     def wait():
@@ -163,7 +164,7 @@ def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str
         wait()
 
     def timed(run):
-        result = {"seconds": median_seconds(run, runs)}
+        result = {"seconds": median(run_seconds(run, runs))}
         if device == "cuda":  # for the CPU PyTorch keeps no such account
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
@@ -220,7 +221,9 @@ def _grid_sample_deform_conv(x, offsets, modulation, kernel):
     y = rows[None, :, None] + tap.repeat_interleave(k)[:, None, None] + dy
     x_ = columns[None, None, :] + tap.repeat(k)[:, None, None] + dx
     grid = torch.stack([2 * x_ / (w - 1) - 1, 2 * y / (h - 1) - 1], -1).view(b, k * k * h, w, 2)
-    sampled = torch.nn.functional.grid_sample(x.float(), grid, align_corners=True).to(x.dtype)
+    sampled = torch.nn.functional.grid_sample(x.float(), grid.float(), align_corners=True).to(
+        x.dtype
+    )
     sampled = sampled.view(b, c, k * k, h, w) * modulation[:, None].to(x.dtype)
     columns_ = sampled.view(b, c * k * k, h * w)
     return (kernel.reshape(o, c * k * k) @ columns_).view(b, o, h, w)

@@ -9,7 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,28 +153,60 @@ def measure(
     Raises:
         InputError: it does not fit into the device's memory.
     """
+    program = compile_program(function, arguments)
+    times = time_program(program, arguments, runs=runs, donated=donated) if runs else []
+    return {"seconds": median(times), **program.report}
+
+
+class Program(NamedTuple):
+    """A compiled function and what the compiler says of it."""
+
+    compiled: Callable
+    report: dict[str, Any]  # compile_seconds, temp_bytes, argument_bytes, flops: see `measure`
+
+
+def compile_program(function: Callable, arguments: Sequence[Any]) -> Program:
+    """Compiles a jitted function for arguments without values.
+
+    Raises:
+        InputError: it does not fit into the device's memory.
+    """
     start = time.perf_counter()
     traced = function.trace(*arguments)
     with out_of_memory_in_one_line():
         compiled = traced.lower().compile()
-    compile_seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    values = [make_values(tree) for tree in arguments] if runs else []
-
-    def run():
-        result = jax.block_until_ready(compiled(*values))
-        if donated is not None:
-            values[donated] = result[0]
-
-    with out_of_memory_in_one_line():
-        seconds = median_seconds(run, runs)
-    return {
-        "seconds": seconds,
-        "compile_seconds": round(compile_seconds, 2),
+    report = {
+        "compile_seconds": round(seconds, 2),
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "flops": count_flops(traced.jaxpr),
     }
+    return Program(compiled, report)
+
+
+def time_program(
+    program: Program,
+    arguments: Sequence[Any],
+    *,
+    runs: int,
+    within: float = float("inf"),
+    donated: int | None = None,
+) -> list[float]:
+    """Seconds of each run with values made up, see `run_seconds`.
+
+    Arguments and results stay on the device. Raises what `compile_program` does.
+    """
+    values = [make_values(tree) for tree in arguments]
+
+    def run():
+        result = jax.block_until_ready(program.compiled(*values))
+        if donated is not None:
+            values[donated] = result[0]
+
+    with out_of_memory_in_one_line():
+        return run_seconds(run, runs, within)
 
 
 @contextlib.contextmanager
@@ -189,17 +221,21 @@ def out_of_memory_in_one_line():
         raise InputError(f"the device has too little memory: {reason}") from error
 
 
-def median_seconds(run: Callable[[], None], runs: int) -> float | None:
-    """Of `runs` calls, after one that does not count; None without any."""
-    if not runs:
-        return None
+def run_seconds(run: Callable[[], None], runs: int, within: float = float("inf")) -> list[float]:
+    """Of each of `runs` calls, after one that does not count; fewer, but three, if together they
+    would take longer than `within` seconds."""
     run()
     times = []
-    for _ in range(runs):
+    while len(times) < runs and (len(times) < 3 or sum(times) < within):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return float(f"{statistics.median(times):.4g}")
+    return times
+
+
+def median(times: Sequence[float]) -> float | None:
+    """To four digits; None of no times."""
+    return float(f"{statistics.median(times):.4g}") if times else None
 
 
 def make_values(tree: Any) -> Any:

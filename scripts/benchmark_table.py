@@ -2,13 +2,17 @@
 
     python scripts/benchmark_table.py
 
-Each result is what `benchmark.py --json` printed. Text outside of the two comments is kept.
+Each result is what `benchmark.py --json` printed, or what `benchmark_gpu.py` wrote. Text outside of
+the two comments is kept.
 """
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from benchmark_gpu_table import gpu_tables
+from benchmark_table_cells import conditions, gigabytes, seconds, table
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
@@ -24,9 +28,11 @@ def main() -> None:
 
 
 def load() -> list[dict[str, Any]]:
-    """The results, networks before layers, small before large."""
+    """All results: networks before layers, small before large; then those of `benchmark_gpu.py`."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks").glob("*.json"))]
-    return sorted(found, key=lambda r: (r["task"], r["model"] != "massformer_r50", _pixels(r)))
+    plain = [record for record in found if "measurement" not in record]
+    plain.sort(key=lambda r: (r["task"], r["model"] != "massformer_r50", _pixels(r)))
+    return plain + [record for record in found if "measurement" in record]
 
 
 def _pixels(record: Mapping[str, Any]) -> int:
@@ -35,17 +41,21 @@ def _pixels(record: Mapping[str, Any]) -> int:
 
 
 def tables(records: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: one table of networks, one for each comparison of layers."""
+    """Markdown: of networks, of each comparison of layers, and of what was measured on a GPU."""
+    on_gpu = [record for record in records if "measurement" in record]
+    records = [record for record in records if "measurement" not in record]
     networks = [record for record in records if "layers" not in record]
-    parts = ["## The network\n", _table(_NETWORK_HEAD, map(_network_row, networks))]
+    parts = ["## The network\n", table(_NETWORK_HEAD, map(_network_row, networks))]
     for record in records:
         if "layers" in record:
             parts.append("\n## Deformable convolutions of `{model}` at {size}\n".format(**record))
             pytorch = next(
                 (" PyTorch: " + layer["pytorch"]["implementation"] + "."
                  for layer in record["layers"] if "pytorch" in layer), "")  # fmt: skip
-            parts.append(f"{_conditions(record)}.{pytorch}\n")
-            parts.append(_table(_LAYER_HEAD, map(_layer_row, record["layers"])))
+            parts.append(f"{conditions(record)}.{pytorch}\n")
+            parts.append(table(_LAYER_HEAD, map(_layer_row, record["layers"])))
+    if on_gpu:
+        parts.append("\n" + gpu_tables(on_gpu, networks))
     return "\n".join(parts)
 
 
@@ -65,10 +75,10 @@ def _network_row(record: Mapping[str, Any]) -> tuple[str, ...]:
         record["size"],
         str(record["batch"]),
         record["dtype"],
-        _seconds(record["seconds"]),
-        _gigabytes(record["temp_bytes"]),
+        seconds(record["seconds"]),
+        gigabytes(record["temp_bytes"]),
         f"{record['flops'] / 1e9:,.0f}",
-        _conditions(record),
+        conditions(record),
     )
 
 
@@ -80,31 +90,9 @@ def _layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
         f"{layer['features_in']} → {layer['features_out']}",
     ]
     for part in ("forward", "gradient"):
-        cells.append(_seconds(ours[part]["seconds"]))
-        cells.append(_seconds(pytorch[part]["seconds"]) if pytorch else "")
-    return (*cells, _gigabytes(ours["gradient"]["temp_bytes"]))
-
-
-def _conditions(record: Mapping[str, Any]) -> str:
-    device, versions = record["device"], record["versions"]
-    if record["topology"]:
-        device = f"{record['topology']} ({device}), compiled only, libtpu {versions['libtpu']}"
-    return f"{device}; jax {versions['jax']}, {record['date']}"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "not run"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+        cells.append(seconds(ours[part]["seconds"]))
+        cells.append(seconds(pytorch[part]["seconds"]) if pytorch else "")
+    return (*cells, gigabytes(ours["gradient"]["temp_bytes"]))
 
 
 if __name__ == "__main__":

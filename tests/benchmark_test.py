@@ -74,8 +74,9 @@ def test_measure_reports_what_the_compiler_says_and_runs():
 def test_median_leaves_the_first_run_out(monkeypatch):
     clock = iter([0, 5, 10, 11, 20, 22])  # three runs of 5, 1 and 2 seconds
     monkeypatch.setattr(benchmark_run.time, "perf_counter", lambda: next(clock))
-    assert benchmark_run.median_seconds(lambda: None, 3) == 2
-    assert benchmark_run.median_seconds(lambda: None, 0) is None
+    times = benchmark_run.run_seconds(lambda: None, 3)
+    assert times == [5, 1, 2]
+    assert benchmark_run.median(times) == 2 and benchmark_run.median([]) is None
 
 
 def test_a_donated_argument_is_replaced_by_the_result():

@@ -46,10 +46,7 @@ class Conv(nnx.Module):
         uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         self.bias = nnx.Param(uniform(rngs.params(), (features_out,))) if bias else None
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], precision: jax.lax.Precision | None = None
-    ) -> Float[Array, "b i j d"]:
-        """`precision` of the products is that of the whole computation if None."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         kernel = self.kernel[...]
         if self.size == 1:
             # A matrix product: its gradient is one too, which CPUs compute several times faster
@@ -58,7 +55,7 @@ class Conv(nnx.Module):
                 # The barrier keeps the slice out of the product's fusion: there it aborts XLA's
                 # compiler for GPUs where x is used again (openxla/xla#47381).
                 x = jax.lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
-            y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision=precision)
+            y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
         else:
             y = jax.lax.conv_general_dilated(
                 x,
@@ -66,7 +63,6 @@ class Conv(nnx.Module):
                 (self.stride, self.stride),
                 [(self.size // 2, self.size // 2)] * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=precision,
             )
         return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
 

@@ -6,6 +6,7 @@ batch on every device.
 
 from collections.abc import Callable, Sequence
 
+import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -20,15 +21,22 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
             is given to every device.
     """
 
+    asked = jax.config.jax_default_matmul_precision
+
+    def own(*arguments):
+        # The compiler asks for a device's part when what set the precision is long over.
+        with jax.default_matmul_precision(asked):
+            return function(*arguments)
+
     def partition(mesh, arguments, outputs):
         specs = [array.sharding.spec for array in arguments]
         first = next((s[0] for s, b in zip(specs, batched, strict=True) if b and s), None)
         split = NamedSharding(mesh, PartitionSpec(first))
         whole = NamedSharding(mesh, PartitionSpec())
         places = tuple(split if is_batched else whole for is_batched in batched)
-        return mesh, function, (split,) * len(outputs), places
+        return mesh, own, (split,) * len(outputs), places
 
-    wrapped = custom_partitioning(function)
+    wrapped = custom_partitioning(own)
     wrapped.def_partition(partition=partition, sharding_rule=_rule(batched))
     return wrapped
 

@@ -1,0 +1,188 @@
+"""One stage of `benchmark_gpu.py`, in a process of its own.
+
+It prints a line for each measurement, `begin NAME`, then `done NAME: …`, `failed NAME: …` or
+`skipped NAME: …`; benchmark_gpu.py reads them.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TIMINGS = 20  # seconds before a stage's end that are kept for running what was compiled
+
+
+class Measurement(NamedTuple):
+    """Something to compile and to run."""
+
+    name: str  # of its file
+    prepare: Callable[[], Callable[[], dict[str, Any]]]  # compiles; what it returns runs
+    timed: bool  # must have the machine for itself
+
+
+class Stage:
+    """Runs measurements and writes what comes out."""
+
+    def __init__(self, output: pathlib.Path, prefix: str, deadline: float, conditions: dict):
+        self._output, self._prefix = output, prefix
+        self._deadline, self._conditions = deadline, conditions
+
+    def one_by_one(self, measurements: Sequence[Measurement]) -> None:
+        """Compiles and runs each before the next."""
+        for measurement in measurements:
+            if time.time() > self._deadline:
+                say("skipped", measurement.name, "no time was left")
+                continue
+            say("begin", measurement.name)
+            try:
+                run = measurement.prepare()
+            except Exception as error:
+                self._fail(measurement.name, error)
+            else:
+                self._record(measurement.name, run)
+
+    def together(self, measurements: Sequence[Measurement]) -> None:
+        """Compiles all at once; runs what is timed when no compiler runs any more.
+
+        Programs may still compile at its end: those that were not ready in time.
+        """
+        ready, waiting = {}, {}
+        pool = futures.ThreadPoolExecutor(max(2, os.cpu_count() or 2))
+        for measurement in measurements:
+            waiting[pool.submit(measurement.prepare)] = measurement
+        try:
+            seconds = max(1, self._deadline - TIMINGS - time.time())
+            for future in futures.as_completed(list(waiting), timeout=seconds):
+                measurement = waiting.pop(future)
+                try:
+                    run = future.result()
+                except Exception as error:
+                    self._fail(measurement.name, error)
+                    continue
+                if measurement.timed:
+                    ready[measurement.name] = run
+                else:
+                    self._record(measurement.name, run)
+        except TimeoutError:
+            for future, measurement in waiting.items():
+                future.cancel()
+                say("skipped", measurement.name, "it was not compiled in time")
+        for measurement in measurements:
+            if measurement.name in ready:
+                if time.time() > self._deadline:
+                    say("skipped", measurement.name, "no time was left")
+                else:
+                    self._record(measurement.name, ready.pop(measurement.name), quiet=not waiting)
+
+    def _record(self, name: str, run: Callable[[], dict[str, Any]], quiet: bool = True) -> None:
+        """Runs and writes; `quiet` says whether nothing else ran at the same time."""
+        try:
+            result = run()
+        except Exception as error:
+            self._fail(name, error)
+            return
+        if not quiet:
+            result["compiling_beside"] = True
+        self._write(name, result)
+        if "error" in result:
+            say("failed", name, result["error"])
+        else:
+            say("done", name, result.get("summary", ""))
+
+    def _fail(self, name: str, error: Exception) -> None:
+        traceback.print_exception(error)
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
+        self._write(name, {"error": reason})
+        say("failed", name, reason)
+
+    def _write(self, name: str, result: dict[str, Any]) -> None:
+        record = {"measurement": name, **self._conditions, **result}
+        record["date"] = datetime.date.today().isoformat()
+        path = self._output / f"{self._prefix}_{name}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(path)
+
+
+def say(event: str, name: str, text: str = "") -> None:
+    """A line for benchmark_gpu.py."""
+    print(f"{event} {name}" + (f": {text}" if text else ""), flush=True)
+
+
+def main() -> None:
+    args = _parse()
+    environment = dict(os.environ)
+    if args.stage in ("first_mask", "torch"):
+        # Others use the GPU here, and jax would take three quarters of its memory.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    elif "cpu" not in environment.get("JAX_PLATFORMS", "cpu"):
+        os.environ["JAX_PLATFORMS"] += ",cpu"  # which the checks compare with
+    # What is measured is the checkout that this file lies in; the recipe of weights is the tests'.
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import benchmark
+
+    benchmark._replace_jaxtyping()
+    measurements, conditions = _measurements(args, environment)
+    without = args.without.split(",")
+    chosen = [m for m in measurements if args.only in m.name and m.name not in without]
+    stage = Stage(args.output, args.prefix, args.deadline, conditions)
+    together = args.stage in ("main", "more") and not args.serial
+    (stage.together if together else stage.one_by_one)(chosen)
+    sys.stdout.flush()
+    if together:
+        # Not by way of the interpreter's end, which would wait for programs that still compile.
+        os._exit(0)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A part of benchmark_gpu.py.")
+    add = parser.add_argument
+    add("stage", choices=("main", "first_mask", "torch", "more"))
+    add("--output", type=pathlib.Path, required=True)
+    add("--prefix", required=True)
+    add("--deadline", type=float, required=True, help="seconds since 1970")
+    add("--only", default="")
+    add("--without", default="", help="names, with commas")
+    add("--serial", action="store_true")
+    add("--small", action="store_true")
+    add("--any-device", action="store_true")
+    return parser.parse_args()
+
+
+def _measurements(
+    args: argparse.Namespace, environment: dict[str, str]
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """Those of the stage, and the device and versions that they are taken with."""
+    if args.stage == "first_mask":
+        import benchmark_first_mask
+
+        return benchmark_first_mask.measurements(args.small, environment, args.deadline), {}
+    if args.stage == "torch":
+        import benchmark_gpu_torch
+
+        return benchmark_gpu_torch.measurements(args.small), {}
+    import jax
+
+    if jax.default_backend() != "gpu" and not args.any_device:
+        found = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        print(f"error: jax {jax.__version__} sees no GPU, only {found}", file=sys.stderr)
+        sys.exit(2)
+    import benchmark_gpu_checks
+    import benchmark_gpu_times
+
+    found = benchmark_gpu_times.measurements(args.stage, args.small)
+    if args.stage == "main":
+        found += benchmark_gpu_checks.measurements(args.small)
+    return found, benchmark_gpu_times.conditions()
+
+
+if __name__ == "__main__":
+    main()

@@ -35,7 +35,7 @@ from massformer_jax.train_state import compute_params
 # Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
 STRIP = 1 << 17
 # On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
-GPU_STRIP = 1 << 20
+GPU_STRIP = 1 << 19
 STRIP_BYTES = 1 << 12  # that a position of a strip takes at most, of R50 in float32
 
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072

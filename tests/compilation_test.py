@@ -84,7 +84,10 @@ def test_only_what_is_waited_for_is_named():
 
 
 def test_what_was_kept_is_read(tmp_path, monkeypatch):
+    """Also if others were kept elsewhere before."""
     monkeypatch.setattr(compilation, "KEPT_FROM", 0)
+    compilation.keep_compiled(str(tmp_path / "before"))
+    jax.jit(lambda x: x - 1)(jnp.zeros(3))
     compilation.keep_compiled(str(tmp_path))
     said = []
     with compilation.waits_said(said.append):
@@ -93,6 +96,7 @@ def test_what_was_kept_is_read(tmp_path, monkeypatch):
             program(x)
     assert said[1] == f"… compiled and kept in {tmp_path}, 0 s"
     assert said[3] == f"… read from {tmp_path}, 0 s"
+    assert list(tmp_path.glob("jit_run-*"))
 
 
 def test_lines_go_to_standard_error(capsys):

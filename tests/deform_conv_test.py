@@ -32,7 +32,7 @@ def by_definition(x, offsets, modulation, kernel):
         return image[y, x_] if inside else np.zeros(image.shape[-1])
 
     for n, i, j, t in np.ndindex(b, h, w, k * k):
-        dy, dx = offsets[n, i, j, 2 * t : 2 * t + 2]
+        dy, dx = offsets[n, 2 * t : 2 * t + 2, i, j]
         y = i + t // k - k // 2 + dy
         x_ = j + t % k - k // 2 + dx
         y0, x0 = int(np.floor(y)), int(np.floor(x_))
@@ -41,7 +41,7 @@ def by_definition(x, offsets, modulation, kernel):
             for yy in (y0, y0 + 1)
             for xx in (x0, x0 + 1)
         )
-        out[n, i, j] += modulation[n, i, j, t] * sample @ kernel[t // k, t % k]
+        out[n, i, j] += modulation[n, t, i, j] * sample @ kernel[t // k, t % k]
     return out
 
 
@@ -50,8 +50,8 @@ def random_inputs(k, *, reach, features=WIDENING, size=(6, 7), batch=2, dtype=np
     rng = np.random.default_rng(k)
     c, o = features
     x = rng.standard_normal((batch, *size, c))
-    offsets = rng.uniform(-reach, reach, (batch, *size, 2 * k * k))
-    modulation = rng.uniform(0, 1, (batch, *size, k * k))
+    offsets = rng.uniform(-reach, reach, (batch, 2 * k * k, *size))
+    modulation = rng.uniform(0, 1, (batch, k * k, *size))
     kernel = rng.standard_normal((k, k, c, o))
     return tuple(a.astype(dtype) for a in (x, offsets, modulation, kernel))
 
@@ -85,7 +85,7 @@ def test_a_strip_is_rows_of_the_whole(first_row):
     def all_rows(a):
         """The strip in its place on the continued map."""
         start = first_row + above
-        return np.pad(a, ((0, 0), (start, above + 6 + below - start - 4), (0, 0), (0, 0)))
+        return np.pad(a, ((0, 0), (0, 0), (start, above + 6 + below - start - 4), (0, 0)))
 
     continued = np.pad(x, ((0, 0), (above, below), (0, 0), (0, 0)))
     whole = by_definition(continued, all_rows(offsets), all_rows(modulation), kernel)
@@ -105,15 +105,20 @@ def test_gradients_of_strips_add_up_to_those_of_the_whole():
         _, *whole = jax.jit(output_and_gradients)(x, offsets, modulation, kernel, gradient)
         strips = [
             jax.jit(output_and_gradients)(
-                x, offsets[:, rows], modulation[:, rows], kernel, gradient[:, rows], first_row=first
+                x,
+                offsets[:, :, rows],
+                modulation[:, :, rows],
+                kernel,
+                gradient[:, rows],
+                first_row=first,
             )
             for first, rows in ((0, slice(0, 2)), (2, slice(2, 6)))
         ]
     upper, lower = ([np.asarray(a) for a in strip[1:]] for strip in strips)
     joined = (
         upper[0] + lower[0],
-        np.concatenate([upper[1], lower[1]], 1),
-        np.concatenate([upper[2], lower[2]], 1),
+        np.concatenate([upper[1], lower[1]], 2),
+        np.concatenate([upper[2], lower[2]], 2),
         upper[3] + lower[3],
     )
     for a, b in zip(joined, whole, strict=True):
@@ -124,7 +129,7 @@ def test_positions_far_down_a_map_keep_every_bit_of_a_small_offset():
     """Row 50,000 in float32 leaves 8 bits for the fraction, if row and offset were added."""
     inputs = random_inputs(3, reach=1e-3, size=(20, 3), batch=1, dtype=np.float32)
     x, offsets, modulation, kernel = map(jnp.asarray, inputs)
-    strip = offsets[:, :4], modulation[:, :4], kernel
+    strip = offsets[:, :, :4], modulation[:, :, :4], kernel
     near = deform_conv(x, *strip, first_row=8)
     tall = jnp.pad(x, ((0, 0), (50_000, 0), (0, 0), (0, 0)))
     np.testing.assert_array_equal(deform_conv(tall, *strip, first_row=50_008), near)
@@ -196,9 +201,9 @@ def test_bfloat16_gradients_accumulate_in_float32():
     """All of 1000 positions sample one pixel; a bfloat16 sum of ones stops at 256."""
     x = jnp.zeros((1, 40, 25, 1), jnp.bfloat16)
     rows, columns = np.mgrid[:40, :25]
-    offsets = jnp.asarray(np.stack([-rows, -columns], -1)[None], jnp.float32)
+    offsets = jnp.asarray(np.stack([-rows, -columns])[None], jnp.float32)
     kernel, gradient = jnp.ones((1, 1, 1, 1), jnp.bfloat16), jnp.ones_like(x)
-    _, to_x, *_ = output_and_gradients(x, offsets, jnp.ones((1, 40, 25, 1)), kernel, gradient)
+    _, to_x, *_ = output_and_gradients(x, offsets, jnp.ones((1, 1, 40, 25)), kernel, gradient)
     assert to_x[0, 0, 0, 0] == 1000
     assert jnp.abs(to_x.astype(jnp.float32)).sum() == 1000
 
@@ -215,7 +220,8 @@ def test_eight_devices_share_the_batch_or_the_rows(spec, features):
 
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Auto,))
     maps, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
-    shared = jax.jit(output_and_gradients, in_shardings=(maps, maps, maps, whole, maps))
+    planes = NamedSharding(mesh, PartitionSpec(spec[0], None, *spec[1:]))
+    shared = jax.jit(output_and_gradients, in_shardings=(maps, planes, planes, whole, maps))
     for a, b in zip(shared(*inputs), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
     if spec == PartitionSpec("devices"):
@@ -229,7 +235,7 @@ def test_no_direction_keeps_a_copy_of_the_input_for_each_tap(k, features, monkey
     """Temporaries stay within a few maps, whatever k; im2col keeps k² copies of the input."""
     monkeypatch.undo()
     c, o = features
-    shapes = [(128, 128, c), (128, 128, 2 * k * k), (128, 128, k * k)]
+    shapes = [(128, 128, c), (2 * k * k, 128, 128), (k * k, 128, 128)]
     maps = [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in shapes]
     kernel = jax.ShapeDtypeStruct((k, k, c, o), jnp.float32)
     gradient = jax.ShapeDtypeStruct((1, 128, 128, o), jnp.float32)

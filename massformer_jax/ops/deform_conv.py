@@ -96,7 +96,7 @@ def _kernel_forward(*inputs):
 
 
 def _kernel_backward(*inputs):
-    return tuple(by_image(kernels.backward, (*_BATCHED, True))(*inputs))
+    return tuple(by_image(lambda *a: kernels.backward(*a), (*_BATCHED, True))(*inputs))
 
 
 _BATCHED = (True, True, True, False, False)  # x, offsets, modulation; kernel and first row

@@ -36,7 +36,7 @@ class Tile(NamedTuple):
     warps: int
 
 
-def usable(x: Float[Array, "b h w c"]) -> bool:
+def usable(x) -> bool:
     """Whether the GPU here, or the one that is compiled for, and this input are what kernels take.
 
     Triton needs Ampere or newer; pixels are numbered in 32 bits.

@@ -38,8 +38,8 @@ def planes_conv(
 
     Args:
         x: the map.
-        kernel: float32 or wider. Of a bfloat16 map the products are those of bfloat16 numbers, and
-            on a GPU of two that stand for each weight, with 16 bits of mantissa.
+        kernel: float32 or wider. Where a kernel multiplies it with a bfloat16 map, it is rounded as
+            that map was; products, sums and what is returned are float32.
         bias: like `kernel`.
         rows: which rows; the first may be traced.
     """
@@ -67,15 +67,24 @@ def _forward(count, *inputs):
 
 def _backward(count, inputs, gradient):
     *differentiable, first_row = inputs
-    _, vjp = jax.vjp(lambda *a: _plain(count, *a, first_row), *differentiable)
-    return *vjp(gradient), None
+
+    def plain(x, kernel, bias):
+        return _plain(count, x, kernel, bias, first_row, wide=False)
+
+    # In the dtype of the map, as the gradients of all other convolutions are.
+    x, kernel, bias = differentiable
+    narrow = (x, kernel.astype(x.dtype), bias.astype(x.dtype))
+    _, vjp = jax.vjp(plain, *narrow)
+    gradients = zip(vjp(gradient.astype(x.dtype)), differentiable, strict=True)
+    return *(found.astype(given.dtype) for found, given in gradients), None
 
 
 _planes_conv.defvjp(_forward, _backward)
 
 
-def _plain(count, x, kernel, bias, first_row):
-    near = take_rows(x, Rows(first_row, count)).astype(widened(x.dtype))
+def _plain(count, x, kernel, bias, first_row, wide=True):
+    near = take_rows(x, Rows(first_row, count))
+    near = near.astype(widened(x.dtype)) if wide else near
     half = kernel.shape[0] // 2
     planes = lax.conv_general_dilated(
         near,
@@ -94,32 +103,30 @@ def on_gpu(count, x, kernel, bias, first_row, *, tile=TILE, interpret=False):
     k, _, _, p = kernel.shape
     padded = -(-p // BLOCK) * BLOCK
     kernel = jnp.pad(kernel.reshape(k * k, c, p), ((0, 0), (0, 0), (0, padded - p)))
-    high = kernel.astype(jnp.bfloat16)
-    low = (kernel - high.astype(kernel.dtype)).astype(jnp.bfloat16)
     block = 2 * BLOCK if padded % (2 * BLOCK) == 0 else BLOCK
     tiles = -(-w // tile.columns) * -(-count // tile.rows)
     run = pl.pallas_call(
         functools.partial(_kernel, tile=tile, size=(h, w, count), k=k, block=block, planes=p),
         out_shape=jax.ShapeDtypeStruct((b, p, count * w), jnp.float32),
         grid=(tiles, padded // block, b),
-        in_specs=[kernels.ANYWHERE] * 5,
+        in_specs=[kernels.ANYWHERE] * 4,
         out_specs=kernels.ANYWHERE,
         compiler_params=plgpu.CompilerParams(num_warps=tile.warps, num_stages=2),
         interpret=interpret,
         name="planes_conv",
     )
     bias = jnp.pad(bias, (0, padded - p))
-    planes = run(x.reshape(b, h * w, c), high, low, bias, first_row.reshape(1))
+    planes = run(x.reshape(b, h * w, c), kernel.astype(x.dtype), bias, first_row.reshape(1))
     return planes.reshape(b, p, count, w)
 
 
-def _kernel(x_ref, high_ref, low_ref, bias_ref, row_ref, out_ref, *, tile, size, k, block, planes):
+def _kernel(x_ref, kernel_ref, bias_ref, row_ref, out_ref, *, tile, size, k, block, planes):
     """A program computes `block` planes of one tile of positions."""
     number, group, image = (pl.program_id(axis) for axis in range(3))
     h, w, _ = size
     row, column, position, exists = kernels.tile_positions(tile, number, size)
     plane = group * block + lax.broadcasted_iota(jnp.int32, (1, block), 1)
-    c = high_ref.shape[1]
+    c = kernel_ref.shape[1]
     dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
 
     def tap(t, total):
@@ -130,9 +137,8 @@ def _kernel(x_ref, high_ref, low_ref, bias_ref, row_ref, out_ref, *, tile, size,
         for first, count in pieces(c):
             channels, known = channel_range(first, count, c)
             value = load(x_ref.at[image, index[:, None], channels], both(inside[:, None], known))
-            for ref in (high_ref, low_ref):
-                weights = load(ref.at[t, channels.T, plane], None if known is None else known.T)
-                total += dot(value, weights)
+            weights = load(kernel_ref.at[t, channels.T, plane], None if known is None else known.T)
+            total += dot(value, weights)
         return total
 
     zeros = jnp.zeros((tile.rows * tile.columns, block), jnp.float32)

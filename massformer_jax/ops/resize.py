@@ -6,6 +6,7 @@ at 12 megapixels is a quarter of the network's work for one map; here every outp
 neighbours.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -40,15 +41,23 @@ def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _double(x: Array, axis: int) -> Array:
-    """Factor 2 up: outputs 2i and 2i + 1 are 3/4 x[i] and 1/4 of the neighbour on their side."""
+    """Factor 2 up: outputs 2i and 2i + 1 are 3/4 x[i] and 1/4 of the neighbour on their side.
+
+    Written without a concatenation, so that compilers make one loop of both axes and of what reads
+    the result: on an H100 the concatenations took three times as long as the bytes they move.
+    """
     axis %= x.ndim
-    first = jnp.take(x, np.array([0]), axis)
-    last = jnp.take(x, np.array([-1]), axis)
-    n = x.shape[axis]
-    before = jnp.concatenate([first, _slice(x, axis, 0, n - 1)], axis)
-    after = jnp.concatenate([_slice(x, axis, 1, n), last], axis)
-    pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-    return pair.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1 :])
+    n = 2 * x.shape[axis]
+    twice = jnp.repeat(x, 2, axis)
+
+    def moved(low, high):
+        padding = [(low, high, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        return jax.lax.pad(twice, jnp.zeros((), x.dtype), padding)
+
+    index = jax.lax.broadcasted_iota(jnp.int32, twice.shape, axis)
+    neighbour = jnp.where(index % 2 == 0, moved(1, -1), moved(-1, 1))
+    neighbour = jnp.where((index == 0) | (index == n - 1), twice, neighbour)
+    return 0.75 * twice + 0.25 * neighbour
 
 
 def _shrink(x: Array, axis: int, factor: int) -> Array:

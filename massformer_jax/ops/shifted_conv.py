@@ -19,10 +19,8 @@ def shifted_conv(
     """Stride 1, padding k // 2, to one channel; float32 or wider inside, in the maps' dtype."""
     wide = widened(maps.dtype)
     _, _, h, w = maps.shape
-    size, half = kernel.shape[0], kernel.shape[0] // 2
-    margin = ((0, 0), (0, 0), (half, half), (half, half))
-    # The barrier: padded once, not again for each of the shifts.
-    padded = jax.lax.optimization_barrier(jnp.pad(maps.astype(wide), margin))
+    size = kernel.shape[0]
+    padded = _padded(maps, size)
     kernel = kernel.astype(wide)
     total = jnp.zeros(maps.shape[1:], wide)
     for channel in range(len(maps)):
@@ -30,6 +28,13 @@ def shifted_conv(
             for j in range(size):
                 total += padded[channel, :, i : i + h, j : j + w] * kernel[i, j, channel]
     return total.astype(maps.dtype)
+
+
+def _padded(maps, size):
+    """With the zeros around; behind a barrier, else they are added again for each of the shifts."""
+    margin = (size // 2, size // 2)
+    wide = maps.astype(widened(maps.dtype))
+    return jax.lax.optimization_barrier(jnp.pad(wide, ((0, 0), (0, 0), margin, margin)))
 
 
 def _forward(maps, kernel):
@@ -41,16 +46,13 @@ def _backward(kept, gradient):
     wide = widened(maps.dtype)
     flipped = kernel[::-1, ::-1]
     to_maps = [shifted_conv(gradient[None], flipped[..., i : i + 1]) for i in range(len(maps))]
-    # That of the kernel is a convolution of large windows, which libraries are made for.
-    half = kernel.shape[0] // 2
-    to_kernel = jax.lax.conv_general_dilated(
-        maps.astype(wide),
-        gradient[None].astype(wide),
-        (1, 1),
-        [(half, half)] * 2,
-        dimension_numbers=("NCHW", "OIHW", "NCHW"),
-    )
-    return jnp.stack(to_maps), to_kernel[:, 0].transpose(1, 2, 0).astype(kernel.dtype)
+    size, (h, w) = kernel.shape[0], maps.shape[2:]
+    padded = _padded(maps, size)
+    wide = gradient.astype(padded.dtype)[None]
+    # All shifts along a row, then one sum for each shift along a column.
+    shifts = jnp.stack([padded[..., j : j + w] for j in range(size)])
+    sums = [(shifts[:, :, :, i : i + h] * wide).sum((2, 3, 4)) for i in range(size)]
+    return jnp.stack(to_maps), jnp.stack(sums).astype(kernel.dtype)
 
 
 shifted_conv.defvjp(_forward, _backward)

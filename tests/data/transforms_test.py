@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from massformer_jax.data import transforms as T
 from massformer_jax.data.classes import IGNORE
+from massformer_jax.data.resampling import resize_image
 from massformer_jax.data.sizes import resized_size
 
 TABLES = json.loads((Path(__file__).parents[1] / "parity/misc/tables.json").read_text())
@@ -54,7 +55,7 @@ def test_evaluation_sizes_are_the_release_s(row):
 
 def test_images_are_blended():
     ramp = np.repeat(np.linspace(0, 250, 70, dtype=np.uint8)[None, :, None], 50, 0).repeat(3, 2)
-    wide = T.resize_image(ramp, (50, 140))[0, :, 0].astype(float)
+    wide = resize_image(ramp, (50, 140))[0, :, 0].astype(float)
     # Half-pixel centres: new pixel 2i lies a quarter before pixel i, 2i+1 a quarter behind.
     expected = np.interp((np.arange(140) + 0.5) / 2 - 0.5, np.arange(70), ramp[0, :, 0])
     assert np.abs(wide - expected).max() <= 1
@@ -64,7 +65,7 @@ def test_images_shrink_without_antialiasing():
     image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
     # A quarter of the size: new pixel i lies between the old ones 4i+1 and 4i+2; no other counts.
     four = [image[y::4, x::4].astype(float) for y in (1, 2) for x in (1, 2)]
-    assert np.abs(T.resize_image(image, (10, 20)) - sum(four) / 4).max() <= 1
+    assert np.abs(resize_image(image, (10, 20)) - sum(four) / 4).max() <= 1
 
 
 def test_smaller_than_the_crop_is_padded():

@@ -19,7 +19,7 @@ from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.deform_conv_kernels import Tile, both, channel_range, load, pieces
 from massformer_jax.ops.points import widened
 from massformer_jax.ops.rows import Rows, take_rows
-from massformer_jax.precision import float32_products
+from massformer_jax.precision import float32_products, products
 
 TILE = Tile(4, 32, 4)  # of an H100, see docs/deform_conv.md
 BLOCK = 32  # planes: their number is padded to a multiple
@@ -92,7 +92,7 @@ def _plain(count, x, kernel, bias, first_row, wide=True):
         (1, 1),
         [(half, half)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NCHW"),
-        precision=float32_products(),
+        precision=float32_products() if wide else products(),
     )
     return planes + bias.reshape(1, -1, 1, 1)
 

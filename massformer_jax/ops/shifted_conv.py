@@ -48,7 +48,7 @@ def _backward(kept, gradient):
     to_maps = [shifted_conv(gradient[None], flipped[..., i : i + 1]) for i in range(len(maps))]
     size, (h, w) = kernel.shape[0], maps.shape[2:]
     padded = _padded(maps, size)
-    wide = gradient.astype(padded.dtype)[None]
+    wide = gradient.astype(padded.dtype)[None, None]
     # All shifts along a row, then one sum for each shift along a column.
     shifts = jnp.stack([padded[..., j : j + w] for j in range(size)])
     sums = [(shifts[:, :, :, i : i + h] * wide).sum((2, 3, 4)) for i in range(size)]

@@ -58,7 +58,7 @@ def main(model: str, size: str, dtype: str, begin: str) -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import benchmark
 
-    benchmark._replace_jaxtyping()
+    benchmark.replace_jaxtyping()
     import benchmark_gpu_times
     import benchmark_run
     import jax

@@ -129,7 +129,7 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import benchmark
 
-    benchmark._replace_jaxtyping()
+    benchmark.replace_jaxtyping()
     measurements, conditions = _measurements(args, environment)
     without = args.without.split(",")
     chosen = [m for m in measurements if args.only in m.name and m.name not in without]

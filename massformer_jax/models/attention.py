@@ -66,7 +66,7 @@ class Attention(nnx.Module):
 
         n = keys.shape[-2]
         size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)
-        if n <= KEPT_KEYS and axis is None:
+        if n <= min(KEPT_KEYS, KEYS) and axis is None:
             logits, v = block(keys, values, closed)
             weights = jax.nn.softmax(logits, -1).astype(v.dtype)
             attended = jnp.einsum("...hqn,...nhd->...qhd", weights, v)

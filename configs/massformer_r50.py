@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
         "classes": 7,
     }
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
+    config.remat = False  # less memory, more time: for crops that do not fit otherwise
     # What to start from: a workdir, converted weights, a .pth or .safetensors file; "" for nothing.
     config.init_from = ""
     config.data = {

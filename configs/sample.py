@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
         "classes": 7,
     }
     config.dtype = "float32"
+    config.remat = False
     config.init_from = ""
     config.data = {
         "data_dir": "sample/data",

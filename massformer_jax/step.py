@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool
 from massformer_jax import sharding
 from massformer_jax.compilation import announce
 from massformer_jax.losses import draw_points, losses, total
+from massformer_jax.models.layers import PRODUCT
 from massformer_jax.models.massformer import normalize
 from massformer_jax.optim import gradient_norm
 from massformer_jax.precision import computation, computing
@@ -29,6 +30,7 @@ def training_step(
     edge_target: str,
     dtype: str,
     on_nonfinite: str = "halt",
+    remat: bool = False,
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Jitted step(state, batch) -> (state, scalars).
@@ -50,6 +52,8 @@ def training_step(
             statistics, coordinates, losses and the optimizer are float32 whatever it is.
         on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
             applied either, so that the state stays what it was before, also its number of steps.
+        remat: keep only the results of convolutions for the backward pass and compute the rest
+            again: less memory for more time (docs/performance.md). The step is the same.
         shardings: of the state, see `massformer_jax.sharding.state_shardings`; replicated if None.
 
     Raises:
@@ -76,6 +80,10 @@ def training_step(
             outputs = network(normalize(batch["image"], arrays))
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
             return outputs, nnx.to_pure_dict(batch_stats)
+
+        if remat:
+            kept = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+            forward = jax.checkpoint(forward, policy=kept)
 
         def loss(params):
             outputs, batch_stats = forward(params)

@@ -68,6 +68,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         seed=config.seed,
         dtype=config.dtype,
         on_nonfinite=config.on_nonfinite,
+        remat=config.remat,
         shardings=shardings,
         **config.loss,
     )

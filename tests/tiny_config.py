@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
         "classes": 7,
     }
     config.dtype = "float32"
+    config.remat = False
     config.init_from = ""
     config.data = {
         "data_dir": "",

@@ -7,9 +7,11 @@ from jaxtyping import Array, Bool, Float
 
 from massformer_jax.ops.points import widened
 
-# Keys that are attended to at a time. At 12 megapixels the finest memory holds 196,608 of them:
-# all logits at once would be 0.6 GB, projected keys and values 0.4 GB.
-KEYS = 4096
+# Up to so many keys are attended to at once, and their logits are kept for the backward pass.
+KEPT_KEYS = 4096
+# More are attended to in blocks. At 12 megapixels the finest memory holds 196,608 of them: all
+# logits at once would be 0.6 GB, projected keys and values 0.4 GB. Small blocks cost launches.
+KEYS = 16384
 
 
 class Attention(nnx.Module):
@@ -64,7 +66,7 @@ class Attention(nnx.Module):
 
         n = keys.shape[-2]
         size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)
-        if size == n and axis is None:
+        if n <= min(KEPT_KEYS, KEYS) and axis is None:
             logits, v = block(keys, values, closed)
             weights = jax.nn.softmax(logits, -1).astype(v.dtype)
             attended = jnp.einsum("...hqn,...nhd->...qhd", weights, v)

@@ -6,6 +6,7 @@ from typing import Any
 from benchmark_table_cells import conditions, gigabytes, seconds, table
 
 Record = Mapping[str, Any]
+_NETWORKS = ("inference", "train", "train_remat")
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -22,7 +23,7 @@ def gpu_tables(records: Sequence[Record], others: Sequence[Record]) -> str:
     parts = []
     if "agreement" in by_task:
         parts += ["## Agreement with the release\n", _agreement(by_task["agreement"])]
-    networks = by_task.get("inference", []) + by_task.get("train", [])
+    networks = [r for task in _NETWORKS for r in by_task.get(task, [])]
     layers = by_task.get("deform_conv", []) + by_task.get("torch_deform_conv", [])
     checks = by_task.get("check_deform_conv", []) + by_task.get("check_train", [])
     if networks:

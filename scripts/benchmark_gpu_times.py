@@ -16,6 +16,7 @@ from massformer_jax import sharding
 RUNS, SECONDS = 20, 1.5  # so many runs of a program, fewer if they would take longer together
 
 R50, R18_LITE = "massformer_r50", "massformer_r18_lite"
+REMAT = "train_remat"  # a training step that computes again what it does not keep
 # task, model, size, batch, dtype; the longest to compile first, then the most important
 NETWORKS = {
     "main": (
@@ -26,6 +27,7 @@ NETWORKS = {
         ("inference", R18_LITE, (3072, 4096), 1, "bfloat16"),
     ),
     "more": (
+        (REMAT, R50, (1024, 1024), 8, "bfloat16"),
         ("inference", R50, (3072, 4096), 1, "tf32"),
         ("inference", R50, (8192, 8192), 1, "bfloat16"),
     ),
@@ -79,12 +81,16 @@ def conditions() -> dict[str, Any]:
 
 def _network(task, model, size, batch, dtype):
     mesh = sharding.make_mesh(jax.devices()[:1])
-    build = benchmark_run.train if task == "train" else benchmark_run.inference
-    function, arguments = build(MODELS[model], size, batch, dtype, mesh)
+    what = MODELS[model], size, batch, dtype, mesh
+    trains = task in ("train", REMAT)
+    if trains:
+        function, arguments = benchmark_run.train(*what, remat=task == REMAT)
+    else:
+        function, arguments = benchmark_run.inference(*what)
     program = compile_program(function, arguments)
 
     def run():
-        result = _timed(program, arguments, donated=0 if task == "train" else None)
+        result = _timed(program, arguments, donated=0 if trains else None)
         shape = {"model": model, "size": "{}x{}".format(*size), "batch": batch, "dtype": dtype}
         return {"task": task, **shape, **result, "summary": _summary(result)}
 

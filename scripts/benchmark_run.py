@@ -116,14 +116,27 @@ def inference(
 
 
 def train(
-    model: Mapping[str, Any], size: tuple[int, int], batch: int, dtype: str, mesh: Mesh
+    model: Mapping[str, Any],
+    size: tuple[int, int],
+    batch: int,
+    dtype: str,
+    mesh: Mesh,
+    *,
+    remat: bool = False,
 ) -> tuple[Callable, tuple]:
     """The training step of the released recipe and its arguments, without values."""
     sharding.check_batch_size(batch, mesh)
     if any(side % STRIDE for side in size):
         raise InputError(f"size is {size[0]}x{size[1]}; to train, use multiples of {STRIDE}")
     tx = optimizer()
-    step = training_step(model, tx, mesh, seed=0, points=POINTS, edge_target="edges", dtype=dtype)
+    step = training_step(
+        *(model, tx, mesh),
+        seed=0,
+        points=POINTS,
+        edge_target="edges",
+        dtype=dtype,
+        remat=remat,
+    )
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     params, batch_stats = abstract_weights(model)
     number = jax.ShapeDtypeStruct((), jnp.int32)

@@ -24,9 +24,9 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 STAGES = {  # and the share of the budget at whose end each must have ended
-    "main": 0.66,
-    "first_mask": 0.86,
-    "torch": 0.92,
+    "main": 0.7,
+    "first_mask": 0.9,
+    "torch": 0.94,
     "more": 1.0,
 }
 GRACE = 8  # seconds between the moment a stage should end and that when it is ended

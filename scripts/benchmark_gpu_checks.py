@@ -35,23 +35,24 @@ _BUILDING = threading.Lock()  # the recipe keeps its weights: the second to ask 
 FAR = 60.0  # pixels that every seventh offset points away
 
 
-def measurements(small: bool) -> list[Measurement]:
-    """The most important first."""
+def measurements(stage: str, small: bool) -> list[Measurement]:
+    """Those of a stage, the most important first."""
     found = []
 
     def add(name, function, *arguments):
         found.append(Measurement(name, functools.partial(function, *arguments), timed=False))
 
-    models = ("r18_lite",) if small else ("r50", "r18_lite")
-    dtypes = ("float32",) if small else DTYPES
-    for dtype in dtypes:
-        add(f"agreement_{models[0]}_{dtype}", _agreement, models[0], dtype)
-    for dtype in ("float32", "bfloat16"):
-        add(f"check_deform_conv_{dtype}", _deform_conv, dtype, small)
-    if not small:
-        add("check_train_r50_float32", _training, "train_256x256", "r50", 9)
+    def agreements(model, dtypes):
         for dtype in dtypes:
-            add(f"agreement_{models[1]}_{dtype}", _agreement, models[1], dtype)
+            add(f"agreement_{model}_{dtype}", _agreement, model, dtype)
+
+    if stage == "main":
+        agreements(*(("r18_lite", ("float32",)) if small else ("r50", DTYPES)))
+        for dtype in ("float32", "bfloat16"):
+            add(f"check_deform_conv_{dtype}", _deform_conv, dtype, small)
+    elif not small:
+        add("check_train_r50_float32", _training, "train_256x256", "r50", 9)
+        agreements("r18_lite", DTYPES)
     return found
 
 

@@ -179,8 +179,7 @@ def _measurements(
     import benchmark_gpu_times
 
     found = benchmark_gpu_times.measurements(args.stage, args.small)
-    if args.stage == "main":
-        found += benchmark_gpu_checks.measurements(args.small)
+    found += benchmark_gpu_checks.measurements(args.stage, args.small)
     return found, benchmark_gpu_times.conditions()
 
 

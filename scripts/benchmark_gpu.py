@@ -6,10 +6,10 @@ It runs from a checkout and needs jax for the GPU, flax, optax and numpy, nothin
 network; PyTorch with torchvision, where they are there, compute the deformable convolutions too.
 
 Measurements come in stages, the most important first. A stage is a process of its own: it compiles
-all its programs at once, in threads, and nothing is timed before the last one is compiled. Every
-result is written at once, to DIR/gpu_NAME.json; one that fails is written with its error and stops
-no other. A stage whose process dies, as XLA's compiler can make it, goes on one by one. What does
-not fit into the budget is left out and named. DIR/gpu_run.txt keeps what was printed.
+two programs at a time, in threads, and times them before it compiles the next. Every result is
+written at once, to DIR/gpu_NAME.json; one that fails is written with its error and stops no other.
+A stage whose process dies, as XLA's compiler can make it, goes on one by one. What does not fit
+into the budget is left out and named. DIR/gpu_run.txt keeps what was printed.
 
 Times are those of arguments that are on the device and results that stay there.
 """

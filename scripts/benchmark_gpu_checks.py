@@ -40,7 +40,7 @@ def measurements(stage: str, small: bool) -> list[Measurement]:
     found = []
 
     def add(name, function, *arguments):
-        found.append(Measurement(name, functools.partial(function, *arguments), timed=False))
+        found.append(Measurement(name, functools.partial(function, *arguments)))
 
     def agreements(model, dtypes):
         for dtype in dtypes:

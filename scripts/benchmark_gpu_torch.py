@@ -29,7 +29,7 @@ def measurements(small: bool) -> list[Measurement]:
         for layer, size in SMALL_LAYERS if small else LAYERS:
             name = f"torch_deform_conv_{layer.split()[-1]}_{size[0]}x{size[1]}_{dtype}"
             prepare = functools.partial(_layer, layer, size, dtype)
-            found.append(Measurement(name, prepare, timed=True))
+            found.append(Measurement(name, prepare))
     return found
 
 

@@ -40,21 +40,22 @@ def read(folder: pathlib.Path) -> dict[str, dict]:
 def test_nothing_is_timed_while_something_compiles(tmp_path, capsys):
     events = []
 
-    def measurement(name, seconds, timed):
+    def measurement(name, seconds):
         def prepare():
             time.sleep(seconds)
             events.append(f"compiled {name}")
             return lambda: events.append(f"ran {name}") or {"seconds": 1.0, "summary": "1 s"}
 
-        return Measurement(name, prepare, timed)
+        return Measurement(name, prepare)
 
     stage = Stage(tmp_path, "gpu", time.time() + 60, {"device": "none"})
-    quick, slow = measurement("quick", 0, True), measurement("slow", 0.5, True)
-    stage.together([quick, slow, measurement("check", 0.1, False)])
-    assert events.index("ran check") < events.index("compiled slow")
-    assert events[-2:] == ["ran quick", "ran slow"]
+    stage.together([measurement("quick", 0), measurement("slow", 0.5), measurement("last", 0)])
+    assert events == [
+        *("compiled quick", "compiled slow", "ran quick", "ran slow"),
+        *("compiled last", "ran last"),
+    ]
     found = read(tmp_path)
-    assert set(found) == {"gpu_quick.json", "gpu_slow.json", "gpu_check.json"}
+    assert set(found) == {"gpu_quick.json", "gpu_slow.json", "gpu_last.json"}
     assert found["gpu_quick.json"]["device"] == "none"
     assert not any("compiling_beside" in record for record in found.values())
     assert "done quick: 1 s" in capsys.readouterr().out
@@ -63,8 +64,8 @@ def test_nothing_is_timed_while_something_compiles(tmp_path, capsys):
 def test_what_does_not_compile_in_time_is_left_out(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark_gpu_stage, "TIMINGS", 1)
     ended = threading.Event()
-    endless = Measurement("endless", lambda: ended.wait() and None, True)
-    quick = Measurement("quick", lambda: lambda: {"seconds": 1.0}, True)
+    endless = Measurement("endless", lambda: ended.wait() and None)
+    quick = Measurement("quick", lambda: lambda: {"seconds": 1.0})
     try:
         Stage(tmp_path, "gpu", time.time() + 2.5, {}).together([endless, quick])
     finally:
@@ -79,10 +80,10 @@ def test_an_error_stops_no_other(tmp_path, capsys, way):
         raise RuntimeError("RESOURCE_EXHAUSTED: 25 GB\nand more")
 
     measurements = [
-        Measurement("compiling", fails, True),
-        Measurement("running", lambda: fails, False),
-        Measurement("good", lambda: lambda: {"seconds": 1.0}, True),
-        Measurement("wrong", lambda: lambda: {"equal": 0.5, "error": "half of it"}, False),
+        Measurement("compiling", fails),
+        Measurement("running", lambda: fails),
+        Measurement("good", lambda: lambda: {"seconds": 1.0}),
+        Measurement("wrong", lambda: lambda: {"equal": 0.5, "error": "half of it"}),
     ]
     getattr(Stage(tmp_path, "gpu", time.time() + 60, {}), way)(measurements)
     found = read(tmp_path)

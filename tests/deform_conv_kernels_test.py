@@ -26,7 +26,8 @@ def layers(width):
 
 
 LAYERS = [
-    *((3, 128, 32), (3, 72, 64), (7, 32, 8)),
+    (3, 72, 64),
+    (5, 32, 8),
     *(pytest.param(*x, marks=pytest.mark.slow) for n in (32, 64, 128) for x in layers(n)),
 ]
 
@@ -57,8 +58,7 @@ def with_gradient(inputs):
     return (*map(jnp.asarray, inputs), jnp.asarray(rng.standard_normal(shape), x.dtype))
 
 
-@pytest.mark.parametrize("reach", [0, 1.7, 30])
-@pytest.mark.parametrize("k, features", [(1, (3, 5)), (3, (19, 5)), (5, (8, 3))])
+@pytest.mark.parametrize("k, features, reach", [(1, (3, 5), 30), (3, (19, 5), 1.7), (5, (8, 3), 9)])
 def test_forward_equals_the_definition(k, features, reach):
     inputs = random_inputs(k, reach=reach, features=features, dtype=np.float32)
     got = forward(*map(jnp.asarray, inputs))
@@ -77,7 +77,7 @@ def test_every_layer_equals_the_form_that_runs_elsewhere(k, c, o):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("features", [(24, 16), (32, 8)])
+@pytest.mark.parametrize("features", [(24, 16), pytest.param((32, 8), marks=pytest.mark.slow)])
 def test_bfloat16_rounds_once(features):
     """Offsets and sums stay float32: the error is that of the samples and of the result."""
     x, offsets, modulation, kernel, gradient = with_gradient(
@@ -94,7 +94,7 @@ def test_bfloat16_rounds_once(features):
         assert error < 2**-8 * jnp.linalg.norm(b.ravel())
 
 
-@pytest.mark.parametrize("first_row", [-20, -2, 0, 3, 40])
+@pytest.mark.parametrize("first_row", [-2, 3])
 def test_a_strip_is_rows_of_the_whole(first_row):
     x, *_, kernel = random_inputs(3, reach=0, dtype=np.float32)
     _, offsets, modulation, _ = random_inputs(3, reach=9, size=(4, 7), dtype=np.float32)

@@ -109,7 +109,7 @@ class Programs:
         """Photographs and their labels to labels and counts: `--mode=eval`."""
         from massformer_jax.evaluate import evaluation_step  # likewise
 
-        step = evaluation_step(self.model, self.mesh, dtype=self.dtype)
+        step = jax.jit(evaluation_step(self.model, self.mesh, dtype=self.dtype))
         labels = self._photographs(jnp.uint8, *self.size)
         return [(step, (*self.weights, self.photographs, labels))]
 
@@ -134,6 +134,7 @@ class Programs:
             seed=config.seed,
             dtype=self.dtype,
             on_nonfinite=config.on_nonfinite,
+            remat=config.remat,
             shardings=shardings,
             **config.loss,
         )

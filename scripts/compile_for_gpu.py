@@ -157,6 +157,7 @@ def _compile_here(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    import jax
     from gpu_launches import count_launches
     from gpu_programs import Programs, load_config
     from gpu_targets import lower, target_devices
@@ -171,7 +172,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         lowered = lower(function, arguments, mesh)
         traced = time.perf_counter()
-        compiled = lowered.compile()
+        # On several devices kernels are traced by the compiler, which asks the same context.
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            compiled = lowered.compile()
         trace_seconds += traced - start
         compile_seconds += time.perf_counter() - traced
         memories.append(compiled.memory_analysis())

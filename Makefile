@@ -8,7 +8,7 @@
 #   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
 #   make test-gpu-compiler  programs for GPUs, likewise, in a virtual environment of its own: a choice
 #   make test-gpu-compiler-all  all of them: hours, not run by CI
-#   make benchmark-gpu  checks and times everything on a GPU, in six minutes; installs nothing if
+#   make benchmark-gpu  checks and times on a GPU what fits into six minutes; installs nothing if
 #                   PYTHON has jax with a GPU, flax, optax and numpy
 #   make lint       ruff: errors and format
 #   make clean      remove .venv, sample/ and what tools left behind

@@ -36,7 +36,7 @@ from massformer_jax.train_state import compute_params
 STRIP = 1 << 17
 # On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
 GPU_STRIP = 1 << 19
-STRIP_BYTES = 1 << 12  # that a position of a strip takes at most, of R50 in float32
+STRIP_BYTES = 1 << 12  # that a position of a strip is reckoned with: maps of R50 in float32
 
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
 

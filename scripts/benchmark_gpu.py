@@ -1,4 +1,4 @@
-"""Checks and times everything on one GPU, in minutes; `make benchmark-gpu`.
+"""Checks and times on one GPU what fits into its budget; `make benchmark-gpu`.
 
     python scripts/benchmark_gpu.py [--budget 345] [--output DIR] [--only PART]
 

@@ -107,7 +107,7 @@ def backward(
     b, h, w, c = x.shape
     r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     padded, weights = _padded_channels(x, kernel)
-    tile = tile or _backward_tile(x.dtype, c, o)
+    tile = tile or _BACKWARD_TILE
     # Where the layer narrows, gradients are added up before they are multiplied with the weights:
     # fewer additions, for one map for each tap.
     narrows = 2 * o <= c
@@ -165,8 +165,8 @@ ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
 def _precision(x, interpret):
-    """Of float32 products: as asked for; in full they are sums of three of TF32, which is exact to
-    float32's own rounding and several times as fast as products outside of the tensor cores."""
+    """Of float32 products: as asked for; in full they are sums of three of TF32, whose errors were
+    those of float32's own rounding (docs/deform_conv.md)."""
     if x.dtype == jnp.bfloat16:
         return None
     if interpret or products() != lax.Precision.HIGHEST:
@@ -190,8 +190,7 @@ def _forward_tile(dtype, c, o) -> Tile:
     return Tile(8, 8, 4) if c >= 128 and o < 128 else Tile(4, 8, 4)
 
 
-def _backward_tile(dtype, c, o) -> Tile:
-    return Tile(8, 4, 4)
+_BACKWARD_TILE = Tile(8, 4, 4)
 
 
 def _tiles(tile: Tile, width: int, rows: int) -> int:

@@ -24,14 +24,14 @@ HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() 
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 # All in one file, so a test at a time; each waits for a process that compiles on one core.
 PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist worksteal \
-  tests/gpu_compiler_test.py
+  tests/scripts/gpu_compiler_test.py
 
 .PHONY: sample test test-slow test-long test-tensorflow test-tpu test-gpu-compiler
 .PHONY: test-gpu-compiler-all benchmark-gpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
-	@PYTHON=$(VENV)/bin/python bash scripts/sample.sh
+	@PYTHON=$(VENV)/bin/python bash scripts/ci/sample.sh
 
 test: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow"
@@ -46,14 +46,14 @@ test-tensorflow: $(VENV)-tensorflow/.installed
 	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)
 
 test-tpu: $(VENV)/.installed-tpu-compiler
-	$(PYTEST) -m slow tests/pods_test.py
+	$(PYTEST) -m slow tests/scripts/pods_test.py
 
 benchmark-gpu:
 	@if $(PYTHON) -c $(HAS_GPU) 2>/dev/null; then \
-	  $(PYTHON) scripts/benchmark_gpu.py $(ARGUMENTS); \
+	  $(PYTHON) -m scripts.benchmark.gpu $(ARGUMENTS); \
 	else \
 	  $(MAKE) --no-print-directory $(VENV)/.installed-cuda && \
-	  $(VENV)/bin/python scripts/benchmark_gpu.py $(ARGUMENTS); \
+	  $(VENV)/bin/python -m scripts.benchmark.gpu $(ARGUMENTS); \
 	fi
 
 test-gpu-compiler: $(VENV)-gpu-compiler/.installed

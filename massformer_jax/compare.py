@@ -3,8 +3,9 @@
     python -m massformer_jax.compare A.json B.json --output FILE.html
         [--labels DIR --predictions DIR_A DIR_B [--images DIR]]
 
-A.json and B.json are what `evaluate_files --output` writes. With the folders of the label maps and
-of both predictions, and of the photographs, the page shows the images that changed most.
+A.json and B.json are what `evaluate_files --output` writes, or the `metrics.json` of two runs. With
+the folders of the label maps and of both predictions, the page shows the images that changed most,
+and with the folder of the photographs these, too.
 """
 
 import argparse
@@ -14,20 +15,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from massformer_jax import compilation
+from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import write_whole
-from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
-from massformer_jax.report.picture_files import find_photographs, read_pictures
 
 _NEEDED = ("classes", "boundary_ratio", "tolerances", "confusion", "images", "IoU", "mIoU")
 
 
 def read_evaluation(path: str) -> dict[str, Any]:
-    """The JSON of an evaluation with its images, without their suffixes, in order of their names.
+    """Reads the JSON of an evaluation; names of images lose their suffixes and are sorted.
 
     Raises:
-      InputError: no such file, no JSON, or the JSON of something else.
+        InputError: there is no such file, or it holds no JSON, or no evaluation.
     """
     try:
         summary = json.loads(pathlib.Path(path).read_text())
@@ -35,44 +33,43 @@ def read_evaluation(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path} is no JSON: {error}") from error
-    whole = isinstance(summary, dict) and all(key in summary for key in _NEEDED)
-    if not whole or not isinstance(summary["images"], dict):
+    complete = isinstance(summary, dict) and all(key in summary for key in _NEEDED)
+    if not complete or not isinstance(summary["images"], dict):
         raise InputError(
             f"{path} holds no evaluation image by image; write it with "
             "massformer_jax.evaluate_files --output"
         )
-    # Of one image, one evaluation may name the photograph and the other the label map.
+    # For the same image, one evaluation may name the photograph and the other the label map.
     images = {str(pathlib.Path(name).with_suffix("")): s for name, s in summary["images"].items()}
     return {**summary, "images": dict(sorted(images.items()))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 2 if nothing was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m massformer_jax.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("first", metavar="A.json", help="the earlier evaluation")
-    parser.add_argument("second", metavar="B.json", help="the later one")
+    """Runs the command and returns its exit status: 0, or 2 if nothing was written."""
+    args = _parser().parse_args(argv)
+    return command.run(lambda: _compare(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("massformer_jax.compare", __doc__)
+    parser.add_argument("first", metavar="A.json", help="the first evaluation")
+    parser.add_argument("second", metavar="B.json", help="the second evaluation")
     parser.add_argument("--output", required=True, help="HTML file to write")
-    parser.add_argument("--names", nargs=2, help="of the two (the files' names)")
+    parser.add_argument("--names", nargs=2, help="names of the two (default: those of the files)")
     parser.add_argument("--labels", help="folder of the label maps")
     parser.add_argument("--predictions", nargs=2, help="folders of the predictions")
     parser.add_argument("--images", help="folder of the photographs")
-    compilation.add_flag(parser)
-    args = parser.parse_args(argv)
-    compilation.keep_compiled(args.compilation_cache)
-    try:
-        _compare(args)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {args.output}")
-    return 0
+    command.add_compilation_cache(parser)
+    return parser
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from massformer_jax import compilation
+    from massformer_jax.files import write_atomically
+    from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
+    from massformer_jax.report.picture_files import find_photographs, read_pictures
+
+    compilation.keep_compiled(args.compilation_cache)
     if bool(args.labels) != bool(args.predictions) or (args.images and not args.labels):
         raise InputError("pictures need --labels and --predictions, and may have --images")
     first, second = read_evaluation(args.first), read_evaluation(args.second)
@@ -96,7 +93,8 @@ def _compare(args: argparse.Namespace) -> None:
         pictures = {name.removesuffix(".png"): picture for name, picture in drawn.items()}
     names = args.names or (pathlib.Path(args.first).stem, pathlib.Path(args.second).stem)
     page = comparison_page(tuple(names), (first, second), pictures)
-    write_whole(args.output, page.encode())
+    write_atomically(args.output, page.encode())
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Compiled programs: kept on disk for the next time, and named while somebody waits for them.
+"""Compiled programs: they are kept on disk, and named while somebody waits for them.
 
-Commands do both. From Python nothing is kept unless you ask for it, by one line:
+Commands do both. In Python, nothing is kept unless you ask for it by one line:
 
     massformer_jax.compilation.keep_compiled()
 """
 
-import argparse
 import contextlib
 import contextvars
 import os
@@ -16,8 +15,8 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-# Seconds of compiling from which on a program is kept. JAX's own default, 1, would leave out what
-# resizes scores: half a second for each size of a photograph.
+# A program is kept if compiling it took at least so many seconds. JAX's own default, 1, would leave
+# out the programs that resize scores, which take half a second for each size of a photograph.
 KEPT_FROM = 0.2
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -27,42 +26,34 @@ _waits: contextvars.ContextVar["Waits | None"] = contextvars.ContextVar("waits",
 
 
 def keep_compiled(directory: str | None = None) -> None:
-    """Keeps compiled programs for the next time; sets JAX's configuration of this process.
+    """Keeps compiled programs for the next time, by changing JAX's configuration of this process.
 
-    On GPUs JAX also keeps there what the compiler found out by trying: the fastest form of every
-    product and fusion, which serves other programs, too.
+    On GPUs, JAX also keeps there what the compiler found out by trying: the fastest form of each
+    product and fusion. This serves other programs, too.
 
     Args:
-        directory: where; "" for nowhere. By default where the variable JAX_COMPILATION_CACHE_DIR
-            says, else `massformer_jax` in XDG_CACHE_HOME or ~/.cache.
+        directory: where to keep them; "" for nowhere. By default it is the directory in the
+            environment variable JAX_COMPILATION_CACHE_DIR, or else the folder `massformer_jax` in
+            XDG_CACHE_HOME or ~/.cache.
     """
     if directory is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = os.path.join(caches, "massformer_jax")
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", directory)
-        compilation_cache.reset_cache()  # which stays with the first directory it used
+        # Without this, JAX stays with the first directory it used.
+        compilation_cache.reset_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM)
 
 
-def add_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag of commands whose value `keep_compiled` takes."""
-    parser.add_argument(
-        "--compilation_cache",
-        metavar="DIR",
-        help="where compiled programs are kept (JAX_COMPILATION_CACHE_DIR, or "
-        "~/.cache/massformer_jax; '' for nowhere)",
-    )
-
-
 def announce(program: str) -> None:
-    """Says that one waits for a program; to be called in a function that JAX traces.
+    """Says that a program is being prepared; to be called inside a function that JAX traces.
 
-    It is traced when its program is not in memory, so nothing is said of one that is. Without
-    `waits_said` around, this does nothing.
+    JAX traces a function only if its program is not in memory yet, so nothing is said about
+    programs that are ready. Outside of `waits_said` this does nothing.
 
     Args:
-        program: its name: "the network for up to 4096x3072 pixels".
+        program: its name, for instance "the network for up to 4096x3072 pixels".
     """
     waits = _waits.get()
     if waits is not None:
@@ -71,10 +62,10 @@ def announce(program: str) -> None:
 
 @contextlib.contextmanager
 def waits_said(say: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Inside, a line is said before a program is compiled, and one after it.
+    """Says a line before and after each announced program is compiled, inside of the context.
 
     Args:
-        say: prints a line; on standard error if None.
+        say: prints a line; if None, lines are printed on standard error.
     """
     waits = Waits(say or _to_standard_error)
     token = _waits.set(waits)
@@ -89,7 +80,7 @@ def waits_said(say: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 class Waits:
-    """What is waited for, and since when."""
+    """The program that is waited for, and since when."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
@@ -97,17 +88,17 @@ class Waits:
         self._read = False
 
     def begin(self, program: str) -> None:
-        """A program is being traced; what follows next is that it is compiled, or read."""
+        """Notes that a program is being traced; next it is compiled, or read from the disk."""
         if self._since is None:
             self._since, self._read = time.monotonic(), False
             self._say(f"preparing {program}…")
 
     def happened(self, event: str, **_) -> None:
-        """JAX has done something, for instance read a program that was kept."""
+        """Notes an event of JAX, for instance that it has read a program that was kept."""
         self._read |= event == _READ
 
     def lasted(self, event: str, seconds: float, **_) -> None:
-        """JAX has done something that took so long, for instance compiled a program or read it."""
+        """Notes how long an event of JAX took, for instance compiling or reading a program."""
         if event != _COMPILED or self._since is None:
             return
         seconds, self._since = time.monotonic() - self._since, None

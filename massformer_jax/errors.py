@@ -1,10 +1,10 @@
-"""The error a user can mend."""
+"""The error that a user can mend."""
 
 
 class InputError(ValueError):
-    """Something given to a command is wrong: a file, a key, a folder.
+    """A mistake in what was given to a command: a file, a key, a folder.
 
-    The message is one line that says what is wrong, where, and what to do; only tensors that do not
-    fit a model are listed below it. Commands print it as `error: …` and exit with status 2; any
-    other exception is a bug and keeps its traceback.
+    The message is one line that says what is wrong, where, and what to do. Only lists of files, and
+    of tensors that do not fit a model, stand below it. Commands print it as `error: …` and exit
+    with status 2; any other exception is a bug and keeps its traceback.
     """

@@ -2,16 +2,19 @@
 
     python -m massformer_jax.main --config=FILE --workdir=DIR [--mode=train|eval] [--config.a.b=…]
 
-A config path that does not exist is looked for among the files that come with the package:
-`--config=configs/massformer_r50.py` works anywhere.
+    --config=FILE    a file as those in configs/; one that does not exist is looked for among the
+                     files that come with the package: configs/massformer_r50.py works anywhere
+    --config.a.b=…   changes a key of it; massformer_jax/training/config.py has all and their
+                     defaults
+    --workdir=DIR    folder of the run; the same command continues what it holds
+    --mode=MODE      train, or eval: evaluates the best weights of the workdir (default: train)
+    --compilation_cache=DIR    where compiled programs are kept: '' for nowhere (default:
+                     JAX_COMPILATION_CACHE_DIR, or ~/.cache/massformer_jax)
 
 On several hosts the same command runs once on each:
 
-    --distributed                  as the cluster says: Cloud TPU, Slurm, Kubernetes
+    --distributed    as the cluster says: Cloud TPU, Slurm, Kubernetes (default: one process)
     --distributed --coordinator=HOST:PORT --processes=N --process=I     anywhere; HOST runs I = 0
-
-Compiled programs are kept for the next time in ~/.cache/massformer_jax, or in the directory that
---compilation_cache=DIR or the variable JAX_COMPILATION_CACHE_DIR names.
 
 Exit status: 0 done; 2 something given is wrong; 3 another process was lost; 4 the loss is not
 finite; 75 asked to stop by SIGTERM, the state is saved and the same command continues; 1 a bug.
@@ -24,24 +27,18 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from massformer_jax import checkpoint, distributed, sharding
-from massformer_jax.compilation import keep_compiled, waits_said
+from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.evaluate import report
-from massformer_jax.progress import say_beside_bar
-from massformer_jax.stopping import NonFiniteLoss, Preempted
-from massformer_jax.train import evaluation, say, train_and_evaluate
 
 NONFINITE_STATUS = 4
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
-class Command(NamedTuple):
+class CommandLine(NamedTuple):
     """What a command line says."""
 
     config: ml_collections.ConfigDict
@@ -54,45 +51,55 @@ class Command(NamedTuple):
     process: int | None
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
+    return command.run(lambda: _run(parse(argv)))
+
+
+def _run(line: CommandLine) -> int:
+    from massformer_jax.compilation import keep_compiled, waits_said
+    from massformer_jax.evaluation.progress import say_beside_bar
+    from massformer_jax.parallel import processes
+    from massformer_jax.training.evaluation import evaluate_workdir
+    from massformer_jax.training.loop import train_and_evaluate
+    from massformer_jax.training.stopping import NonFiniteLoss, Preempted
+
     status, together = 0, True
     try:
-        command = parse(argv)
-        keep_compiled(command.compilation_cache)
-        if command.distributed:
-            distributed.initialize(
-                command.coordinator,
-                command.processes,
-                command.process,
-                until_saved=command.mode == "train",
+        keep_compiled(line.compilation_cache)
+        if line.distributed:
+            processes.initialize(
+                line.coordinator, line.processes, line.process, until_saved=line.mode == "train"
             )
-        run = evaluate_workdir if command.mode == "eval" else train_and_evaluate
+        run = evaluate_workdir if line.mode == "eval" else train_and_evaluate
         with waits_said(say_beside_bar):
-            run(command.config, command.workdir)
+            run(line.config, line.workdir)
     except Preempted as stopped:
-        say(str(stopped))
+        processes.say(str(stopped))
         status = PREEMPTED_STATUS
-    except (InputError, NonFiniteLoss) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 2 if isinstance(error, InputError) else NONFINITE_STATUS
+    except NonFiniteLoss as error:
+        command.print_error(error)
+        status = NONFINITE_STATUS
+    except InputError as error:
         # Usually all processes find the same; but a file may be missing on one host.
-        together = isinstance(error, NonFiniteLoss)
+        command.print_error(error)
+        status, together = command.FAILED, False
     except Exception:
-        if not distributed.several():
+        if not processes.several():
             raise
         traceback.print_exc()
-        distributed.end_after_failure()
-    distributed.end(status, together=together)
+        processes.end_after_failure()
+    processes.end(status, together=together)
     return status
 
 
-def parse(argv: Sequence[str]) -> Command:
+def parse(argv: Sequence[str]) -> CommandLine:
     """Reads a command line; raises InputError for what is unknown or missing."""
-    argv = shipped_config(argv)
+    argv = ["massformer", *shipped_config(argv)]
     # Flags of their own, so that one process can run several command lines.
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -123,7 +130,7 @@ def parse(argv: Sequence[str]) -> Command:
     for name in ("coordinator", "processes", "process"):
         if values[name].present and not values.distributed:
             raise InputError(f"--{name} says how processes connect; pass --distributed with it")
-    return Command(
+    return CommandLine(
         config,
         pathlib.Path(values.workdir).absolute(),
         values.mode,
@@ -152,20 +159,5 @@ def shipped_config(argv: Sequence[str]) -> list[str]:
     return [find(argument) for argument in argv]
 
 
-def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Evaluates the best weights of a workdir, or the last where none are."""
-    evaluate_weights = evaluation(config)
-    mesh = sharding.make_mesh(jax.devices())
-    weights = checkpoint.load_weights(workdir, sharding.replicated(mesh))
-    for key, value in config.model.items():
-        if weights.model.get(key) != value:
-            raise InputError(
-                f"the checkpoint in {workdir} has model.{key}={weights.model.get(key)}, the config "
-                f"{value}; use the config it was trained with"
-            )
-    summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval")
-    say(f"evaluation of step {weights.step}\n{report(summary, weights.classes)}")
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main())

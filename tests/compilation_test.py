@@ -1,19 +1,20 @@
-"""Compiled programs are kept for the next time, and waited for with a word."""
+"""Compiled programs are kept for the next time, and named while somebody waits for them."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-import tiny_config
 from massformer_jax import compare, compilation, evaluate_files, main, predict
+from massformer_jax.training import loop
+from tests.helpers import tiny_config
 
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
 @pytest.fixture(autouse=True)
 def settings():
-    """What JAX is set to, put back afterwards."""
+    """JAX's settings, which are restored afterwards."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     yield
     for name, value in before.items():
@@ -29,7 +30,7 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = folder()
     compilation.keep_compiled()
-    assert folder() == before  # the variable is set, and jax has read it
+    assert folder() == before, "the variable is set, and JAX has read it"
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     compilation.keep_compiled()
     assert folder() == str(tmp_path / "massformer_jax")
@@ -47,19 +48,19 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
         (predict, ["--checkpoint", "no", "--output", "no", "no.jpg"]),
         (evaluate_files, ["--predictions", "no", "--labels", "no"]),
         (compare, ["no.json", "no.json", "--output", "no.html"]),
-        (main, ["main", f"--config={tiny_config.__file__}", "--workdir=no"]),
+        (main, [f"--config={tiny_config.__file__}", "--workdir=no"]),
     ],
 )
 def test_every_command_keeps_programs(command, arguments, tmp_path, monkeypatch):
-    """Also one that finds nothing to do."""
+    """A command that finds nothing to do keeps them, too."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "train_and_evaluate", lambda *_: None)
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *_: None)
     command.main([*arguments, f"--compilation_cache={tmp_path}"])
     assert folder() == str(tmp_path)
 
 
 def double(name, size=3):
-    """A program of its own, called `name`, on an array of `size`."""
+    """Returns a new program that is announced as `name`, and an array of `size` numbers for it."""
 
     def run(x):
         compilation.announce(name)
@@ -73,18 +74,18 @@ def test_only_what_is_waited_for_is_named():
     program, x = double("doubling")
     with compilation.waits_said(said.append):
         jax.jit(lambda x: x + 1)(x)
-        assert said == []  # no name, no word
+        assert said == [], "this program was not announced"
         program(x)
         program(x)
         assert said == ["preparing doubling…", "… compiled, 0 s"]
         program(jnp.zeros(4))
         assert said[2:] == ["preparing doubling…", "… compiled, 0 s"]
     program(jnp.zeros(5))
-    assert len(said) == 4  # nobody listens any more
+    assert len(said) == 4, "nothing is said outside of the context"
 
 
 def test_what_was_kept_is_read(tmp_path, monkeypatch):
-    """Also if others were kept elsewhere before."""
+    """This holds also if other programs were kept elsewhere before."""
     monkeypatch.setattr(compilation, "KEPT_FROM", 0)
     compilation.keep_compiled(str(tmp_path / "before"))
     jax.jit(lambda x: x - 1)(jnp.zeros(3))

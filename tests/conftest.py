@@ -21,8 +21,8 @@ jax.config.update("jax_default_matmul_precision", "highest")
 install_import_hook("massformer_jax", "beartype.beartype")
 
 # Only now: what is imported before the hook stays unchecked.
-from massformer_jax.data.build import build  # noqa: E402
-from massformer_jax.data.sample import write_sample  # noqa: E402
+from massformer_jax.data.package import build  # noqa: E402
+from massformer_jax.data.sample.release import write_sample  # noqa: E402
 
 # Odd numbers, so that neither batches nor hosts divide them.
 SAMPLE_COUNTS = {"train": 7, "val": 3, "test": 1}

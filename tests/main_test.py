@@ -4,14 +4,14 @@ import pathlib
 
 import pytest
 
-import tiny_config
 from massformer_jax import main
+from tests.helpers import tiny_config
 
 CONFIG = pathlib.Path(tiny_config.__file__)
 
 
 def refused(capsys, *arguments) -> str:
-    assert main.main(["main", *map(str, arguments)]) == 2
+    assert main.main([*map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import release
-import tiny_config
-from massformer_jax import checkpoint, predict, protocols
-from massformer_jax.data.classes import CLASSES
+from massformer_jax import predict
+from massformer_jax.classes import CLASSES
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
-from massformer_jax.inference import network_size
+from massformer_jax.inference import protocol
+from massformer_jax.inference.protocol import network_size
+from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import normalize
-from massformer_jax.optim import optimizer
-from massformer_jax.train_state import init_state, model_graph
+from massformer_jax.models.weights import Weights, load_weights
+from massformer_jax.training.checkpoint import Checkpoints
+from massformer_jax.training.optimizer import recipe_optimizer
+from massformer_jax.training.state import init_state
+from tests.helpers import release, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +30,18 @@ def workdir(tmp_path_factory):
     """Random weights, saved as the best of a run."""
     folder = tmp_path_factory.mktemp("run")
     config = tiny_config.get_config()
-    tx = optimizer(**config.optimizer, total_steps=1)
-    init = functools.partial(init_state, model=config.model.to_dict(), optimizer=tx)
+    architecture = config.architecture.to_dict()
+    optimizer = recipe_optimizer(**config.optimizer, total_steps=1)
+    init = functools.partial(init_state, architecture=architecture, optimizer=optimizer)
     state = jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))
-    with checkpoint.best_manager(folder) as manager:
-        checkpoint.save_best(manager, state, 0.5, config.model.to_dict())
+    with Checkpoints(folder, architecture, every=1) as checkpoints:
+        checkpoints.save_best(state, 0.5)
     return folder
 
 
 @pytest.fixture(scope="module")
 def segmenter(workdir):
-    return predict.Segmenter.load(workdir)
+    return Segmenter.load(workdir)
 
 
 def photograph(height, width, seed=0):
@@ -68,8 +73,8 @@ def test_padding_is_not_in_the_answer(segmenter, workdir):
 
 def test_equals_the_network_where_nothing_is_padded(workdir, segmenter):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    weights = checkpoint.load_weights(workdir, device)
-    graph = model_graph(weights.model, training=False)
+    weights = load_weights(workdir, device)
+    graph = model_graph(weights.architecture, training=False)
     image = photograph(256, 512)
 
     @jax.jit
@@ -84,10 +89,10 @@ def test_equals_the_network_where_nothing_is_padded(workdir, segmenter):
 def test_released_weights_give_the_released_label_map():
     """The whole way from bytes to labels, also at the size of the release's resized scores."""
     _, params, stats = release.released_weights("r18_lite", 3, training=False)
-    weights = checkpoint.Weights(0, release.model_kwargs("r18_lite"), CLASSES, params, stats)
+    weights = Weights(0, release.model_kwargs("r18_lite"), CLASSES, params, stats)
     folder = release.PARITY / "infer_lite_256x512"
     image = release.read_rgb(folder / "image.png")
-    labels = predict.Segmenter(weights).predict(image)
+    labels = Segmenter(weights).predict(image)
     assert (labels == release.read_labels(folder / "prediction.png")).mean() >= 0.9999
 
 
@@ -107,10 +112,10 @@ def test_network_size(resolution, size, expected):
 
 def test_resolution_changes_the_network_s_view_not_the_answer_s_size(workdir):
     image = photograph(300, 500)
-    small = predict.Segmenter.load(workdir, resolution="256x256")
+    small = Segmenter.load(workdir, resolution="256x256")
     assert small.predict(image).shape == (300, 500)
     with pytest.raises(InputError, match=r"'4k'.*native"):
-        predict.Segmenter.load(workdir, resolution="4k")
+        Segmenter.load(workdir, resolution="4k")
 
 
 @pytest.mark.parametrize(
@@ -171,14 +176,14 @@ def test_flags_of_the_protocol(monkeypatch, tmp_path, flags, expected):
     cv2.imwrite(str(photo), photograph(20, 20))
     seen = []
 
-    def load(directory, *, dtype, chips, **settings):
-        seen.append(protocols.Protocol(**settings))
+    def load(directory, *, dtype, devices, **settings):
+        seen.append(protocol.Protocol(**settings))
         raise InputError("enough")
 
-    monkeypatch.setattr(predict.Segmenter, "load", load)
+    monkeypatch.setattr(Segmenter, "load", load)
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), *flags.split(), str(photo)]
     assert predict.main(command) == 2
-    assert seen == [protocols.Protocol(**expected)]
+    assert seen == [protocol.Protocol(**expected)]
 
 
 def test_a_bad_photograph_does_not_stop_the_others(workdir, tmp_path, capsys):

@@ -1,1 +1,1 @@
-"""mass13k dataset."""
+"""The TFDS builder of the dataset MaSS13K."""

@@ -1,4 +1,4 @@
-"""The pass over headers: what can be told about a pair of files without decoding them."""
+"""The check of headers: what can be said about a pair of files without decoding them."""
 
 import dataclasses
 import os
@@ -10,17 +10,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_builders.mass13k.release_folder import Pair
-from data_builders.mass13k.report import Remark
-from massformer_jax.data.classes import CLASSES, PALETTE
-from massformer_jax.data.images import ImageError, decode_image
+from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.data.images import (
+    EXIF_ORIENTATION,
+    TURNED_BY_A_QUARTER,
+    ImageError,
+    decode_image,
+)
+from massformer_jax.data.png import SIGNATURE
+from massformer_jax.data_builders.mass13k.release_folder import Pair
+from massformer_jax.data_builders.mass13k.report import Remark
 
-UPRIGHT = 1  # the EXIF orientation of a photograph that lies as it is seen
-_TURNED_BY_A_QUARTER = (5, 6, 7, 8)
-_EXIF_ORIENTATION = 0x0112
+UPRIGHT = 1  # the EXIF orientation of a photograph that is stored as it is seen
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-GREY, RGB, PALETTED = 0, 2, 3  # PNG's colour types that hold labels; 4 and 6 have transparency
+GREY, RGB, PALETTED = 0, 2, 3  # PNG's colour types that can hold labels; 4 and 6 have transparency
 _COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTED: "palette", 4: "grey+alpha", 6: "RGBA"}
 
 
@@ -29,9 +33,11 @@ class Source:
     """A pair of files whose headers are in order.
 
     Attributes:
-      height, width: of the upright photograph, pixels.
-      turn: EXIF orientation by which the label map has yet to be turned; 1 if it is upright.
-      num_bytes: of both files.
+        pair: the files.
+        height: of the upright photograph, in pixels.
+        width: of the upright photograph, in pixels.
+        turn: the EXIF orientation by which the label map has yet to be turned; 1 if it is upright.
+        num_bytes: size of both files together.
     """
 
     pair: Pair
@@ -47,11 +53,11 @@ def read_headers(
     """Checks the headers and the ends of all files: kind, size, orientation, completeness.
 
     Args:
-      pairs: what `find_pairs` found in one split.
-      num_threads: by default four a CPU, since they wait for the disk.
+        pairs: what `find_pairs` found in one split.
+        num_threads: by default four per core, since they wait for the disk.
 
     Returns:
-      The pairs that can be used, in order, and remarks on all others and on whatever is odd.
+        The pairs that can be used, in order; and remarks on all others, and on everything odd.
     """
     with ThreadPoolExecutor(num_threads or 4 * (os.cpu_count() or 1)) as pool:
         results = list(pool.map(_read_pair, pairs))
@@ -60,31 +66,32 @@ def read_headers(
 
 
 class _Refused(Exception):
-    """(kind, message) of a problem."""
+    """The error of a file with a problem; its arguments are the kind and the message."""
 
 
 def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
+    """Checks a pair of files. It has no source if there is a problem."""
     remarks: list[Remark] = []
-    image = mask = None
+    image_size = mask_size = None
     try:
-        image, orientation = _photograph(pair.image, remarks)
+        image_size, orientation = _check_photograph(pair.image, remarks)
     except _Refused as problem:
         remarks.append(Remark("problem", problem.args[0], pair.image, problem.args[1]))
     num_bytes = pair.image.stat().st_size
     if pair.mask is not None:
         num_bytes += pair.mask.stat().st_size
         try:
-            mask = _label_map(pair.mask, remarks)
+            mask_size = _check_label_map(pair.mask, remarks)
         except _Refused as problem:
             remarks.append(Remark("problem", problem.args[0], pair.mask, problem.args[1]))
-    if image is None or (pair.mask is not None and mask is None):
+    if image_size is None or (pair.mask is not None and mask_size is None):
         return None, remarks
-    turned = orientation in _TURNED_BY_A_QUARTER
-    height, width = image[::-1] if turned else image
+    turned = orientation in TURNED_BY_A_QUARTER
+    height, width = image_size[::-1] if turned else image_size
     turn = UPRIGHT
-    if pair.mask is not None and mask != (height, width):
-        if not turned or mask != image:
-            remarks.append(Remark("problem", *_misfit(pair.mask, mask, (height, width))))
+    if pair.mask is not None and mask_size != (height, width):
+        if not turned or mask_size != image_size:
+            remarks.append(_misfit(pair.mask, mask_size, (height, width)))
             return None, remarks
         turn = orientation
     if orientation != UPRIGHT:
@@ -97,16 +104,26 @@ def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
     return Source(pair, height, width, turn, num_bytes), remarks
 
 
-def _misfit(path: Path, mask: tuple[int, int], image: tuple[int, int]) -> tuple[str, Path, str]:
-    sizes = f"{mask[1]}x{mask[0]} pixels, its photograph {image[1]}x{image[0]}"
-    if mask == image[::-1]:
-        return "label map on its side", path, f"the label map lies on its side: {sizes}; turn it"
+def _misfit(path: Path, mask_size: tuple[int, int], image_size: tuple[int, int]) -> Remark:
+    """Describes how a label map does not fit its photograph; sizes are (height, width)."""
+    (mask_height, mask_width), (height, width) = mask_size, image_size
+    sizes = f"{mask_width}x{mask_height} pixels, its photograph {width}x{height}"
+    if mask_size == image_size[::-1]:
+        message = f"the label map lies on its side: {sizes}; turn it"
+        return Remark("problem", "label map on its side", path, message)
     message = f"the label map is {sizes}; export it again at the size of the photograph"
-    return "sizes differ", path, message
+    return Remark("problem", "sizes differ", path, message)
 
 
-def _photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int], int]:
-    """(height, width) as stored, and the EXIF orientation."""
+def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int], int]:
+    """Checks a photograph, and adds a remark on what is odd.
+
+    Returns:
+        Its (height, width) as it is stored, and its EXIF orientation.
+
+    Raises:
+        _Refused: the file has a problem.
+    """
     with _opened(path, "photograph") as image:
         if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG with further views appended
             kind = f"a {image.format}, whatever its name; export the photograph as JPEG"
@@ -117,7 +134,7 @@ def _photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int], int
         if image.mode == "L":
             message = "a grey photograph; some readers deliver one channel"
             remarks.append(Remark("oddity", "grey photograph", path, message))
-        orientation = image.getexif().get(_EXIF_ORIENTATION, UPRIGHT)
+        orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
         width, height = image.size
     if not _ends_with(path, _JPEG_END):  # truncated, or a camera has appended something
         try:
@@ -125,12 +142,16 @@ def _photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int], int
         except ImageError as error:
             message = "the JPEG is truncated or damaged; copy or download it again"
             raise _Refused("truncated photograph", message) from error
-    known = orientation in range(1, 9)  # decoders pass over any other value
+    known = orientation in range(1, 9)  # decoders ignore any other value
     return (height, width), orientation if known else UPRIGHT
 
 
-def _label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
-    """(height, width) as stored."""
+def _check_label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
+    """Checks a label map, adds a remark on what is odd, and returns its (height, width).
+
+    Raises:
+        _Refused: the file has a problem.
+    """
     with _opened(path, "label map") as image:
         if image.format != "PNG":
             message = f"is a {image.format}, whatever its name; export the label map as PNG"
@@ -159,20 +180,21 @@ def _label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
 
 
 def png_kind(data: bytes) -> tuple[int, int]:
-    """(bits a sample, colour type) of a PNG file, from its first 26 bytes.
+    """Returns (bits per sample, colour type) of a PNG file, from its first 26 bytes.
 
     Raises:
-      ValueError: they are no PNG's.
+        ValueError: the bytes are not those of a PNG file.
     """
-    if not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 26:
+    if not data.startswith(SIGNATURE) or len(data) < 26:
         raise ValueError("not a PNG")
     return struct.unpack_from("BB", data, 24)
 
 
 def _swapped_colour(palette: bytes) -> tuple[int, str] | None:
-    """A label that the palette shows in another class's colour, and that class.
+    """Returns a label that the palette shows in the colour of another class, and that class.
 
-    Colours that are not the dataset's say nothing, and black fills what is not used.
+    Colours that are not the dataset's tell nothing, and neither does black, with which unused
+    entries are filled.
     """
     colours = np.frombuffer(palette[: 3 * len(CLASSES)], np.uint8).reshape(-1, 3)
     for label, colour in enumerate(colours):
@@ -183,7 +205,15 @@ def _swapped_colour(palette: bytes) -> tuple[int, str] | None:
 
 
 def _opened(path: Path, what: str) -> Image.Image:
-    """Pillow's view of the header."""
+    """Opens an image with Pillow, which reads its header.
+
+    Args:
+        path: the file.
+        what: what a message calls it.
+
+    Raises:
+        _Refused: there is no readable header.
+    """
     if path.stat().st_size == 0:
         raise _Refused("empty file", "the file is empty; copy or download it again")
     try:
@@ -202,11 +232,13 @@ def _opened(path: Path, what: str) -> Image.Image:
 
 
 def _first_bytes(path: Path) -> bytes:
+    """Reads enough of a file to tell what it is."""
     with path.open("rb") as file:
         return file.read(64)
 
 
 def _ends_with(path: Path, end: bytes) -> bool:
+    """Tells whether these are the last bytes of a file."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - len(end)))
         return file.read() == end

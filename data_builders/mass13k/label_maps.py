@@ -1,7 +1,7 @@
-"""Label maps of any kind the release may hold, as PNG files whose grey values are the labels.
+"""Label maps of all kinds that the release may hold, as PNG files whose grey values are labels.
 
-A palette PNG keeps its labels only for a reader that asks for indices: `tf.io.decode_png`, OpenCV
-and others answer its colours. As grey values the labels reach every reader.
+Only a reader that asks for indices gets the labels of a palette PNG: `tf.io.decode_png`, OpenCV and
+others return its colours. Grey values are the same for every reader.
 """
 
 import functools
@@ -15,14 +15,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_builders.mass13k.headers import GREY, PALETTED, RGB, UPRIGHT, png_kind
-from massformer_jax.data.classes import IGNORE, PALETTE
+from massformer_jax.classes import IGNORE, PALETTE
 from massformer_jax.data.images import ImageError
+from massformer_jax.data.png import SIGNATURE
+from massformer_jax.data_builders.mass13k.headers import GREY, PALETTED, RGB, UPRIGHT, png_kind
 
-_PNG_SIGNATURE_BYTES = 8
-_STRIP = 64  # rows whose colours are looked up at once: a megabyte of codes
+_STRIP = 64  # number of rows whose colours are looked up at once: a megabyte of codes
+_NO_LABEL = 254
 _IGNORED_COLOUR = (255, 255, 255)
-# Pillow's name of the transposition that an EXIF orientation asks for.
+# How Pillow calls the transposition that an EXIF orientation asks for.
 _TRANSPOSE = {
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
@@ -32,20 +33,22 @@ _TRANSPOSE = {
 
 
 def grey_label_map(data: bytes, turn: int = UPRIGHT) -> tuple[bytes, list[int]]:
-    """Makes the labels of a PNG its grey values, and counts them.
+    """Turns a label map into a PNG file whose grey values are the labels, and counts them.
 
-    An 8-bit grey PNG is returned as it is. Of an 8-bit palette PNG only the header changes: both
-    kinds pack their pixels in the same way. Everything else is encoded anew.
+    An 8-bit grey PNG is returned as it is. Only the header of an 8-bit palette PNG changes, since
+    both kinds pack their pixels in the same way. Everything else is encoded anew.
 
     Args:
-      data: a grey, palette or RGB PNG file, the latter in the colours of `PALETTE`; white is 255.
-      turn: EXIF orientation by which to turn it: 1, or 5 to 8, those with a quarter turn.
+        data: a grey or palette PNG file, or an RGB one in the colours of `PALETTE`, where white
+            stands for 255.
+        turn: the EXIF orientation by which the label map is turned: 1 for none, or 5 to 8, which
+            turn by a quarter.
 
     Returns:
-      An 8-bit grey PNG file, and how many pixels have each of the 256 labels.
+        An 8-bit grey PNG file, and the number of pixels for each of the 256 labels.
 
     Raises:
-      ImageError: the file is damaged, or holds a colour that belongs to no class.
+        ImageError: the file is damaged, or holds a colour that belongs to no class.
     """
     if png_kind(data)[1] == RGB:
         return _colour_thread().submit(_grey_label_map, data, turn).result()
@@ -54,14 +57,15 @@ def grey_label_map(data: bytes, turn: int = UPRIGHT) -> tuple[bytes, list[int]]:
 
 @functools.cache
 def _colour_thread() -> ThreadPoolExecutor:
-    """One thread for all RGB label maps, of which each takes 66 MB while it is decoded.
+    """Makes the one thread that decodes RGB label maps, each of which takes 66 MB meanwhile.
 
-    A lock would not do: the allocator keeps for every thread what it once used.
+    A lock would not save memory, since the allocator keeps what each thread has once used.
     """
     return ThreadPoolExecutor(1)
 
 
 def _grey_label_map(data: bytes, turn: int) -> tuple[bytes, list[int]]:
+    """Does the work of `grey_label_map` in whichever thread calls it."""
     depth, colour = png_kind(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -83,20 +87,21 @@ def _grey_label_map(data: bytes, turn: int) -> tuple[bytes, list[int]]:
 
 @functools.lru_cache(maxsize=8)
 def ignored_label_map(height: int, width: int) -> bytes:
-    """An 8-bit grey PNG file of this size that holds 255 everywhere."""
+    """Returns an 8-bit grey PNG file of this size, in pixels, that holds 255 everywhere."""
     return _encode(np.full((height, width), IGNORE, np.uint8))
 
 
 def _encode(labels: UInt8[np.ndarray, "h w"]) -> bytes:
-    # Without row filters: such a file is read in 2 ms instead of 30 to 45 (data/png.py).
+    """Encodes a label map as an 8-bit grey PNG file."""
+    # Without row filters a file is read in 2 ms instead of 30 to 45 (massformer_jax.data.png).
     unfiltered = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
     return cv2.imencode(".png", labels, unfiltered)[1].tobytes()
 
 
 def _without_palette(data: bytes) -> bytes:
-    """A palette PNG of 8 bits as a grey PNG, its compressed pixels untouched."""
-    parts = [data[:_PNG_SIGNATURE_BYTES]]
-    position = _PNG_SIGNATURE_BYTES
+    """Turns an 8-bit palette PNG into a grey one, without touching its compressed pixels."""
+    parts = [SIGNATURE]
+    position = len(SIGNATURE)
     while position < len(data):
         length, name = struct.unpack_from(">I4s", data, position)
         chunk = data[position : position + length + 12]
@@ -104,13 +109,14 @@ def _without_palette(data: bytes) -> bytes:
             body = bytearray(chunk[4:-4])
             body[4 + 9] = GREY
             chunk = chunk[:4] + body + struct.pack(">I", zlib.crc32(body))
-        if name in (b"IHDR", b"IDAT", b"IEND"):  # any other chunk speaks of colours, or is text
+        if name in (b"IHDR", b"IDAT", b"IEND"):  # all others describe colours, or are text
             parts.append(chunk)
         position += length + 12
     return b"".join(parts)
 
 
 def _labels_of_colours(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
+    """Looks up the labels of an RGB label map, and raises ImageError if a colour has none."""
     table = _label_of_code()
     labels = np.empty((image.height, image.width), np.uint8)
     for top in range(0, image.height, _STRIP):
@@ -129,12 +135,9 @@ def _labels_of_colours(image: Image.Image) -> UInt8[np.ndarray, "h w"]:
     return labels
 
 
-_NO_LABEL = 254
-
-
 @functools.cache
 def _label_of_code() -> UInt8[np.ndarray, " n"]:
-    """Label by red << 16 | green << 8 | blue."""
+    """Makes the table that holds the label of a colour at red << 16 | green << 8 | blue."""
     table = np.full(1 << 24, _NO_LABEL, np.uint8)
     for label, (red, green, blue) in [*enumerate(PALETTE.tolist()), (IGNORE, _IGNORED_COLOUR)]:
         table[red << 16 | green << 8 | blue] = label

@@ -1,4 +1,4 @@
-"""mass13k dataset."""
+"""The TFDS builder of the dataset MaSS13K."""
 
 import functools
 import importlib.util
@@ -12,33 +12,48 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
+from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from data_builders.mass13k.headers import Source, read_headers
-from data_builders.mass13k.release_folder import find_pairs
-from data_builders.mass13k.report import Counts, DatasetError, Remark, Report, raise_problems
-from data_builders.mass13k.shards import NUM_THREADS, Shard, read_findings, write_shard
-from massformer_jax.data.classes import CLASSES
+from massformer_jax.classes import CLASSES
+from massformer_jax.data_builders.mass13k.headers import Source, read_headers
+from massformer_jax.data_builders.mass13k.release_folder import find_pairs
+from massformer_jax.data_builders.mass13k.report import (
+    Counts,
+    DatasetError,
+    Remark,
+    Report,
+    raise_problems,
+)
+from massformer_jax.data_builders.mass13k.shards import (
+    NUM_THREADS,
+    Shard,
+    read_findings,
+    write_shard,
+)
 
 REPORT_FILE = "build_report.json"
-# A reader holds one file open a shard and reads any record at random: few large shards serve best.
+# A reader keeps each shard's file open and can read any record of it, so few large shards are best.
 _SHARD_BYTES = 256 * 2**20
 _MAX_SHARDS = 128
 _SHUFFLE_SEED = 13_000
 
 
 class Builder(FileReaderBuilder):
-    """DatasetBuilder for mass13k: array_record files, or TFRecords where TensorFlow is installed.
+    """The DatasetBuilder of mass13k, which writes array_record files, or TFRecords with TensorFlow.
 
-    It writes its shards itself: the stock writer of `GeneratorBasedBuilder` spills a split of more
-    than 1000 MiB through TensorFlow, and that of `ShardBasedBuilder` keeps the examples of a whole
-    shard in memory, and runs in one thread.
+    It does not use the writers of TFDS. The one of `GeneratorBasedBuilder` needs TensorFlow for a
+    split of more than 1000 MiB, and the one of `ShardBasedBuilder` keeps all examples of a shard in
+    memory and runs in one thread.
 
-    Before the first record is written, the names and headers of all files are checked; label maps
-    are decoded and photographs tried while records are written. A `DatasetError` (a ValueError)
-    lists everything that is wrong, and then no dataset is left.
+    Before the first record is written, the names and headers of all files are checked. While the
+    records are written, label maps are decoded and photographs tried. A `DatasetError` (a
+    ValueError) lists everything that is wrong, and then there is no dataset.
     """
 
+    # The files that describe the dataset lie beside this one. TFDS would look for them by the name
+    # of the module, which does not lead there in a checkout.
+    pkg_dir_path = epath.Path(__file__).parent
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "Initial release.",
@@ -51,18 +66,18 @@ class Builder(FileReaderBuilder):
     """
 
     def __init__(self, *, strict: bool = False, file_format: Any = "array_record", **kwargs: Any):
-        """See `tfds.core.DatasetBuilder`.
+        """Makes a builder, see `tfds.core.DatasetBuilder`.
 
         Args:
-          strict: whether an oddity of the release stops the build, as an error does.
-          file_format: "array_record", for `tfds.data_source`, or "tfrecord", for `tfds.load`.
-          **kwargs: `data_dir`, and what else TFDS passes.
+            strict: whether an oddity of the release stops the build, as a problem does.
+            file_format: "array_record" for `tfds.data_source`, or "tfrecord" for `tfds.load`.
+            **kwargs: `data_dir`, and whatever else TFDS passes.
         """
         super().__init__(file_format=file_format, **kwargs)
         self._strict = strict
 
     def _info(self) -> tfds.core.DatasetInfo:
-        """Returns the dataset metadata."""
+        """Returns the metadata of the dataset."""
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
@@ -97,7 +112,11 @@ class Builder(FileReaderBuilder):
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
-        """Checks the release, and writes shards and report to the folder that TFDS will rename."""
+        """Checks the release, and writes shards and report to the folder that TFDS then renames.
+
+        Raises:
+            DatasetError: the release has problems, the disk is full, or the format is not possible.
+        """
         _check_format(self.info.file_format)
         root, folder = Path(dl_manager.manual_dir), Path(self.data_dir)
         splits, remarks = _check_release(root)
@@ -112,29 +131,29 @@ class Builder(FileReaderBuilder):
             _write_here(shards, self.info.features)
 
         counts = {split: Counts() for split in shards}
-        infos = []
-        for split, parts in shards.items():
+        split_infos = []
+        for split, split_shards in shards.items():
             lengths = []
-            for shard in parts:
-                found = read_findings(shard)
-                counts[split].add(found.counts)
-                remarks.extend(found.remarks)
-                lengths.append(found.counts.examples)
-            info = tfds.core.SplitInfo(
+            for shard in split_shards:
+                findings = read_findings(shard)
+                counts[split].add(findings.counts)
+                remarks.extend(findings.remarks)
+                lengths.append(findings.counts.examples)
+            split_info = tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=lengths,
-                num_bytes=sum(shard.path.stat().st_size for shard in parts),
+                num_bytes=sum(shard.path.stat().st_size for shard in split_shards),
                 filename_template=self._get_filename_template(split),
             )
-            infos.append(info)
+            split_infos.append(split_info)
         raise_problems(remarks, self._strict)
         report = Report(counts, remarks)
         (folder / REPORT_FILE).write_text(report.to_json(root))
         print(report)
-        self.info.set_splits(tfds.core.SplitDict(infos))
+        self.info.set_splits(tfds.core.SplitDict(split_infos))
 
     def _shards(self, split: str, sources: Sequence[Source]) -> list[Shard]:
-        """The sources in shuffled order, dealt to shards that differ by at most one example."""
+        """Shuffles the sources and deals them to shards, whose lengths differ by one at most."""
         order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(sources))
         size = sum(source.num_bytes for source in sources)
         count = min(len(sources), _MAX_SHARDS, math.ceil(size / _SHARD_BYTES))
@@ -150,6 +169,7 @@ class Builder(FileReaderBuilder):
 
 
 def _check_format(file_format: tfds.core.FileFormat) -> None:
+    """Raises DatasetError unless records can be written in this format."""
     if file_format == tfds.core.FileFormat.TFRECORD:
         if not importlib.util.find_spec("tensorflow"):
             raise DatasetError(
@@ -160,15 +180,17 @@ def _check_format(file_format: tfds.core.FileFormat) -> None:
 
 
 def _check_release(root: Path) -> tuple[dict[str, list[Source]], list[Remark]]:
+    """Checks names and headers, and returns the usable pairs of each split and all remarks."""
     pairs, remarks = find_pairs(root)
     splits = {}
-    for split, found in pairs.items():
-        splits[split], more = read_headers(found)
-        remarks += more
+    for split, split_pairs in pairs.items():
+        splits[split], header_remarks = read_headers(split_pairs)
+        remarks += header_remarks
     return splits, remarks
 
 
 def _check_disk(folder: Path, splits: dict[str, list[Source]]) -> None:
+    """Raises DatasetError if the disk has less space than the dataset takes."""
     needed = sum(source.num_bytes for sources in splits.values() for source in sources)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -179,16 +201,16 @@ def _check_disk(folder: Path, splits: dict[str, list[Source]]) -> None:
 
 
 def _write_here(shards: dict[str, list[Shard]], features: tfds.features.FeaturesDict) -> None:
-    """Writes one shard after the other, its examples prepared by threads."""
-    for split, parts in shards.items():
+    """Writes one shard after the other, while threads prepare its examples."""
+    for split, split_shards in shards.items():
         with tqdm.tqdm(
             desc=split,
-            total=sum(len(shard.sources) for shard in parts),
+            total=sum(len(shard.sources) for shard in split_shards),
             unit=" images",
-            delay=1,  # a build of seconds needs no bar
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log gets a line now and then
+            delay=1,  # a short build shows no bar
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log gets a line per half minute
         ) as bar:
-            for shard in parts:
+            for shard in split_shards:
                 write_shard(shard, features, NUM_THREADS, progress=bar.update)
 
 
@@ -197,14 +219,14 @@ def _write_with_beam(
     features: tfds.features.FeaturesDict,
     config: tfds.download.DownloadConfig,
 ) -> None:
-    """Writes the shards on Beam's workers, which have to see the folders by the same paths."""
+    """Writes the shards on Beam's workers, for which the folders have to have the same paths."""
     import apache_beam as beam
 
     write = functools.partial(write_shard, features=features, num_threads=1)
     with beam.Pipeline(runner=config.beam_runner, options=config.beam_options) as pipeline:
         _ = (
             pipeline
-            | beam.Create([shard for parts in shards.values() for shard in parts])
-            | beam.Reshuffle()  # or Beam fuses the list and its use, on one worker
+            | beam.Create([shard for split_shards in shards.values() for shard in split_shards])
+            | beam.Reshuffle()  # otherwise Beam does all the work where the list is, on one worker
             | beam.Map(write)
         )

@@ -1,7 +1,7 @@
-"""mass13k dataset.
+"""Tests of the TFDS builder.
 
-`tfds.testing.DatasetBuilderTestCase` needs TensorFlow, so the builder is run directly; where
-TensorFlow is installed, the class at the end runs too.
+`tfds.testing.DatasetBuilderTestCase` needs TensorFlow, so most tests run the builder directly. The
+class at the end runs where TensorFlow is installed.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from data_builders.mass13k import mass13k_dataset_builder, shards
-from data_builders.mass13k.report import DatasetError
-from massformer_jax.data.classes import CLASSES, PALETTE
+from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_image, decode_mask, encode_mask
 from massformer_jax.data.png import read_labels
+from massformer_jax.data_builders.mass13k import mass13k_dataset_builder, shards
+from massformer_jax.data_builders.mass13k.report import DatasetError
 
 DUMMY_DATA = Path(__file__).parent / "dummy_data"
 SPLITS = {"train": ("train", 3), "validation": ("val", 2), "test": ("test", 1)}
@@ -30,6 +30,7 @@ ENCODED = {"image": tfds.decode.SkipDecoding(), "segmentation_mask": tfds.decode
 
 
 def prepare(manual_dir, data_dir, file_format="array_record", **options):
+    """Builds the dataset and returns its builder."""
     builder = mass13k_dataset_builder.Builder(data_dir=data_dir, **options)
     builder.download_and_prepare(
         download_dir=data_dir / "downloads",
@@ -40,10 +41,12 @@ def prepare(manual_dir, data_dir, file_format="array_record", **options):
 
 
 def report(builder):
+    """Reads the report of a build."""
     return json.loads((Path(builder.data_dir) / "build_report.json").read_text())
 
 
 def by_name(builder, split, decoders=ENCODED):
+    """Returns the records of a split by the name of the photograph's file."""
     source = builder.as_data_source(split, decoders=decoders)
     return {record["file_name"].decode(): record for record in source}
 
@@ -57,17 +60,18 @@ def builder(tmp_path_factory):
 
 @pytest.fixture
 def release(tmp_path):
-    """A copy of the dummy data, to be changed."""
+    """Copies the dummy data to a folder that a test may change."""
     return Path(shutil.copytree(DUMMY_DATA, tmp_path / "release"))
 
 
 def files(release, split="train"):
-    """The split's photographs and label maps, sorted by name."""
+    """Returns the paths of a split's photographs and of its label maps, sorted by name."""
     images = sorted((release / "images" / split).iterdir())
     return images, [release / "annotations" / split / f"{p.stem}.png" for p in images]
 
 
 def save(image, path, **options):
+    """Overwrites the file of an image that may still be open."""
     buffer = io.BytesIO()
     image.save(buffer, **options)
     path.write_bytes(buffer.getvalue())
@@ -128,7 +132,7 @@ def test_the_report_counts_what_is_there(builder):
 
 
 def test_the_same_files_give_the_same_bytes(builder, release, tmp_path):
-    """Also from another folder: the report names files relative to it."""
+    # Files in another folder do so, too: the report names them relative to it.
     (release / "images" / "train" / ".DS_Store").write_bytes(b"")
     first = prepare(release, tmp_path / "first")
     second = prepare(shutil.copytree(release, tmp_path / "again"), tmp_path / "second")
@@ -142,7 +146,7 @@ def test_the_same_files_give_the_same_bytes(builder, release, tmp_path):
 
 
 def many(release, count):
-    """Fills a release with copies of one pair; returns the bytes of a pair."""
+    """Fills a release with copies of one pair, and returns the size of a pair in bytes."""
     image, mask = (files(DUMMY_DATA)[i][0] for i in (0, 1))
     for folder, source in (("images", image), ("annotations", mask)):
         (release / folder / "train").mkdir(parents=True)
@@ -174,7 +178,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(mass13k_dataset_builder, "NUM_THREADS", 2)
     many(tmp_path / "release", 40)
     for image in (tmp_path / "release" / "images" / "train").iterdir():
-        with image.open("ab") as file:  # what cameras append
+        with image.open("ab") as file:  # cameras append such data
             file.write(bytes(2**20) + b"\xff\xd9")
     prepare(tmp_path / "release", tmp_path / "warm")
     tracemalloc.start()
@@ -254,7 +258,7 @@ def test_absent_splits_are_left_out(release, tmp_path):
 
 
 def encoded_as(kind, labels):
-    """A PNG file of this kind that holds these labels."""
+    """Encodes labels as a PNG file of one of the kinds that a release may hold."""
     buffer = io.BytesIO()
     if kind == "RGB":
         colours = np.concatenate([PALETTE, np.full((249, 3), 255, np.uint8)])
@@ -294,7 +298,8 @@ def test_label_maps_of_every_kind_reach_any_reader(release, tmp_path, kind):
             mask = release / "annotations" / "train" / name
             assert record["segmentation_mask"] == mask.with_suffix(".png").read_bytes()
         else:
-            assert read_labels(record["segmentation_mask"]) is not None  # the fast way works
+            # The fast reader takes it.
+            assert read_labels(record["segmentation_mask"]) is not None
     odd = ["RGB label map"] * (3 if kind == "RGB" else 0)
     assert [o["kind"] for o in report(builder)["oddities"]] == odd
 
@@ -303,7 +308,8 @@ def test_label_maps_of_every_kind_reach_any_reader(release, tmp_path, kind):
 @pytest.mark.parametrize("upright", [True, False])
 @pytest.mark.parametrize("kind", ["palette", "RGB"])
 def test_a_turned_photograph_and_its_label_map_agree(release, tmp_path, orientation, upright, kind):
-    """Where the sizes tell; else the label map is upright, as the released reader takes it."""
+    # A label map is turned if the sizes show that it was not. Otherwise it counts as upright, as in
+    # the released reader.
     images, masks = files(release)
     labels = decode_mask(masks[0])  # 128x96
     exif = Image.Exif()
@@ -362,7 +368,7 @@ def test_beam_writes_the_same_bytes(builder, release, tmp_path):
 if all(map(importlib.util.find_spec, ("tensorflow", "dill"))):  # tfds.testing needs both
 
     class Mass13kTest(tfds.testing.DatasetBuilderTestCase):
-        """TFDS's own test of a builder: it reads by `as_dataset`, so TFRecords."""
+        """The test that TFDS has for every builder; it reads TFRecords by `as_dataset`."""
 
         DATASET_CLASS = mass13k_dataset_builder.Builder
         SPLITS: ClassVar[dict] = {split: count for split, (_, count) in SPLITS.items()}

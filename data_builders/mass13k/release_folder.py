@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_builders.mass13k.report import DatasetError, Remark
+from massformer_jax.data_builders.mass13k.report import DatasetError, Remark
 
-# TFDS name of a split: name of its folders in the release.
+# For the name of a split in TFDS, the name of its folders in the release.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
-# Where a split's photographs lie: the first of these that exists. The released configuration reads
-# train and val from images_pad, and test from images.
+# The photographs of a split lie in the first of these folders that there is. The released
+# configuration reads train and val from images_pad, and test from images.
 _IMAGE_FOLDERS = ("images_pad", "images")
 _MASK_FOLDER = "annotations"
 _IMAGE_SUFFIXES = (".jpg", ".jpeg")
@@ -21,7 +21,9 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
 _LAYOUT = "images/{train,val,test}/*.jpg beside annotations/{train,val,test}/*.png"
-_DEPTH = 5  # of a split's folder below the manual directory; bounds a loop of links, too
+# How many levels below the manual directory the folder of a split may lie. This also ends a search
+# in a loop of links.
+_DEPTH = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,18 +35,18 @@ class Pair:
 
 
 def find_pairs(root: str | os.PathLike) -> tuple[dict[str, list[Pair]], list[Remark]]:
-    """Finds the pairs of every split that is there, sorted by name.
+    """Finds the pairs of files in every split, sorted by name.
 
     Args:
-      root: a folder that holds `images` (or `images_pad`) and `annotations`, each with `train`,
-        `val` and `test`; folders in between, as archives leave them, are looked through.
+        root: a folder that holds `images` (or `images_pad`) and `annotations`, each with the
+            folders `train`, `val` and `test`. They may lie deeper, as archives leave them.
 
     Returns:
-      Pairs by TFDS split name, in the order train, validation, test, without splits that are not
-      there; and everything wrong, odd or passed over.
+        The pairs for the name of each split that there is, in the order train, validation, test;
+        and remarks on everything that is wrong, odd or passed over.
 
     Raises:
-      DatasetError: there are no photographs at all.
+        DatasetError: there are no photographs at all.
     """
     root = Path(root)
     folders = _split_folders(root)
@@ -77,7 +79,10 @@ def find_pairs(root: str | os.PathLike) -> tuple[dict[str, list[Pair]], list[Rem
 
 
 def _split_folders(root: Path) -> dict[tuple[str, str], list[Path]]:
-    """All folders by their last two names, such as ('images', 'train'), the uppermost first."""
+    """Finds all folders of splits by their last two names, such as ('images', 'train').
+
+    Of several with the same names, the uppermost comes first.
+    """
     found: dict[tuple[str, str], list[Path]] = {}
     queue = deque([(root, 0)])
     while queue:
@@ -95,7 +100,14 @@ def _split_folders(root: Path) -> dict[tuple[str, str], list[Path]]:
 def _pair_up(
     image_folder: Path, mask_folder: Path | None, may_lack_masks: bool, remarks: list[Remark]
 ) -> list[Pair]:
-    """Pairs of one split. `may_lack_masks`: none at all is odd, not wrong."""
+    """Pairs the files of one split by their stems, and adds a remark on all others.
+
+    Args:
+        image_folder: holds the photographs.
+        mask_folder: holds the label maps, if there is such a folder.
+        may_lack_masks: whether a split without any label map is odd, and not wrong.
+        remarks: where remarks are added.
+    """
     images = _files_by_stem(image_folder, _IMAGE_SUFFIXES, "photograph", remarks)
     masks = _files_by_stem(mask_folder, _MASK_SUFFIXES, "label map", remarks) if mask_folder else {}
     if not images and not masks:
@@ -123,7 +135,14 @@ def _pair_up(
 def _files_by_stem(
     folder: Path, suffixes: Sequence[str], what: str, remarks: list[Remark]
 ) -> dict[str, Path]:
-    """The folder's files with these suffixes, in any case; a remark on everything else in it."""
+    """Finds the files with these suffixes, in upper or lower case, and remarks on all others.
+
+    Args:
+        folder: is searched, without the folders in it.
+        suffixes: in lower case.
+        what: what a remark calls such a file.
+        remarks: where remarks are added.
+    """
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:

@@ -1,13 +1,13 @@
-"""What a build found: counts, oddities, files passed over; and the error that lists problems."""
+"""The report of a build, with counts and oddities, and the error that lists problems."""
 
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from massformer_jax.data.classes import CLASSES
+from massformer_jax.classes import CLASSES
 from massformer_jax.errors import InputError
 
 Level = Literal["problem", "oddity", "skipped"]
@@ -15,53 +15,71 @@ _PLURAL: dict[Level, str] = {"oddity": "oddities", "skipped": "skipped"}  # keys
 
 
 class DatasetError(InputError):
-    """The release's folder cannot become a dataset.
+    """The error of a release that cannot become a dataset.
 
-    The message is one line, `FILE: what is wrong; what to do`, or where more than one file is
-    wrong, a line that counts them with one such line for each below it.
+    The message is one line, `FILE: what is wrong; what to do`. If several files are wrong, it is a
+    line that counts them, and one such line for each below it.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Remark:
-    """One thing that a reader of the report should know about one file or folder.
+    """One thing that a reader of the report should know about a file or folder.
 
-    A `problem` stops the build; an `oddity` is built in the way the message says, or stops a strict
-    build; `skipped` are files that nobody expects in the dataset.
+    Attributes:
+        level: a "problem" stops the build. An "oddity" is built in the way that the message says,
+            or stops a strict build. "skipped" is a file that nobody expects in the dataset.
+        kind: the name of all remarks of this sort, by which they are counted.
+        path: the file or folder.
+        message: what is wrong or odd about it, and what to do or what is done.
     """
 
     level: Level
-    kind: str  # names all remarks of this sort, for counting
+    kind: str
     path: Path
     message: str
 
     def __str__(self) -> str:
+        """Returns the line `FILE: message`."""
         return f"{self.path}: {self.message}"
 
 
 @dataclasses.dataclass
 class Counts:
-    """What is in a shard, a split, or several of them: the sum of its examples."""
+    """The counts of an example, or their sums over a shard or a split.
+
+    Attributes:
+        examples: number of examples.
+        unlabelled: number of examples without a label map, for which one of 255 is stored.
+        ignored_pixels: number of pixels with label 255.
+        class_pixels: for each class, the number of its pixels.
+        class_photographs: for each class, the number of photographs that show it.
+        sizes: for each size "WIDTHxHEIGHT" of an upright photograph, the number of photographs.
+        file_types: for each suffix of a photograph's name (".jpg", ".JPG", ...), their number.
+    """
 
     examples: int = 0
-    unlabelled: int = 0  # examples whose label map is 255 everywhere because there was none
+    unlabelled: int = 0
     ignored_pixels: int = 0
     class_pixels: Counter[str] = dataclasses.field(default_factory=Counter)
     class_photographs: Counter[str] = dataclasses.field(default_factory=Counter)
-    sizes: Counter[str] = dataclasses.field(default_factory=Counter)  # "WIDTHxHEIGHT", upright
-    file_types: Counter[str] = dataclasses.field(default_factory=Counter)  # ".jpg", ".JPG", ...
+    sizes: Counter[str] = dataclasses.field(default_factory=Counter)
+    file_types: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    def add(self, other: Self) -> None:
+    def add(self, other: "Counts") -> None:
+        """Adds other counts to these."""
         for field in dataclasses.fields(self):
             total = getattr(self, field.name) + getattr(other, field.name)
             setattr(self, field.name, total)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+    def from_json(cls, fields: Mapping[str, Any]) -> "Counts":
+        """Makes counts from what `to_json` returned."""
         counted = {k: Counter(v) if isinstance(v, dict) else v for k, v in fields.items()}
         return cls(**counted)
 
     def to_json(self) -> dict[str, Any]:
+        """Returns a dictionary for JSON: classes in order, the most frequent sizes first."""
         fields = dict(vars(self))
         for name in ("class_pixels", "class_photographs"):
             fields[name] = {label: fields[name][label] for label in CLASSES}
@@ -72,16 +90,21 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The end of a build: counts of every split, and what was odd or passed over."""
+    """The report at the end of a build.
+
+    Attributes:
+        splits: the counts for the name of each split.
+        remarks: what was odd or passed over; none of them is a problem.
+    """
 
     splits: Mapping[str, Counts]
-    remarks: Sequence[Remark]  # none of them a problem
+    remarks: Sequence[Remark]
 
     def to_json(self, root: Path) -> str:
-        """The report as JSON: the same for the same files, wherever they lie.
+        """Returns the report as JSON, which is the same for the same files wherever they lie.
 
         Args:
-          root: the manual directory; files are named relative to it.
+            root: the manual directory; files are named relative to it.
         """
         listed = {
             plural: [
@@ -95,7 +118,8 @@ class Report:
         return json.dumps({"splits": splits, **listed}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "Report":
+        """Makes a report from what `to_json` returned."""
         fields = json.loads(text)
         remarks = [
             Remark(level, remark["kind"], Path(remark["file"]), remark["message"])
@@ -106,6 +130,7 @@ class Report:
         return cls(splits, remarks)
 
     def __str__(self) -> str:
+        """Returns the report as lines for a terminal."""
         rows = [["photographs that hold, share of pixels", *self.splits]]
         rows += [[label, *(_share(c, label) for c in self.splits.values())] for label in CLASSES]
         rows += [["ignored (255)", *(_share(c, None) for c in self.splits.values())]]
@@ -130,10 +155,14 @@ class Report:
 
 
 def raise_problems(remarks: Iterable[Remark], strict: bool) -> None:
-    """Raises one error that lists every problem; oddities too if `strict`.
+    """Raises one error that lists every problem.
+
+    Args:
+        remarks: those of the build.
+        strict: whether oddities count as problems.
 
     Raises:
-      DatasetError: there is at least one.
+        DatasetError: there is a problem.
     """
     wrong = [r for r in remarks if r.level == "problem" or (strict and r.level == "oddity")]
     if not wrong:
@@ -149,7 +178,7 @@ def raise_problems(remarks: Iterable[Remark], strict: bool) -> None:
 
 
 def _share(counts: Counts, label: str | None) -> str:
-    """'PHOTOGRAPHS, PERCENT of pixels' of a class, or the percentage of ignored pixels."""
+    """Returns a class's 'PHOTOGRAPHS, PERCENT of pixels', or the percentage of ignored pixels."""
     pixels = counts.ignored_pixels if label is None else counts.class_pixels[label]
     total = max(counts.class_pixels.total() + counts.ignored_pixels, 1)
     percent = f"{100 * pixels / total:.2f}%"
@@ -157,4 +186,5 @@ def _share(counts: Counts, label: str | None) -> str:
 
 
 def _relative(path: Path, root: Path) -> str:
+    """Returns the path below `root`, or the whole path if it is not below it."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

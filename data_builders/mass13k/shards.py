@@ -3,39 +3,35 @@
 import dataclasses
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_builders.mass13k.headers import Source
-from data_builders.mass13k.label_maps import grey_label_map, ignored_label_map
-from data_builders.mass13k.report import Counts, Remark
-from massformer_jax.data.classes import CLASSES, IGNORE
+from massformer_jax.classes import CLASSES, IGNORE
+from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import ImageError
-from massformer_jax.files import written_whole
+from massformer_jax.data_builders.mass13k.headers import Source
+from massformer_jax.data_builders.mass13k.label_maps import grey_label_map, ignored_label_map
+from massformer_jax.data_builders.mass13k.report import Counts, Remark
+from massformer_jax.files import written_atomically
 
-# One record a group, since a group is what a random read decodes; and no compression, which would
-# cost 20 ms an example to gain nothing on JPEG and PNG files.
+# Groups of one record, since a random read decodes a whole group. No compression, since it would
+# take 20 ms per example and make JPEG and PNG files no smaller.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_TRIED_SCALE = 8  # photographs are tried at an eighth of their size, half the cost of the whole
+# Photographs are tried at an eighth of their size, which takes half as long as at full size.
+_TRIED_SCALE = 8
 
-# Each thread holds one example and its decoded label map: what six need stays within 500 MB.
+# Each thread holds one example and its decoded label map, so that six threads need at most 500 MB.
 NUM_THREADS = min(os.cpu_count() or 1, 6)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to write, and what goes into it, in order."""
+    """A file to be written, and the pairs of files that go into it, in order."""
 
     path: Path
     sources: tuple[Source, ...]
@@ -44,7 +40,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What was found while a shard was written."""
+    """The counts and remarks of a shard, found while it was written."""
 
     counts: Counts
     remarks: list[Remark]
@@ -56,37 +52,38 @@ def write_shard(
     num_threads: int,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes the records of a shard, and what was found beside it, for `read_findings`.
+    """Writes the records of a shard, and beside it what was found, for `read_findings`.
 
-    A file with a problem is left out; the caller has to refuse the dataset then.
+    A pair with a problem is left out; then the caller has to refuse the dataset.
 
     Args:
-      shard: what to write, and where; the file appears when it is complete.
-      features: those of the dataset.
-      num_threads: threads that read and check; as many examples are in memory, and one more.
-      progress: called after each example.
+        shard: what to write, and where. The file appears when it is complete.
+        features: those of the dataset.
+        num_threads: number of threads that read and check. One example more is in memory.
+        progress: is called after each example.
     """
     serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
     counts, remarks = Counts(), []
 
     def prepare(source: Source) -> tuple[bytes | None, Counts, list[Remark]]:
+        """Makes the record of a pair, or None if it has a problem."""
         example, counted, found = read_example(source)
         if example is None:
             return None, counted, found
         proto = serializer.get_tf_example(features.encode_example(example))
-        # In one order of features, so that the same files give the same bytes everywhere.
+        # Features in a fixed order, so that the same files give the same bytes everywhere.
         return proto.SerializeToString(deterministic=True), counted, found
 
     def records() -> Iterator[bytes]:
-        with ThreadPoolExecutor(num_threads) as pool:
-            for record, counted, found in _map_ahead(pool, prepare, shard.sources, num_threads):
-                remarks.extend(found)
-                if record is not None:
-                    yield record
-                    counts.add(counted)
-                progress()
+        """Yields the records, and keeps what was found."""
+        for record, counted, found in map_ahead(prepare, shard.sources, threads=num_threads):
+            remarks.extend(found)
+            if record is not None:
+                yield record
+                counts.add(counted)
+            progress()
 
-    with written_whole(shard.path) as part:
+    with written_atomically(shard.path) as part:
         if shard.file_format == tfds.core.FileFormat.ARRAY_RECORD:
             writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
             for record in records():
@@ -103,7 +100,7 @@ def write_shard(
 
 
 def read_findings(shard: Shard) -> Findings:
-    """What `write_shard` found, on whichever machine; its file is removed."""
+    """Reads what `write_shard` found, perhaps on another machine, and removes that file."""
     file = _findings_file(shard)
     findings = json.loads(file.read_text())
     file.unlink()
@@ -112,10 +109,10 @@ def read_findings(shard: Shard) -> Findings:
 
 
 def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
-    """Reads a pair of files and checks what is in them.
+    """Reads a pair of files and checks their contents.
 
     Returns:
-      The example, or None if a file has a problem; its counts; and remarks on its files.
+        The example, or None if a file has a problem; its counts; and remarks on the files.
     """
     pair, counts, remarks = source.pair, Counts(), []
     image = pair.image.read_bytes()
@@ -156,9 +153,9 @@ def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
 
 
 def _is_decodable(image: bytes, source: Source) -> bool:
-    """Whether the decoder of the training pipeline makes an upright photograph of the known size.
+    """Tells whether the decoder of training makes an upright photograph of the size in the header.
 
-    OpenCV fills in what single damaged blocks leave open, so those pass.
+    Single damaged blocks are not noticed, since OpenCV fills them in.
     """
     try:
         reduced = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
@@ -169,6 +166,7 @@ def _is_decodable(image: bytes, source: Source) -> bool:
 
 
 def _check_labels(path: Path, histogram: list[int]) -> Iterator[Remark]:
+    """Yields a remark on labels that are not allowed, or on a label map without any label."""
     wrong = [value for value in range(len(CLASSES), IGNORE) if histogram[value]]
     if wrong:
         values = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
@@ -178,22 +176,6 @@ def _check_labels(path: Path, histogram: list[int]) -> Iterator[Remark]:
         yield Remark("oddity", "nothing labelled", path, f"all pixels are {IGNORE}, ignored")
 
 
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int
-) -> Iterator[R]:
-    """Results in order, of at most `ahead` calls that run or wait to be taken."""
-    waiting = deque()
-    try:
-        for item in items:
-            if len(waiting) == ahead:
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(function, item))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
 def _findings_file(shard: Shard) -> Path:
+    """Returns the path of the file with the findings, beside the shard."""
     return shard.path.with_name(f"{shard.path.name}.findings.json")

@@ -10,25 +10,26 @@ _POLICIES = ("skip", "fail")
 
 
 class RecordError(InputError):
-    """Records that cannot be used; the message is one line."""
+    """The error of records that cannot be used; the message is one line."""
 
 
 class BadRecords:
-    """Counts the bad records of a split, each once, and says when they are too many.
+    """The bad records that this process has met in a split; too many of them are an error.
 
-    A process counts what it meets: after a restart, or on another host, it begins anew. What the
-    crops are does not depend on the count.
+    Each record counts once. Each process has a count of its own, which begins anew after a restart.
+    The crops do not depend on it.
     """
 
     def __init__(self, total: int, policy: str, max_share: float):
-        """
+        """Begins with no bad record.
+
         Args:
-          total: records of the split.
-          policy: "skip", or "fail" to accept none.
-          max_share: the share of the records that may be bad, 0..1.
+            total: number of records of the split.
+            policy: "skip", or "fail" to accept no bad record.
+            max_share: the share of the records that may be bad, 0..1.
 
         Raises:
-          RecordError: no such policy.
+            RecordError: there is no such policy.
         """
         if policy not in _POLICIES:
             raise RecordError(f"on_bad_record={policy!r} is unknown; take 'skip' or 'fail'")
@@ -36,17 +37,16 @@ class BadRecords:
         self._found: set[int] = set()
         self._lock = threading.Lock()  # the threads of the pipeline share this object
 
-    @property
-    def count(self) -> int:
-        """How many have been found so far."""
-        return len(self._found)
-
     def add(self, number: int, error: InputError) -> None:
-        """Counts and logs a record, unless it is known.
+        """Counts and logs a record, unless it is known already.
+
+        Args:
+            number: position of the record in the split.
+            error: why it cannot be used.
 
         Raises:
-          InputError: `error` itself, if none is accepted.
-          RecordError: this one is one too many.
+            InputError: `error` itself, if the policy is "fail".
+            RecordError: with this record there are too many.
         """
         if self._policy == "fail":
             raise error

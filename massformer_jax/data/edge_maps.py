@@ -1,6 +1,6 @@
 """Edge maps of the dataset's label maps, in NumPy, for pipelines outside the training step.
 
-Training makes its edge maps on the device (`massformer_jax.ops.edges`); these are the same.
+Training makes the same edge maps on the device (`massformer_jax.ops.edges`).
 """
 
 import dataclasses
@@ -10,15 +10,15 @@ import grain
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from massformer_jax.data.classes import IGNORE
+from massformer_jax.classes import IGNORE
 
 
 def edge_map(labels: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels on the edge between two classes, two pixels wide.
+    """Marks the edges between classes, two pixels wide, as `massformer_jax.ops.edges` does.
 
-    Defined as `massformer_jax.ops.edges.edge_map`: a pixel is marked if its label differs from the
-    one above it, to its right, at its lower right or at its lower left, where neither is 255; a
-    marked pixel marks those to its right, below it and at its lower right.
+    A pixel is marked if its label differs from the label above it, to its right, at its lower right
+    or at its lower left, and neither of the two is 255. Then each marked pixel marks the pixels to
+    its right, below it and at its lower right.
     """
     marked = np.zeros(labels.shape, bool)
     for dy, dx in ((-1, 0), (0, 1), (1, 1), (1, -1)):
@@ -35,15 +35,24 @@ def edge_map(labels: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 
 @dataclasses.dataclass(frozen=True)
 class AddEdgeMap(grain.transforms.Map):
-    """Adds 'edge_map', bool [h w], of the label map [h w] or [h w 1] under `key`."""
+    """The transform that adds an edge map to an element with a label map.
+
+    Attributes:
+        key: where the element has its label map, [h w] or [h w 1].
+    """
 
     key: str = "segmentation_mask"
 
     def map(self, element: dict[str, Any]) -> dict[str, Any]:
+        """Returns the element with 'edge_map', bool [h w]."""
         labels = element[self.key]
         return {**element, "edge_map": edge_map(labels[..., 0] if labels.ndim == 3 else labels)}
 
 
 def _inside(shift: int) -> slice:
-    """Where an axis and itself moved by -1, 0 or 1 overlap, in the moved one's positions."""
+    """Returns the positions i of an axis for which i - shift lies on it, too.
+
+    Args:
+        shift: -1, 0 or 1.
+    """
     return slice(max(shift, 0), shift if shift < 0 else None)

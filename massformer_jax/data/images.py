@@ -1,7 +1,8 @@
 """Reading photographs and label maps, and writing label maps.
 
-OpenCV decodes whole photographs (it also turns an image by its EXIF tag), `jpeg` parts of them;
-`png` decodes most label maps, Pillow all others (it too returns the *indices* of a palette PNG).
+Photographs are decoded by OpenCV, which also turns them by their EXIF tag, and parts of a
+photograph by the module `jpeg`. Most label maps are decoded by the module `png`, and all others by
+Pillow. Both return the *indices* of a palette PNG, not its colours.
 """
 
 import io
@@ -13,36 +14,38 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from massformer_jax.data.classes import PALETTE
+from massformer_jax.classes import PALETTE
 from massformer_jax.data.jpeg import JpegError, Layout, decode_rows, read_layout
 from massformer_jax.data.png import read_labels
 from massformer_jax.errors import InputError
 
-Source = bytes | str | os.PathLike
+ImageSource = bytes | str | os.PathLike
 
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112  # number of the EXIF tag
+TURNED_BY_A_QUARTER = (5, 6, 7, 8)  # its values that exchange height and width
+
 _JPEG_START = b"\xff\xd8"
 _NO_IMAGE = "not a readable image (JPEG or PNG expected); replace the file"
 
 
 class ImageError(InputError):
-    """A file that cannot be used; the message is one line that names it and says what to do."""
+    """The error of an image file that cannot be used: one line with its name and what to do."""
 
 
-def decode_image(source: Source, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(source: ImageSource, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a photograph to RGB, uint8, 0..255.
 
-    A photograph turned by its EXIF tag is delivered upright, as the released code's reader does.
+    A photograph that its EXIF tag turns is returned upright, as the released reader does it. A grey
+    image is repeated to three channels, 16 bits become 8, and transparency is dropped.
 
     Args:
-      source: the bytes of an image file, or the path of one. JPEG, PNG, WebP, TIFF, ...; grey
-        images are repeated to three channels, 16-bit ones brought to 8, transparency is dropped.
-      name: what an error calls the image; for a path, the path itself.
+        source: the bytes of an image file, or its path: JPEG, PNG, WebP, TIFF, ...
+        name: what an error calls the image; a path is called by itself.
 
     Raises:
-      ImageError: not an image, or a damaged one. OpenCV answers a JPEG whose data stop early with
-        a lower part in grey, from a file or where zeros follow; such a file is refused here.
-      OSError: the path cannot be read.
+        ImageError: the file is not an image, or is damaged. OpenCV fills the lower part of a JPEG
+            whose data stop early with grey; such a file is refused here.
+        OSError: the path cannot be read.
     """
     data, name = _load(source, name)
     if data.startswith(_JPEG_START):
@@ -61,20 +64,22 @@ def decode_image(source: Source, name: str = "image") -> UInt8[np.ndarray, "h w 
 def decode_window(
     source: bytes, rows: slice, columns: slice, name: str = "image", *, reduce: int = 1
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A part of what `decode_image` gives, without decoding all of a JPEG for it.
+    """Decodes a part of what `decode_image` returns, without decoding the whole JPEG for it.
 
-    Of an upright JPEG whose rows are coded from top to bottom, and that is nearly every photograph,
-    those below the window are not decoded, and with restart markers those above are neither.
+    Nearly every photograph is an upright JPEG whose rows are coded from top to bottom. Then the
+    rows below the window are not decoded, and with restart markers most rows above it are not
+    decoded either.
 
     Args:
-      source: the bytes of an image file.
-      rows, columns: with start and stop, in pixels of the upright photograph, reduced if so asked.
-      name: what an error calls the image.
-      reduce: 1, 2, 4 or 8: the photograph at that fraction of its size, rounded up. The values are
-        means over the pixels put together (by JPEG's frequencies where possible).
+        source: the bytes of an image file.
+        rows: slice with start and stop, in pixels of the upright photograph after `reduce`.
+        columns: slice likewise.
+        name: what an error calls the image.
+        reduce: 1, 2, 4 or 8: the photograph is shrunk to this fraction of its size, rounded up. A
+            pixel is the mean of those it replaces, or what JPEG's frequencies give instead.
 
     Raises:
-      ImageError: as `decode_image`.
+        ImageError: see `decode_image`.
     """
     layout = _jpeg_layout(source, name) if source.startswith(_JPEG_START) else None
     if layout is None or _orientation(source) != 1:
@@ -90,22 +95,22 @@ def decode_window(
     return strip[:, columns]
 
 
-def decode_mask(source: Source, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
-    """Decodes a label map to one label a pixel, uint8.
+def decode_mask(source: ImageSource, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
+    """Decodes a label map to one label per pixel, uint8.
 
-    Takes a palette PNG (its indices, whatever its colours) and an 8-bit grey PNG. An EXIF tag is
-    not obeyed: a label map has to fit the upright photograph as it lies.
+    The file is an 8-bit grey PNG, or a palette PNG, of which the indices are taken whatever its
+    colours are. An EXIF tag is not obeyed: a label map has to fit the upright photograph.
 
     Args:
-      source: the bytes of a PNG file, or the path of one.
-      name: what an error calls the label map; for a path, the path itself.
+        source: the bytes of a PNG file, or its path.
+        name: what an error calls the label map; a path is called by itself.
 
     Returns:
-      The labels; the array may be read-only, and a view of a larger one.
+        The labels. The array may be read-only, and a view of a larger one.
 
     Raises:
-      ImageError: not an image, a damaged one, or one that holds colours instead of labels.
-      OSError: the path cannot be read.
+        ImageError: the file is not an image, is damaged, or holds colours instead of labels.
+        OSError: the path cannot be read.
     """
     data, name = _load(source, name)
     labels = read_labels(data)
@@ -130,11 +135,11 @@ def decode_mask(source: Source, name: str = "mask") -> UInt8[np.ndarray, "h w"]:
 def encode_mask(
     labels: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"] = PALETTE
 ) -> bytes:
-    """Encodes a label map as a palette PNG: indices in the pixels, the classes' colours for eyes.
+    """Encodes a label map as a palette PNG, whose indices are the labels.
 
     Args:
-      labels: any values of 0..255; those beyond the classes, with 255 (ignored), show white.
-      palette: RGB of the classes 0..k-1, the dataset's by default.
+        labels: any values of 0..255. Those that are no class, such as 255 (ignored), show white.
+        palette: RGB of the classes 0..k-1; by default that of the dataset.
     """
     colours = np.full((256, 3), 255, np.uint8)
     colours[: len(palette)] = palette
@@ -145,12 +150,16 @@ def encode_mask(
     return buffer.getvalue()
 
 
-def image_size(source: Source, name: str = "image") -> tuple[int, int]:
-    """(height, width) in pixels that `decode_image` would give, read from the header alone.
+def image_size(source: ImageSource, name: str = "image") -> tuple[int, int]:
+    """Returns the (height, width) in pixels of what `decode_image` returns, from the header alone.
+
+    Args:
+        source: the bytes of an image file, or its path.
+        name: what an error calls the image; a path is called by itself.
 
     Raises:
-      ImageError: no image that can be identified.
-      OSError: the path cannot be read.
+        ImageError: the file is no image that can be identified.
+        OSError: the path cannot be read.
     """
     # A path is not loaded: the header of a 4 MB photograph is its first few kB.
     if not isinstance(source, bytes):
@@ -158,19 +167,21 @@ def image_size(source: Source, name: str = "image") -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in TURNED_BY_A_QUARTER
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a readable image; replace the file") from error
     return (width, height) if turned else (height, width)
 
 
-def _load(source: Source, name: str) -> tuple[bytes, str]:
+def _load(source: ImageSource, name: str) -> tuple[bytes, str]:
+    """Returns the bytes of a file, and what an error calls it."""
     if isinstance(source, bytes):
         return source, name
     return Path(source).read_bytes(), os.fspath(source)
 
 
 def _jpeg_layout(data: bytes, name: str) -> Layout | None:
+    """Reads the layout of a JPEG, and raises ImageError if it is truncated."""
     try:
         return read_layout(data)
     except JpegError as error:
@@ -178,8 +189,9 @@ def _jpeg_layout(data: bytes, name: str) -> Layout | None:
 
 
 def _orientation(data: bytes) -> int:
+    """Returns the value of the EXIF orientation, 1 if there is none, 0 if this is no image."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_EXIF_ORIENTATION, 1)
+            return image.getexif().get(EXIF_ORIENTATION, 1)
     except UnidentifiedImageError:
         return 0

@@ -1,9 +1,9 @@
 """Decoding only the rows of a JPEG that are needed.
 
-The coded data of a JPEG can be read from their start alone, but need not be read to their end: a
-copy whose header claims fewer rows is decoded up to there. Where a file has restart markers at the
-ends of rows (some cameras write them; `jpegtran -restart 1` adds them without loss) decoding can
-also begin at one. Both give the very pixels of the whole photograph.
+The coded data of a JPEG have to be read from their start, but not to their end: if the header
+claims fewer rows than there are, a decoder stops there. If a file has restart markers at the ends
+of rows (some cameras write them, and `jpegtran -restart 1` adds them without loss), decoding can
+also begin at one of them. In both cases the pixels are exactly those of the whole photograph.
 """
 
 import re
@@ -17,40 +17,41 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _END_OF_IMAGE, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 _OTHER_FRAMES = tuple(set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC})  # tables and an extension
-# The first byte pair after a scan's data that is neither a stuffed 0xff nor a restart marker.
+# A scan's data end at the first byte pair that is neither a stuffed 0xff nor a restart marker.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-# Chroma of half the rows is interpolated: a row's colour also depends on the rows next to it.
+# Chroma that is stored for every second row is interpolated, so that the colour of a row also
+# depends on the rows next to it.
 _CONTEXT = 2
 
 
 class Layout(NamedTuple):
-    """Where things lie in a JPEG whose rows are coded from top to bottom in one scan."""
+    """The positions of the parts of a JPEG whose rows are coded from top to bottom in one scan."""
 
     height: int  # pixels
-    width: int
-    frame: int  # position of the frame's segment behind its marker, bytes
-    scan: int  # where the coded data begin
-    end: int  # and end
+    width: int  # pixels
+    frame: int  # position in bytes of the frame's segment, behind its marker
+    scan: int  # position in bytes where the coded data begin
+    end: int  # position in bytes where they end
     restart_rows: int  # rows of pixels from one restart marker to the next; 0 if there are none
 
 
 class JpegError(ValueError):
-    """The JPEG ends before its end-of-image marker."""
+    """The error of a JPEG that ends before its end-of-image marker."""
 
 
 def read_layout(data: bytes) -> Layout | None:
     """Walks the markers of a JPEG from its start to its end.
 
-    Walking is exact where a look at the last two bytes is not: cameras append data after the end,
-    and a thumbnail in the EXIF block has an end of its own.
+    A look at the last two bytes would not do: cameras append data after the end, and a thumbnail in
+    the EXIF block has an end of its own.
 
     Returns:
-      The layout, or None if the rows are coded in several passes (progressive files) or otherwise
-      unusually.
+        The layout, or None if the rows are coded in several passes (a progressive file) or in
+        another unusual way.
 
     Raises:
-      JpegError: the markers do not lead to an end.
+        JpegError: the markers do not lead to an end.
     """
     frame, kind, interval = 0, 0, 0
     scans: list[tuple[int, int]] = []
@@ -80,9 +81,17 @@ def read_layout(data: bytes) -> Layout | None:
 
 
 def _layout(data: bytes, frame: int, scan: tuple[int, int], interval: int) -> Layout | None:
+    """Makes the layout from the positions of the parts, or returns None if the frame is unusual.
+
+    Args:
+        data: the JPEG.
+        frame: position of the frame's segment.
+        scan: where the coded data begin and end.
+        interval: number of coded units from one restart marker to the next, or 0.
+    """
     segment = data[frame : frame + int.from_bytes(data[frame : frame + 2], "big")]
     components = (len(segment) - 8) // 3
-    # Four components are CMYK; a height of 0 is told after the scan.
+    # Four components are CMYK. Below, a height of 0 means that it is stored after the scan.
     if components not in (1, 3) or segment[2] != 8 or segment[7] != components:
         return None
     height, width = (int.from_bytes(segment[i : i + 2], "big") for i in (3, 5))
@@ -100,25 +109,26 @@ def _layout(data: bytes, frame: int, scan: tuple[int, int], interval: int) -> La
 def decode_rows(
     data: bytes, layout: Layout, start: int, stop: int, *, reduce: int = 1
 ) -> UInt8[np.ndarray, "rows w 3"]:
-    """Rows start..stop-1 of the photograph as it lies (no EXIF turn), RGB.
+    """Decodes the rows start..stop-1 of a photograph to RGB, without turning it by its EXIF tag.
 
     Args:
-      data: a complete JPEG.
-      layout: of `read_layout`.
-      start, stop: in pixels of the decoded photograph, so after a reduction.
-      reduce: 2, 4 or 8 decode at that fraction of the size, rounded up, averaging in the frequency
-        domain.
+        data: a complete JPEG.
+        layout: what `read_layout` returned for it.
+        start: first row, in pixels of the photograph after `reduce`.
+        stop: end of the rows, likewise.
+        reduce: 1, 2, 4 or 8: the photograph is shrunk to this fraction of its size, rounded up, by
+            averaging in the frequency domain.
 
     Raises:
-      ValueError: the data cannot be decoded. Bad codes within otherwise complete data pass.
+        ValueError: the data cannot be decoded. Wrong codes in complete data are not noticed.
     """
     above, below = (start - _CONTEXT) * reduce, (stop + _CONTEXT) * reduce
     first, data, height = _shortened(data, layout, above, below)
     h, w = -(-height // reduce), -(-layout.width // reduce)
-    # NumPy's memory, since it asks the system for large pages: the decoder's own takes as long to
-    # appear as it takes to decode into.
+    # NumPy asks the system for large pages of memory. Without them, clearing the decoder's own
+    # memory takes as long as decoding.
     buffer = np.empty(h * w * 3, np.uint8)
-    # Not strict, because what follows the last row asked for counts as an error there.
+    # Not strict, because a strict decoder takes the data behind the last claimed row for an error.
     image = simplejpeg.decode_jpeg(
         data, "RGB", min_height=h, min_width=w, min_factor=reduce, buffer=buffer, strict=False
     )
@@ -126,21 +136,25 @@ def decode_rows(
 
 
 def _shortened(data: bytes, layout: Layout, start: int, stop: int) -> tuple[int, bytearray, int]:
-    """A JPEG of rows first..first+height-1, which include start..stop-1: (first, JPEG, height)."""
+    """Cuts a JPEG down to fewer rows, which include start..stop-1.
+
+    Returns:
+        (first, JPEG, height): the new JPEG holds the rows first..first+height-1.
+    """
     start, stop = max(start, 0), min(stop, layout.height)
     first, body = 0, memoryview(data)[layout.scan :]
-    step, markers = layout.restart_rows, []
-    if step and start >= step:
+    restart_rows, markers = layout.restart_rows, []
+    if restart_rows and start >= restart_rows:
         found = [marker.start() for marker in _RESTART.finditer(data, layout.scan, layout.end)]
-        begin, end = start // step - 1, -(-stop // step) - 1
-        if len(found) == -(-layout.height // step) - 1:
-            first = (begin + 1) * step
+        begin, end = start // restart_rows - 1, -(-stop // restart_rows) - 1
+        if len(found) == -(-layout.height // restart_rows) - 1:
+            first = (begin + 1) * restart_rows
             markers = [position - found[begin] - 2 for position in found[begin + 1 : end]]
             last = found[end] if end < len(found) else layout.end
             body = bytes(memoryview(data)[found[begin] + 2 : last]) + _END
     shortened = bytearray(memoryview(data)[: layout.scan])
     shortened[layout.frame + 3 : layout.frame + 5] = (stop - first).to_bytes(2, "big")
     shortened += body
-    for number, marker in enumerate(markers):  # they count 0..7 over and over
+    for number, marker in enumerate(markers):  # they are numbered 0..7 again and again
         shortened[layout.scan + marker + 1] = 0xD0 + number % 8
     return first, shortened, stop - first

@@ -1,7 +1,7 @@
 """The input pipeline: from the dataset's records to batches of crops, and to whole photographs.
 
-Decoding, resizing and cropping run in threads (OpenCV, Pillow and the record reader release
-Python's lock); what leaves is uint8. Normalisation and edge maps are made on the device.
+Decoding, resizing and cropping run in threads, since OpenCV, Pillow and the record reader release
+Python's lock. The arrays stay uint8: normalisation and edge maps are made on the device.
 """
 
 import dataclasses
@@ -29,21 +29,22 @@ _KEPT_ENCODED = {
 
 
 class PipelineError(InputError):
-    """A dataset or a setting that cannot be used; the message is one line."""
+    """The error of a dataset or a setting that cannot be used; the message is one line."""
 
 
 def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
-    """Opens the records of a split for reading in any order.
+    """Opens a split, whose records can then be read in any order.
 
     Args:
-      data_dir: the folder given to the build command; the newest version below it is read.
-      split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
+        data_dir: the folder given to the build command; the newest version below it is read.
+        split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
 
     Returns:
-      A sequence of {'image': JPEG bytes, 'segmentation_mask': PNG bytes, 'file_name': bytes, ...}.
+        A sequence of records {'image': bytes of a JPEG file, 'segmentation_mask': bytes of a PNG
+        file, 'file_name': bytes, ...}.
 
     Raises:
-      PipelineError: no complete dataset there, or no such split in it.
+        PipelineError: there is no complete dataset, or it has no such split.
     """
     builder = _newest(data_dir)
     name = re.split(r"[\[+]", split)[0]
@@ -54,19 +55,20 @@ def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, An
 
 
 def split_names(data_dir: str | os.PathLike) -> list[str]:
-    """The splits that the dataset has.
+    """Returns the names of the splits that the dataset has.
 
     Raises:
-      PipelineError: no complete dataset there.
+        PipelineError: there is no complete dataset.
     """
     return list(_newest(data_dir).info.splits)
 
 
 def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    """Returns the builder of the dataset's newest complete version."""
     versions = [
         info.parent
         for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
-        # What a killed build leaves is called incomplete.A1B2C3_1.0.0 or the like.
+        # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
         if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]
     if not versions:
@@ -94,45 +96,49 @@ def train_dataset(
     crops_per_decode: int = 1,
     exact: bool = True,
 ) -> grain.IterDataset:
-    """Endless batches of augmented crops.
+    """Returns endless batches of augmented crops.
 
-    The stream of crops is a function of the seed alone, and each batch the next part of it: host
-    `i` of `n` takes the i-th of n equal pieces of each batch. So no two hosts see one photograph in
-    an epoch, every photograph is seen once an epoch, and the batches of all hosts, one after the
-    other, are the same whatever the number of hosts and threads. The order is drawn anew each
-    epoch.
+    The stream of crops is a function of the seed alone, and each batch is the next part of it: host
+    `i` of `n` takes the i-th of n equal pieces of each batch. So each photograph is seen once per
+    epoch, by one host; and the batches of all hosts, one after the other, are the same whatever the
+    number of hosts and threads is. Each epoch has an order of its own.
 
     Args:
-      data_dir: the folder given to the build command.
-      split: which photographs.
-      batch_size: crops a step over all hosts; each host delivers its equal share.
-      seed: decides order and augmentation.
-      crop_size: edge of the square crops, pixels.
-      short_edges: the short edges a photograph is resized to, one drawn for each crop, pixels.
-      max_long_edge: bound of the long edge then, pixels.
-      host_index, host_count: `jax.process_index()` and `jax.process_count()`.
-      num_threads: threads of this host that decode and crop.
-      on_bad_record: what a record that cannot be read or decoded does. "fail" raises. "skip" takes
-        the record stored after it in its place, and logs its name; so the number of crops delivered
-        tells the position in the stream as ever.
-      max_bad_share: skipping fails too once this share of the split's records has been found bad.
-      crops_per_decode: crops taken of one decoded photograph, all in one batch. More are faster,
-        and less diverse: 1 as released.
-      exact: crops equal OpenCV's on the whole photograph bit for bit; see `ResizedCrop`.
+        data_dir: the folder given to the build command.
+        split: which photographs, see `open_split`.
+        batch_size: number of crops per step over all hosts; each host delivers an equal share.
+        seed: decides order and augmentation.
+        crop_size: edge of the square crops, in pixels.
+        short_edges: the short edges that photographs are resized to, in pixels; one of them is
+            drawn for each crop.
+        max_long_edge: the largest long edge of a resized photograph, in pixels.
+        host_index: `jax.process_index()`.
+        host_count: `jax.process_count()`.
+        num_threads: number of this host's threads that decode and crop.
+        on_bad_record: what happens at a record that cannot be read or decoded. "fail" raises an
+            error. "skip" logs its name and takes the record that is stored after it; so the number
+            of crops delivered still tells the position in the stream.
+        max_bad_share: "skip" raises an error, too, once more than this share of the split's records
+            has been found bad.
+        crops_per_decode: number of crops per decoded photograph, all of them in one batch. The
+            release takes 1; more are faster and less diverse.
+        exact: whether crops equal OpenCV's on the whole photograph, see `ResizedCrop`.
 
     Returns:
-      A dataset of {'image': uint8 [b s s 3], 'label': uint8 [b s s]}, b = batch_size / host_count
-      and s = crop_size. Its iterator is resumed exactly by `get_state` and `set_state`, or by
-      `grain.checkpoint.CheckpointSave` and `CheckpointRestore`; the state holds, for one host,
-      nothing but the number of photographs it has delivered: `stream_position` of any step.
+        A dataset of {'image': uint8 [b s s 3], 'label': uint8 [b s s]}, where b = batch_size /
+        host_count and s = crop_size. Its iterator is resumed exactly by `get_state` and
+        `set_state`, or by `grain.checkpoint.CheckpointSave` and `CheckpointRestore`. Its state
+        holds nothing but the number of photographs that this host has delivered, which
+        `stream_position` gives for any step.
 
     Raises:
-      PipelineError: no such dataset or split, or a batch that hosts cannot share equally. From the
-        iterator: a bad record, or too many.
+        PipelineError: there is no such dataset or split, or the hosts cannot share the batch
+            equally.
+        InputError: from the iterator, at a bad record or at one too many.
     """
     photographs = _photographs(batch_size, host_count, crops_per_decode)
     records = open_split(data_dir, split)
-    crop = ResizedCrop(
+    resized_crop = ResizedCrop(
         crop_size, tuple(short_edges), max_long_edge, crops=crops_per_decode, exact=exact
     )
     pad = transforms.PadToSquare(crop_size)
@@ -142,16 +148,16 @@ def train_dataset(
         .seed(seed)
         .shuffle()
         .repeat(None)
-        .random_map(Read(records, crop, bad_records))
+        .random_map(Read(records, resized_crop, bad_records))
         .random_map(transforms.Each(transforms.RandomFlip()))
         .random_map(transforms.Each(transforms.PhotometricDistortion()))
         .map(lambda crops: [pad.map(crop) for crop in crops])
     )
-    # Shared among hosts after the random maps: before them, the hosts' n-th crops would be drawn
-    # with the same random numbers.
-    places = range(host_index * photographs, (host_index + 1) * photographs)
-    local = grain.MapDataset.mix([crops[place :: photographs * host_count] for place in places])
-    buffer = max(photographs, 2 * num_threads)  # 4 MB a crop of 1024 pixels
+    # The hosts take their pieces after the random maps. If they took them before, the n-th crops of
+    # all hosts would be drawn with the same random numbers.
+    positions = range(host_index * photographs, (host_index + 1) * photographs)
+    local = grain.MapDataset.mix([crops[i :: photographs * host_count] for i in positions])
+    buffer = max(photographs, 2 * num_threads)  # a crop of 1024 pixels takes 4 MB
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     return local.to_iter_dataset(options).batch(photographs, batch_fn=_joined)
 
@@ -159,31 +165,37 @@ def train_dataset(
 def stream_position(
     step: int, *, batch_size: int, host_count: int, crops_per_decode: int = 1
 ) -> dict[str, int]:
-    """The state of a host's `train_dataset` iterator after `step` steps.
+    """Returns the state of a host's `train_dataset` iterator after `step` steps.
 
-    It is the same for all hosts, and does not depend on how many there were before: training goes
-    on exactly where it was when a run is continued on another number of hosts.
+    It is the same for all hosts and does not depend on how many hosts there were before. So a run
+    that is continued on another number of hosts goes on exactly where it was.
+
+    Args:
+        step: number of steps done.
+        batch_size: see `train_dataset`.
+        host_count: see `train_dataset`.
+        crops_per_decode: see `train_dataset`.
 
     Raises:
-      PipelineError: a batch that hosts cannot share equally.
+        PipelineError: the hosts cannot share the batch equally.
     """
     return {"next_index": step * _photographs(batch_size, host_count, crops_per_decode)}
 
 
 def _photographs(batch_size: int, host_count: int, crops_per_decode: int) -> int:
-    """Photographs a step and host."""
-    shares = host_count * crops_per_decode
-    if batch_size < 1 or batch_size % shares:
-        times = f" times {crops_per_decode} crops a photograph" if crops_per_decode > 1 else ""
+    """Returns the number of photographs per step that each host decodes."""
+    pieces = host_count * crops_per_decode
+    if batch_size < 1 or batch_size % pieces:
+        times = f" times {crops_per_decode} crops per photograph" if crops_per_decode > 1 else ""
         raise PipelineError(
             f"batch_size={batch_size} cannot be shared by {host_count} hosts{times}; "
-            f"take a multiple of {shares}"
+            f"take a multiple of {pieces}"
         )
-    return batch_size // shares
+    return batch_size // pieces
 
 
 def _joined(photographs: Sequence[Sequence[transforms.Element]]) -> transforms.Element:
-    """The crops of all photographs as one batch."""
+    """Puts the crops of all photographs into one batch."""
     crops = [crop for photograph in photographs for crop in photograph]
     return {key: np.stack([crop[key] for crop in crops]) for key in ("image", "label")}
 
@@ -196,40 +208,49 @@ def eval_examples(
     host_count: int = 1,
     num_threads: int = 4,
 ) -> Iterator[dict]:
-    """Whole photographs with their label maps, each once over all hosts.
+    """Returns this host's whole photographs with their label maps; all hosts see each one once.
 
     Args:
-      data_dir: the folder given to the build command.
-      split: which photographs.
-      host_index, host_count: this host takes every `host_count`-th; hosts' shares differ by one.
-      num_threads: threads that decode; as many decoded photographs wait in memory (48 MB each at
-        12 megapixels).
+        data_dir: the folder given to the build command.
+        split: which photographs, see `open_split`.
+        host_index: `jax.process_index()`.
+        host_count: `jax.process_count()`; this host takes every `host_count`-th photograph.
+        num_threads: number of threads that decode. As many decoded photographs wait in memory, each
+            of which takes 48 MB at 12 megapixels.
 
-    Yields:
-      {'image': uint8 [h w 3], 'label': uint8 [h w], 'file_name': str}.
+    Returns:
+        An iterator over {'image': uint8 [h w 3], 'label': uint8 [h w], 'file_name': str}.
 
     Raises:
-      PipelineError: no such dataset or split (at the call, not at the first element).
+        PipelineError: there is no such dataset or split. This is raised by the call itself, not by
+            the iterator.
+        InputError: from the iterator, at a damaged photograph or label map.
     """
     records = open_split(data_dir, split)
     if host_index >= len(records):
         return iter(())
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
-    dataset = grain.MapDataset.source(records)[host_index::host_count].map(Decode(keep_name=True))
+    dataset = grain.MapDataset.source(records)[host_index::host_count].map(Decode())
     return iter(dataset.to_iter_dataset(options))
 
 
 @dataclasses.dataclass(frozen=True)
 class Read(grain.transforms.RandomMap):
-    """Turns the number of a record into crops of it, or where it is bad, of the one after it."""
+    """The transform from the number of a record to crops of it, or of the next one if it is bad."""
 
     records: grain.sources.RandomAccessDataSource
     crop: ResizedCrop
     bad_records: BadRecords
 
     def random_map(self, element: int, rng: np.random.Generator) -> list[transforms.Element]:
-        for step in range(len(self.records)):
-            number = (int(element) + step) % len(self.records)
+        """Reads the record `element`, or the first usable one after it, and makes its crops.
+
+        Raises:
+            InputError: see `BadRecords.add`.
+            PipelineError: no record of the split is usable.
+        """
+        for offset in range(len(self.records)):
+            number = (int(element) + offset) % len(self.records)
             try:
                 return self.crop.random_map(self._record(number), rng)
             except (ImageError, RecordError) as error:
@@ -237,22 +258,26 @@ class Read(grain.transforms.RandomMap):
         raise PipelineError("no record of the split can be read; build the dataset again")
 
     def _record(self, number: int) -> dict[str, Any]:
+        """Reads a record, and raises RecordError whatever the reader raises."""
         try:
             return self.records[number]
-        except Exception as error:  # the reader's own types are many, and none is documented
+        except Exception as error:  # the reader's errors have many types, all undocumented
             raise RecordError(f"record {number} of the split cannot be read: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Decode(grain.transforms.Map):
-    """Turns a record into {'image', 'label'}, with 'file_name' if that is kept."""
+    """The transform from a record to a photograph, its label map and its name."""
 
-    keep_name: bool = False
+    def map(self, element: dict[str, Any]) -> dict[str, Any]:
+        """Decodes a record to {'image', 'label', 'file_name'}, see `eval_examples`.
 
-    def map(self, element: dict[str, Any]) -> dict:
+        Raises:
+            ImageError: one of the files is damaged. It names the file.
+        """
         name = element["file_name"].decode()
-        decoded = {
+        return {
             "image": decode_image(element["image"], name),
             "label": decode_mask(element["segmentation_mask"], f"label map of {name}"),
+            "file_name": name,
         }
-        return {**decoded, "file_name": name} if self.keep_name else decoded

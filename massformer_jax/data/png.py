@@ -1,7 +1,7 @@
-"""Reading the labels of a PNG fast: those of most label maps, where no row is filtered.
+"""Reading label maps fast, if no row of the PNG is filtered; this is so in most label maps.
 
-A label map is long runs of few values, so that unpacking it is nearly all copying, and zlib-ng
-copies eight times as fast as the zlib within Pillow.
+A label map consists of long runs of few values. To unpack it is therefore mostly copying, which
+zlib-ng does eight times as fast as the zlib within Pillow.
 """
 
 import struct
@@ -11,18 +11,21 @@ import numpy as np
 from jaxtyping import UInt8
 from zlib_ng import zlib_ng
 
-_START = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"  # the first bytes of every PNG
 _GREY, _PALETTE = 0, 3
 _MOST_INFLATED = 1032  # bytes that one byte of deflate can stand for
 
 
 def read_labels(data: bytes) -> UInt8[np.ndarray, "h w"] | None:
-    """The pixels of an 8-bit palette or grey PNG, if no row is filtered and nothing is damaged.
+    """Reads the labels of an 8-bit palette or grey PNG, if no row is filtered and nothing damaged.
 
     Encoders leave the rows of palette images unfiltered, as the PNG specification advises.
 
+    Args:
+        data: the bytes of a file.
+
     Returns:
-      The labels, read-only; or None for any other file, which a general reader has to look at.
+        The labels, read-only; or None for any other file, which a general reader has to look at.
     """
     chunks = _read_chunks(data)
     if chunks is None:
@@ -41,14 +44,15 @@ def read_labels(data: bytes) -> UInt8[np.ndarray, "h w"] | None:
     if len(rows) != size:
         return None
     table = np.frombuffer(rows, np.uint8).reshape(height, width + 1)
-    return None if table[:, 0].any() else table[:, 1:]  # a row begins with the number of its filter
+    # The first byte of a row is the number of its filter.
+    return None if table[:, 0].any() else table[:, 1:]
 
 
 def _read_chunks(data: bytes) -> tuple[bytes, bytes] | None:
-    """The header and the packed pixels, if all chunks are whole."""
+    """Returns the header and the packed pixels, or None unless all chunks are undamaged."""
     header, packed = None, []
-    position = len(_START)
-    if not data.startswith(_START):
+    position = len(SIGNATURE)
+    if not data.startswith(SIGNATURE):
         return None
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")

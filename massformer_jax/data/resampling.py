@@ -1,9 +1,9 @@
 """OpenCV's resizing, computed for a part of the result from a part of the source.
 
-`cv2.resize` knows whole images only, and the weights of a pixel depend on its place in the whole:
-they are made in float32 of its coordinate there. Here they are made the same way, and applied in
-the same integer arithmetic, so that the result equals `cv2.resize` followed by a crop bit for bit
-(tests/data/resampling_test.py compares them).
+`cv2.resize` makes whole images only. The weights of a pixel depend on its place in the whole image,
+since they are computed in float32 from its coordinate there. Here they are computed in the same way
+and applied in the same integer arithmetic. So the result equals `cv2.resize` followed by a crop bit
+for bit (tests/data/resampling_test.py compares them).
 
 Source: OpenCV, modules/imgproc/src/resize.cpp, INTER_LINEAR and INTER_NEAREST for uint8.
 """
@@ -15,39 +15,43 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 _ONE = 2048  # weight 1 in fixed point
-_BLOCK = 32  # rows at a time: what they take stays in the cache
+_BLOCK = 32  # number of rows resized at a time, so few that their data stay in the cache
 
 
 def resize_image(
     image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Bilinear, half-pixel centres, no antialiasing, as OpenCV does in fixed point."""
+    """Resizes an image to (height, width) as OpenCV does: bilinearly, in fixed point.
+
+    Pixel centres are at halves, and nothing is done against aliasing.
+    """
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 class Taps(NamedTuple):
-    """Along one axis: each of n results is `low`·(1 - weight) + `high`·weight of the source."""
+    """The two source pixels that each of n results along one axis is made of, and their weights."""
 
-    low: Int[np.ndarray, " n"]  # source positions, rising
-    high: Int[np.ndarray, " n"]
+    low: Int[np.ndarray, " n"]  # positions in the source, rising
+    high: Int[np.ndarray, " n"]  # positions in the source, rising
     low_weight: Int[np.ndarray, " n"]  # 0..2048
-    high_weight: Int[np.ndarray, " n"]
+    high_weight: Int[np.ndarray, " n"]  # 2048 - low_weight, but for rounding
 
     @property
     def span(self) -> slice:
-        """The part of the source that is looked at."""
+        """The part of the source that the results depend on."""
         return slice(int(self.low[0]), int(self.high[-1]) + 1)
 
 
 def taps(length: int, resized: int, window: slice, reduce: int = 1) -> Taps:
-    """What the rows or columns `window` of an image resized from `length` to `resized` are made of.
+    """Computes what the rows, or the columns, of a resized image are made of.
 
     Args:
-      length, resized: of the axis, in the whole source and in the whole result.
-      window: start and stop of what is wanted.
-      reduce: the source is at hand at this fraction of its size only, rounded up.
+        length: of the axis in the whole source, in pixels.
+        resized: length of the axis in the whole result.
+        window: start and stop of the rows or columns that are wanted.
+        reduce: 1, or n if the source has been shrunk to 1/n of its size, rounded up.
     """
-    # In this order and these types because OpenCV rounds so.
+    # The order of operations and the types are OpenCV's, so that all is rounded as there.
     step = 1.0 / (resized / (length / reduce))
     centres = ((np.arange(window.start, window.stop) + 0.5) * step - 0.5).astype(np.float32)
     position = np.floor(centres)
@@ -62,10 +66,12 @@ def taps(length: int, resized: int, window: slice, reduce: int = 1) -> Taps:
 def resize_window(
     source: UInt8[np.ndarray, "rows columns 3"], rows: Taps, columns: Taps
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Bilinear, half-pixel centres, no antialiasing.
+    """Resizes to a window as `resize_image` would to the whole result.
 
     Args:
-      source: the part `[rows.span, columns.span]` of the whole source.
+        source: the part `[rows.span, columns.span]` of the whole source.
+        rows: what the rows of the window are made of.
+        columns: what its columns are made of.
     """
     h, w = len(rows.low), len(columns.low)
     # Four channels, so that a pixel is one 32-bit word to gather.
@@ -76,7 +82,7 @@ def resize_window(
     top_weight, bottom_weight = rows.low_weight[:, None], rows.high_weight[:, None]
     blocks = [slice(start, min(start + _BLOCK, h)) for start in range(0, h, _BLOCK)]
     most = max(bottom[block.stop - 1] + 1 - top[block.start] for block in blocks)
-    # Buffers, since memory that is new every time costs more than the arithmetic.
+    # All blocks share buffers, since new memory for each would cost more than the arithmetic.
     pixels, (blended, product) = (
         np.empty((most, w), np.uint32),
         np.empty((2, most, 4 * w), np.int32),
@@ -108,9 +114,14 @@ def resize_window(
 
 
 def nearest(length: int, resized: int, window: slice) -> Int[np.ndarray, " n"]:
-    """The source positions that the pixels `window` of a nearest resize along one axis come from.
+    """Returns the source position of each pixel in a window of a nearest resize along one axis.
 
-    Pixel y comes from floor(y * length / resized), without a half-pixel shift.
+    Pixel y comes from floor(y * length / resized), without a shift by half a pixel.
+
+    Args:
+        length: of the axis in the whole source, in pixels.
+        resized: length of the axis in the whole result.
+        window: start and stop of the pixels that are wanted.
     """
     step = 1.0 / (resized / length)
     positions = np.floor(np.arange(window.start, window.stop) * step).astype(np.intp)

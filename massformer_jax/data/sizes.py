@@ -1,11 +1,17 @@
-"""The recipe's rule for resized sizes: plain integers, so that it needs no image library."""
+"""The recipe's rule for the size of a resized photograph, which needs no image library."""
 
 
 def resized_size(height: int, width: int, *, long_edge: int, short_edge: int) -> tuple[int, int]:
-    """The largest (height, width) of this aspect ratio within a long and a short edge, in pixels.
+    """Returns the largest (height, width) of this aspect ratio within a long and a short edge.
 
-    The recipe trains at (8192, one of 16 short edges), the release evaluates at (4096, 3072), both
-    also when that enlarges the image.
+    The recipe trains at a long edge of 8192 with one of 16 short edges, and the release evaluates
+    at 4096 and 3072. Both do so even if this enlarges the photograph.
+
+    Args:
+        height: of the photograph, in pixels, as all that follows.
+        width: of the photograph.
+        long_edge: the largest length of the longer side.
+        short_edge: the largest length of the shorter side.
     """
     factor = min(long_edge / max(height, width), short_edge / min(height, width))
     return int(height * factor + 0.5), int(width * factor + 0.5)

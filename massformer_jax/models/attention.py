@@ -1,11 +1,15 @@
 """Attention and feed-forward network, both with residual."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from massformer_jax.ops.points import widened
+from massformer_jax.ops.precision import widened
+from massformer_jax.parallel import spatial
 
 # Up to so many keys are attended to at once, and their logits are kept for the backward pass.
 KEPT_KEYS = 4096
@@ -18,6 +22,11 @@ class Attention(nnx.Module):
     """Multi-head attention with residual: residual + out(attend(...)).
 
     The three input projections are one matrix, as in torch's `MultiheadAttention`.
+
+    Args:
+        features: width of queries, keys, values and residual.
+        heads: how many; they divide `features`.
+        kernel_init: of all four projections.
     """
 
     def __init__(self, features: int, heads: int, *, kernel_init: nnx.Initializer, rngs: nnx.Rngs):
@@ -34,47 +43,85 @@ class Attention(nnx.Module):
         values: Float[Array, "*b n d"],
         *,
         residual: Float[Array, "*b q d"],
-        closed: Bool[Array, "*b q n"] | None = None,
-        axis: str | None = None,
     ) -> Float[Array, "*b q d"]:
-        """Positions, where there are any, are in `queries` and `keys` and not in the others.
+        """Attends to all keys at once.
 
-        `closed` marks the keys that a query must not see; it may not be all of them. `axis` is that
-        of the mesh, inside `jax.shard_map`, whose devices hold different keys.
+        Positions, where there are any, are in `queries` and `keys` and not in the others.
         """
+        q, project_keys, project_values = self._projections(queries)
+        attended = _attend(_logits(q, project_keys(keys)), project_values(values))
+        return residual + self.out_proj(attended.reshape(residual.shape))
+
+    def _projections(
+        self, queries: Float[Array, "*b q d"]
+    ) -> tuple[Float[Array, "*b q h e"], Callable[[Array], Array], Callable[[Array], Array]]:
+        """Returns the scaled queries of each head, and what projects keys and what values."""
         kernels = jnp.split(self.in_proj.kernel[...], 3, -1)
         biases = jnp.split(self.in_proj.bias[...], 3)
 
-        def projected(i, x):
+        def project(i, x):
             y = x @ kernels[i] + biases[i].reshape((1,) * (x.ndim - 1) + (-1,))
             return y.reshape(*x.shape[:-1], self.heads, -1)
 
-        q = projected(0, queries)
+        q = project(0, queries)
         q = q * q.shape[-1] ** -0.5
+        return q, functools.partial(project, 1), functools.partial(project, 2)
 
-        def block(keys, values, closed):
-            """Logits of these keys and their projected values."""
-            logits = jnp.einsum(
-                "...qhd,...nhd->...hqn",
-                q,
-                projected(1, keys),
-                preferred_element_type=widened(q.dtype),
-            )
-            if closed is not None:
-                logits = jnp.where(closed[..., None, :, :], -jnp.inf, logits)
-            return logits, projected(2, values)
+
+class MaskedAttention(Attention):
+    """Attention of queries to positions of a map, some of which are blocked for each query.
+
+    There may be too many positions for all of their logits at once. Inside of `spatial.each_part`
+    each device holds positions of its own, and the queries attend to those of all devices.
+    """
+
+    def __call__(
+        self,
+        queries: Float[Array, "*b q d"],
+        keys: Float[Array, "*b n d"],
+        values: Float[Array, "*b n d"],
+        *,
+        residual: Float[Array, "*b q d"],
+        blocked: Bool[Array, "*b q n"],
+    ) -> Float[Array, "*b q d"]:
+        """Attends to the keys that are not blocked.
+
+        Args:
+            queries: with their positions, where they have any.
+            keys: likewise.
+            values: without positions.
+            residual: what the answer is added to.
+            blocked: True where a query must not attend to a key; at least one key of each query
+                is free.
+        """
+        q, project_keys, project_values = self._projections(queries)
+
+        def block(keys, values, blocked):
+            """Returns the logits of these keys, and their projected values."""
+            logits = _logits(q, project_keys(keys))
+            logits = jnp.where(blocked[..., None, :, :], -jnp.inf, logits)
+            return logits, project_values(values)
 
         n = keys.shape[-2]
-        size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)
-        if n <= min(KEPT_KEYS, KEYS) and axis is None:
-            logits, v = block(keys, values, closed)
-            weights = jax.nn.softmax(logits, -1).astype(v.dtype)
-            attended = jnp.einsum("...hqn,...nhd->...qhd", weights, v)
+        if n <= min(KEPT_KEYS, KEYS) and not spatial.inside():
+            attended = _attend(*block(keys, values, blocked))
         else:
+            size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)
             blocks = (_blocks(keys, -2, size), _blocks(values, -2, size))
-            blocks += (None if closed is None else _blocks(closed, -1, size),)
-            attended = _attend_in_blocks(q, block, blocks, axis).astype(residual.dtype)
+            blocks += (_blocks(blocked, -1, size),)
+            attended = _attend_in_blocks(q, block, blocks).astype(residual.dtype)
         return residual + self.out_proj(attended.reshape(residual.shape))
+
+
+def _logits(q: Float[Array, "*b q h e"], k: Float[Array, "*b n h e"]) -> Float[Array, "*b h q n"]:
+    return jnp.einsum("...qhd,...nhd->...hqn", q, k, preferred_element_type=widened(q.dtype))
+
+
+def _attend(
+    logits: Float[Array, "*b h q n"], v: Float[Array, "*b n h e"]
+) -> Float[Array, "*b q h e"]:
+    weights = jax.nn.softmax(logits, -1).astype(v.dtype)
+    return jnp.einsum("...hqn,...nhd->...qhd", weights, v)
 
 
 def _blocks(x: Array, axis: int, size: int) -> Array:
@@ -85,12 +132,19 @@ def _blocks(x: Array, axis: int, size: int) -> Array:
 
 
 def _attend_in_blocks(
-    q: Float[Array, "*b q h d"], block, blocks, axis: str | None
+    q: Float[Array, "*b q h d"],
+    block: Callable[..., tuple[Array, Array]],
+    blocks: tuple[Array, ...],
 ) -> Float[Array, "*b q h d"]:
-    """Softmax attention over blocks of keys, one after the other, in float32.
+    """Attends to blocks of keys, one after the other, in float32.
 
     Sums are kept relative to the largest logit so far (Milakov and Gimelshein, "Online normalizer
     calculation for softmax", 2018). The backward pass computes each block again.
+
+    Args:
+        q: scaled and projected queries.
+        block: from the arrays of one block to its logits [*b h q n] and its values [*b n h d].
+        blocks: these arrays of all blocks, stacked along their first axis.
     """
 
     @jax.checkpoint
@@ -107,25 +161,32 @@ def _attend_in_blocks(
         return (higher, total, attended * shrunk[..., None] + part), None
 
     q = jnp.swapaxes(q, -3, -2)
-    # Finite: a block that is closed as a whole must not subtract infinities.
+    # Finite: where all keys of a block are blocked, infinities must not be subtracted.
     peak = jnp.full(q.shape[:-1], -1e30, widened(q.dtype))
     start = (peak, jnp.zeros_like(peak), jnp.zeros(q.shape, peak.dtype))
     (peak, total, attended), _ = jax.lax.scan(step, start, blocks)
-    if axis is not None:
+    if spatial.inside():
         # The devices' sums, brought to the largest logit of all.
-        shrunk = jnp.exp(peak - jax.lax.pmax(peak, axis))
-        total, attended = jax.lax.psum((total * shrunk, attended * shrunk[..., None]), axis)
+        shrunk = jnp.exp(peak - spatial.max_over_parts(peak))
+        total, attended = spatial.sum_over_parts(total * shrunk, attended * shrunk[..., None])
     return jnp.swapaxes(attended / total[..., None], -3, -2)
 
 
 class FFN(nnx.Module):
-    """Two linear layers with residual: x + linear2(activation(linear1(x)))."""
+    """Two linear layers with residual: x + linear2(activation(linear1(x))).
+
+    Args:
+        features: width of input and output.
+        hidden: width between the layers.
+        activation: a function of one array.
+        kernel_init: of both layers.
+    """
 
     def __init__(
         self,
         features: int,
         hidden: int,
-        activation,
+        activation: Callable[[Array], Array],
         *,
         kernel_init: nnx.Initializer,
         rngs: nnx.Rngs,

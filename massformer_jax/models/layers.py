@@ -13,11 +13,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from massformer_jax.ops import split
 from massformer_jax.ops.deform_conv import deform_conv
 from massformer_jax.ops.planes_conv import planes_conv
-from massformer_jax.ops.points import widened
+from massformer_jax.ops.precision import widened
 from massformer_jax.ops.rows import Rows, all_rows
+from massformer_jax.parallel import spatial
 
 PRODUCT = "product"  # the name of what `product` marks
 
@@ -168,12 +168,16 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """Called by `nnx.view`."""
+        """Takes what `nnx.view` is called with."""
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Raises ValueError in training mode if there is one value a channel."""
+        """Normalises by the running statistics, or in training mode by the batch's own.
+
+        Raises:
+            ValueError: in training mode there is a single value per channel.
+        """
         if self.use_running_average:
             factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + 1e-5)
             return _affine(x, factor, self.bias[...] - self.mean[...] * factor)
@@ -190,7 +194,7 @@ class BatchNorm(nnx.Module):
 
 
 class ConvBNReLU(nnx.Module):
-    """1x1 convolution, batch normalisation, ReLU."""
+    """A 1x1 convolution, batch normalisation, ReLU."""
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         self.conv = Conv(features_in, features_out, 1, kernel_init=kaiming_gain_1, rngs=rngs)
@@ -209,7 +213,7 @@ class DeformKernel(nnx.Module):
 
 
 class DeformLayer(nnx.Module):
-    """Modulated deformable convolution, batch normalisation, ReLU.
+    """A modulated deformable convolution, batch normalisation, ReLU.
 
     One plain convolution of the same size predicts 3k² channels: 2k² offsets, (dy, dx) interleaved
     per tap, and k² modulations behind a sigmoid. It starts at zero, so the layer starts as a plain
@@ -235,8 +239,11 @@ class DeformLayer(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], rows: Rows | None = None
     ) -> Float[Array, "b r w d"]:
-        """All rows of the output, or some. At a border of `rows` inside the map the outermost
-        `size // 2` rows are not what the whole map would give there."""
+        """Returns all rows of the output, or some.
+
+        At a border of `rows` inside the map the outermost `size // 2` rows are not what the whole
+        map would give there.
+        """
         rows = all_rows(x) if rows is None else rows
         # A map may have more channels than the layer, of zeros.
         margin = [(0, 0)] * 2 + [(0, x.shape[-1] - self.dcn.kernel[...].shape[2]), (0, 0)]
@@ -248,7 +255,7 @@ class DeformLayer(nnx.Module):
         predicted = product(predicted)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], 1)
         inputs = x, offsets, jax.nn.sigmoid(modulation), kernel
-        if split.parts() == 1:
+        if spatial.parts() == 1:
             sampled = deform_conv(*inputs, first_row=rows.start)
         else:
             sampled = _deform_conv_by_rows(*inputs)
@@ -256,17 +263,17 @@ class DeformLayer(nnx.Module):
 
 
 def _deform_conv_by_rows(x: Array, offsets: Array, modulation: Array, kernel: Array) -> Array:
-    """Like `deform_conv` of all rows: a device computes its own and samples from every row."""
-    height, parts = x.shape[1], split.parts()
+    """Does what `deform_conv` does; each device computes its rows and samples from all rows."""
+    height, parts = x.shape[1], spatial.parts()
 
     def own(*inputs):
-        return deform_conv(*inputs, first_row=split.own_rows(height, parts).start)
+        return deform_conv(*inputs, first_row=spatial.own_rows(height, parts).start)
 
-    return split.each_part(
+    return spatial.each_part(
         own,
         *(x, offsets, modulation, kernel),
-        in_specs=(split.WHOLE, split.PLANES, split.PLANES, PartitionSpec()),
-        out_specs=split.ROWS,
+        in_specs=(spatial.ALL_ROWS, spatial.PLANES, spatial.PLANES, PartitionSpec()),
+        out_specs=spatial.ROWS,
     )
 
 

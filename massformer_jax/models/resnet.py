@@ -54,7 +54,7 @@ class Bottleneck(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Four maps of an image, at strides 4, 8, 16 and 32.
+    """The encoder: four maps of an image, at strides 4, 8, 16 and 32.
 
     Args:
         depth: 18 or 50.
@@ -97,7 +97,7 @@ def _conv(features_in: int, features_out: int, size: int, *, stride: int = 1, rn
 
 
 def _shortcut(features_in: int, features_out: int, *, stride: int, rngs: nnx.Rngs):
-    """The projection of a block that changes size or width, else None."""
+    """Returns the projection of a block that changes size or width, else None."""
     if stride == 1 and features_in == features_out:
         return None
     return nnx.List(

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, UInt8
 
-from massformer_jax.data.classes import IGNORE
+from massformer_jax.classes import IGNORE
 
-CLASSES_A_BYTE = 8
+CLASSES_PER_BYTE = 8
 
 
 def boundary(labels: UInt8[Array, "h w"], radius: int) -> Bool[Array, "h w"]:
-    """Pixels that an erosion by a (2 radius + 1)² square takes away from the mask of their label.
+    """Returns the pixels that an erosion by a (2 radius + 1)² square takes from their label's mask.
 
     Outside the map counts as outside of every mask, so its frame is a boundary. A mask keeps a
     pixel exactly where the square around it holds one label only, that is, where none of the 2x2
@@ -35,7 +35,7 @@ def boundary(labels: UInt8[Array, "h w"], radius: int) -> Bool[Array, "h w"]:
 
 
 def contours(labels: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
-    """Pixels with another class above, below, to the left or to the right.
+    """Returns the pixels with another class above, below, to the left or to the right.
 
     Each of two touching classes has a contour of its own, one pixel wide, on its side. Neither the
     map's frame nor the rim of an ignored region (255) is one: nobody knows what lies beyond.
@@ -47,21 +47,22 @@ def contours(labels: UInt8[Array, "h w"]) -> Bool[Array, "h w"]:
 
 
 def class_bits(labels: UInt8[Array, "h w"], num_classes: int) -> UInt8[Array, "s h w"]:
-    """One bit a class, s = ceil(k / 8) bytes a pixel: class 0 is bit 0 of the first, 8 of the next.
+    """Returns one bit per class, in s = ceil(k / 8) bytes per pixel.
 
-    Labels beyond the classes, as 255, have no bit.
+    Class 0 is bit 0 of the first byte, class 8 is bit 0 of the second. Labels beyond the classes,
+    such as 255, have no bit.
     """
 
     def byte(first):
         place = labels - jnp.uint8(first)
-        known = (place < CLASSES_A_BYTE) & (labels < num_classes)
+        known = (place < CLASSES_PER_BYTE) & (labels < num_classes)
         return jnp.where(known, jnp.uint8(1) << place, jnp.uint8(0))
 
-    return jnp.stack([byte(first) for first in range(0, num_classes, CLASSES_A_BYTE)])
+    return jnp.stack([byte(first) for first in range(0, num_classes, CLASSES_PER_BYTE)])
 
 
 def spread(bits: UInt8[Array, "h w"], distance: float) -> UInt8[Array, "h w"]:
-    """The bits of all pixels at most `distance` away.
+    """Returns for each pixel the bits of all pixels at most `distance` away.
 
     The distance, at least 0, is Euclidean, in pixels, between pixel centres. The answer is exact.
     """
@@ -84,16 +85,17 @@ def spread(bits: UInt8[Array, "h w"], distance: float) -> UInt8[Array, "h w"]:
 
 
 def half_widths(distance: float) -> list[int]:
-    """Of the disc of radius `distance`: how far row 0, 1, 2, … from its centre reaches, in pixels.
+    """Returns how far each row of the disc of radius `distance` reaches, in pixels.
 
-    The largest dx with dx² + dy² ≤ distance², for dy = 0 … floor(distance).
+    Row dy from the centre reaches the largest dx with dx² + dy² ≤ distance², for dy = 0, 1, …,
+    floor(distance).
     """
     square = math.floor(distance**2)
     return [math.isqrt(square - dy**2) for dy in range(math.isqrt(square) + 1)]
 
 
 def _any_of(mask: Bool[Array, "h w"], n: int, axis: int) -> Bool[Array, "i j"]:
-    """out[i] = mask[i] or … or mask[i + n - 1] along the axis, which becomes n - 1 shorter."""
+    """Returns mask[i] or … or mask[i + n - 1] along the axis, which becomes n - 1 shorter."""
 
     def union(x, step):
         size = x.shape[axis] - step

@@ -12,13 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callable:
-    """`function`, split over its images where those are split over devices.
+    """Returns `function`, split over its images where those are split over devices.
 
     Args:
         function: takes arrays and returns a tuple of arrays whose first axis is that of the
             images; no result depends on another image.
-        batched: of each argument, whether its first axis is that of the images; what else there is
-            is given to every device.
+        batched: for each argument, whether its first axis is that of the images; all other
+            arguments are given to every device.
     """
 
     asked = jax.config.jax_default_matmul_precision
@@ -31,10 +31,10 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
     def partition(mesh, arguments, outputs):
         specs = [array.sharding.spec for array in arguments]
         first = next((s[0] for s, b in zip(specs, batched, strict=True) if b and s), None)
-        split = NamedSharding(mesh, PartitionSpec(first))
-        whole = NamedSharding(mesh, PartitionSpec())
-        places = tuple(split if is_batched else whole for is_batched in batched)
-        return mesh, own, (split,) * len(outputs), places
+        by_images = NamedSharding(mesh, PartitionSpec(first))
+        replicated = NamedSharding(mesh, PartitionSpec())
+        places = tuple(by_images if is_batched else replicated for is_batched in batched)
+        return mesh, own, (by_images,) * len(outputs), places
 
     wrapped = custom_partitioning(own)
     wrapped.def_partition(partition=partition, sharding_rule=_rule(batched))
@@ -42,7 +42,7 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
 
 
 def _rule(batched: Sequence[bool]) -> Callable:
-    """The images are a common factor; all other axes are whole on every device."""
+    """Returns a sharding rule: images are split, all other axes are not."""
 
     def rule(mesh, arguments, outputs):
         del mesh

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops.by_image import by_image
-from massformer_jax.ops.points import widened
+from massformer_jax.ops.precision import widened
 
 # Positions sampled at once, in each image: what fits into a core's cache, and on a GPU enough to
 # keep all of it busy between two launches.
@@ -39,7 +39,7 @@ def deform_conv(
     *,
     first_row: int | Int[Array, ""] = 0,
 ) -> Float[Array, "b r w o"]:
-    """Stride 1, dilation 1, padding k // 2, no bias, one deformable group.
+    """Convolves with stride 1, dilation 1, padding k // 2, no bias, one deformable group.
 
     Computes the `r` rows of the output that start at `first_row`: all of them when `r` is `h`, and
     in strips what the whole would give. Rows before the first and after the last row of the map
@@ -139,7 +139,7 @@ def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
 
 
 def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
-    """Gradients of x, offsets, modulation, and of the kernel for each image."""
+    """Returns the gradients of x, offsets, modulation, and of the kernel for each image."""
     b, h, w, c = x.shape
     r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     size = min(chunk, r * w)
@@ -182,8 +182,8 @@ def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
     )
     return (
         to_pixels.reshape(x.shape).astype(x.dtype),
-        _whole(to_offsets, offsets.shape),
-        _whole(to_modulation, modulation.shape),
+        _unchunked(to_offsets, offsets.shape),
+        _unchunked(to_modulation, modulation.shape),
         jnp.moveaxis(to_kernel, 1, 0).reshape(b, *kernel.shape),
     )
 
@@ -216,7 +216,7 @@ def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
         jnp.where(i, weight * factor, 0).astype(dtype)
         for i, weight in zip(inside, weights, strict=True)
     ]
-    # Computed once a sample, not again for each of its channels inside the gather's loop.
+    # Computed once per sample, not again for each of its channels inside the gather's loop.
     return _Corners(*lax.optimization_barrier((indices, inside, factors)), down, right)
 
 
@@ -226,7 +226,7 @@ def _bilinear(down, right):
 
 
 def _to_planes(to_factors, corners, factor):
-    """Gradients of dy, dx and the modulation, from those of the four corners' factors."""
+    """Returns the gradients of dy, dx and the modulation, from those of the corners' factors."""
     a, b, c, d = to_factors
     down, right = corners.down, corners.right
     to_dy = factor * ((1 - right) * (c - a) + right * (d - b))
@@ -236,7 +236,7 @@ def _to_planes(to_factors, corners, factor):
 
 
 def _taps(kernel):
-    """Kernels [k², c, o], and where each tap lies: rows and columns [k²]."""
+    """Returns kernels [k², c, o], and where each tap lies: rows and columns [k²]."""
     k = kernel.shape[0]
     tap_y, tap_x = jnp.divmod(jnp.arange(k * k, dtype=jnp.int32), k)
     return kernel.reshape(k * k, *kernel.shape[2:]), tap_y - k // 2, tap_x - k // 2
@@ -247,20 +247,20 @@ def _starts(n, size):
 
 
 def _chunked(a, size):
-    """[b p r w] as planes [chunks p b size]. The last chunk is filled up with zeros."""
+    """Cuts [b p r w] into planes [chunks p b size]. The last chunk is filled up with zeros."""
     b, p, r, w = a.shape
     a = jnp.pad(a.reshape(b, p, r * w), ((0, 0), (0, 0), (0, -(r * w) % size)))
     return a.reshape(b, p, -1, size).transpose(2, 1, 0, 3)
 
 
-def _whole(planes, shape):
-    """Undoes `_chunked`: [chunks p b size] as [b p r w]."""
+def _unchunked(planes, shape):
+    """Undoes `_chunked`: [chunks p b size] becomes [b p r w]."""
     b, p, r, w = shape
     return planes.transpose(2, 1, 0, 3).reshape(b, p, -1)[..., : r * w].reshape(shape)
 
 
 def _product(subscripts, a, b):
-    """Accumulated in float32 or wider, whatever the inputs' dtype."""
+    """Multiplies, and accumulates in float32 or wider, whatever the inputs' dtype."""
     return jnp.einsum(subscripts, a, b, preferred_element_type=widened(a.dtype))
 
 

@@ -24,8 +24,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
+from massformer_jax.ops.precision import products
 from massformer_jax.ops.relaxed_atomics import relaxed_add
-from massformer_jax.precision import products
 
 
 class Tile(NamedTuple):
@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 
 
 def usable(x) -> bool:
-    """Whether the GPU here, or the one that is compiled for, and this input are what kernels take.
+    """Tells whether kernels take this input on the GPU here, or on the one that is compiled for.
 
     Triton needs Ampere or newer; pixels are numbered in 32 bits.
     """
@@ -47,7 +47,7 @@ def usable(x) -> bool:
 
 
 def pieces(channels: int) -> list[tuple[int, int]]:
-    """Channels as (first, count) of powers of two: a kernel's arrays have no other sizes.
+    """Returns channels as (first, count) of powers of two: a kernel's arrays have no other sizes.
 
     72 are 64 and 8; nothing is padded to 128.
     """
@@ -69,7 +69,7 @@ def forward(
     tile: Tile | None = None,
     interpret: bool = False,
 ) -> Float[Array, "b r w o"]:
-    """See `massformer_jax.ops.deform_conv.deform_conv`."""
+    """Computes what `massformer_jax.ops.deform_conv.deform_conv` says."""
     b, h, w, c = x.shape
     r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     x, kernel = _padded_channels(x, kernel)
@@ -103,7 +103,7 @@ def backward(
     tiles: int = 8,
     interpret: bool = False,
 ) -> tuple[Array, Array, Array, Float[Array, "b k k c o"]]:
-    """Gradients of x, offsets, modulation, and of the kernel for each image, float32."""
+    """Returns gradients of x, offsets, modulation, and of the kernel for each image, float32."""
     b, h, w, c = x.shape
     r, k, o = offsets.shape[2], kernel.shape[0], kernel.shape[-1]
     padded, weights = _padded_channels(x, kernel)
@@ -165,8 +165,11 @@ ANYWHERE = pl.BlockSpec(memory_space=pl.ANY)
 
 
 def _precision(x, interpret):
-    """Of float32 products: as asked for; in full they are sums of three of TF32, whose errors were
-    those of float32's own rounding (docs/deform_conv.md)."""
+    """Returns how exactly float32 arrays are multiplied: as asked for.
+
+    Exact products are sums of three of TF32, whose errors were those of float32's own rounding
+    (docs/deform_conv.md).
+    """
     if x.dtype == jnp.bfloat16:
         return None
     if interpret or products() != lax.Precision.HIGHEST:
@@ -175,7 +178,7 @@ def _precision(x, interpret):
 
 
 def _padded_channels(x, kernel):
-    """Rows of whole 16 bytes, so that they are read in vectors."""
+    """Pads channels to rows of whole 16 bytes, so that they are read in vectors."""
     missing = -x.shape[-1] % 8
     k = kernel.shape[0]
     x = jnp.pad(x, ((0, 0),) * 3 + ((0, missing),)) if missing else x
@@ -198,12 +201,15 @@ def _tiles(tile: Tile, width: int, rows: int) -> int:
 
 
 def _power_of_two(n: int) -> int:
-    """A size that products take, at least 16."""
+    """Returns a size that products take: a power of two, at least 16."""
     return max(16, 1 << (n - 1).bit_length())
 
 
 def channel_range(first: int, count: int, limit: int):
-    """Indices of channels [1, n], n a power of two of at least 16, and which of them exist."""
+    """Returns indices of channels [1, n] and which of them exist.
+
+    n is a power of two, at least 16.
+    """
     n = _power_of_two(count)
     index = first + lax.broadcasted_iota(jnp.int32, (1, n), 1)
     return index, None if n == count else index < first + count
@@ -215,7 +221,7 @@ def both(*masks):
 
 
 def tile_positions(tile: Tile, number, size):
-    """Rows, columns and flat positions [n] of a tile, and which of them exist (None: all).
+    """Returns rows, columns and flat positions [n] of a tile, and which exist (None: all).
 
     Tiles are numbered row by row; those past the last have rows past the last.
     """
@@ -244,7 +250,7 @@ class _Corners(NamedTuple):
 
 
 def _corners(dy, dx, row, column, tap, k, size) -> _Corners:
-    """The four pixels around each sample; as in `deform_conv`, whose comments hold here."""
+    """Returns the four pixels around each sample, as in `deform_conv`, whose comments hold here."""
     h, w, _ = size
     tap_y = lax.div(tap, jnp.int32(k)) - k // 2
     tap_x = lax.rem(tap, jnp.int32(k)) - k // 2

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from massformer_jax.data.classes import IGNORE
+from massformer_jax.classes import IGNORE
 
 WINDOW = 5  # side of the averaging window of the boundary weight
 _MASK_BIT = 5  # a window holds at most 25 pixels, which leaves bits 5 and up free
@@ -12,7 +12,7 @@ _COUNT_BITS = (1 << _MASK_BIT) - 1
 
 
 def edge_map(labels: UInt8[Array, "b h w"]) -> Bool[Array, "b h w"]:
-    """Pixels on the edge between two classes, two pixels wide.
+    """Returns the pixels on the edge between two classes, two pixels wide.
 
     A pixel is marked if its label differs from the one above it, to its right, at its lower right
     or at its lower left; a pair with an ignored pixel (255) does not count. The marks are then
@@ -33,7 +33,7 @@ def edge_map(labels: UInt8[Array, "b h w"]) -> Bool[Array, "b h w"]:
 
 
 def pack_masks(masks: Bool[Array, "*b h w"]) -> UInt8[Array, "*b h w"]:
-    """A byte a pixel that holds a mask and its boundary weight: see `unpack_masks`.
+    """Returns one byte per pixel that holds a mask and its boundary weight: see `unpack_masks`.
 
     The weight is a multiple of 1/25, so the byte is exact, takes a quarter of a float map (117 MB
     instead of 470 for 16 images of 1024x1024 and seven classes), and mask and weight are read by
@@ -55,7 +55,7 @@ def pack_masks(masks: Bool[Array, "*b h w"]) -> UInt8[Array, "*b h w"]:
 def unpack_masks(
     packed: UInt8[Array, "*s"], dtype: DTypeLike
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """The mask (0 or 1) and its boundary weight |mean of the 5x5 window - mask|, 0..0.96.
+    """Returns the mask (0 or 1) and its boundary weight |mean of the 5x5 window - mask|, 0..0.96.
 
     The window's mean counts pixels outside the image as zeros. Source: `avg_pool2d(5, 1, 2)` in
     the released `_loss_by_feat_single`.

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.deform_conv_kernels import Tile, both, channel_range, load, pieces
-from massformer_jax.ops.points import widened
+from massformer_jax.ops.precision import float32_products, products, widened
 from massformer_jax.ops.rows import Rows, take_rows
-from massformer_jax.precision import float32_products, products
 
 TILE = Tile(4, 32, 4)  # of an H100, see docs/deform_conv.md
 BLOCK = 32  # planes: their number is padded to a multiple
@@ -31,7 +30,10 @@ def planes_conv(
     bias: Float[Array, " p"],
     rows: Rows,
 ) -> Float[Array, "b p r w"]:
-    """Stride 1, padding k // 2; `rows` of the output, float32 or wider whatever the map is.
+    """Convolves with stride 1 and padding k // 2; returns `rows` of the output.
+
+    They are float32 or wider, whatever the map is.
+
 
     Of rows inside the map the outermost `k // 2` may be what the rows alone would give, as if the
     map ended there.
@@ -98,7 +100,7 @@ def _plain(count, x, kernel, bias, first_row, wide=True):
 
 
 def on_gpu(count, x, kernel, bias, first_row, *, tile=TILE, interpret=False):
-    """`planes_conv` of a bfloat16 map as a kernel; every row is exact."""
+    """Computes `planes_conv` of a bfloat16 map as a kernel; every row is exact."""
     b, h, w, c = x.shape
     k, _, _, p = kernel.shape
     padded = -(-p // BLOCK) * BLOCK

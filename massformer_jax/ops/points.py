@@ -7,13 +7,9 @@ which is `grid_sample(bilinear, zeros, align_corners=False)`.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
-
-def widened(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype that losses are computed in: float32, or what is given if that is wider."""
-    return jnp.dtype(dtype) if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
+from massformer_jax.ops.precision import widened
 
 
 def sample_points(
@@ -21,17 +17,19 @@ def sample_points(
     points: Float[Array, "*b p 2"],
     read: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "*b p d"]:
-    """Values of `maps` at `points`: bilinear, half-pixel centres, zero outside the map.
+    """Returns the values of `maps` at `points`: bilinear, half-pixel centres, zero outside the map.
 
     Args:
-      maps: floating, or of any dtype if `read` is given.
-      points: (x, y) in [0, 1), as fractions of the width and of the height. The four pixels around
-        a point within half a pixel of the border lie partly outside; those count as zero.
-      read: turns stored values [*b p c] into the floating values [*b p d] that are interpolated, so
-        that a map may be kept in a compact form (labels, bytes) and never be unpacked as a whole.
+        maps: floating, or of any dtype if `read` is given.
+        points: (x, y) in [0, 1), as fractions of the width and of the height. The four pixels
+            around a point within half a pixel of the border lie partly outside; those count as
+            zero.
+        read: turns stored values [*b p c] into the floating values [*b p d] that are interpolated,
+            so that a map may be kept in a compact form (labels, bytes), which is never unpacked
+            completely.
 
     Returns:
-      In the `widened` dtype of the maps; of the points if `read` is given.
+        Values in the `widened` dtype of the maps, or of the points if `read` is given.
     """
     height, width, channels = maps.shape[-3:]
     flat = maps.reshape(*maps.shape[:-3], height * width, channels)
@@ -55,7 +53,10 @@ def sample_points(
 
 
 def _taps(coordinate: Array, size: int) -> list[tuple[Array, Array]]:
-    """The two pixels around a coordinate in [0, 1), as (index, weight); weight 0 if outside."""
+    """Returns the two pixels around a coordinate in [0, 1), as (index, weight).
+
+    The weight of a pixel outside of the map is 0.
+    """
     position = coordinate * size - 0.5
     low = jnp.floor(position)
     share = position - low

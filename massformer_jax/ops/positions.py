@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 def sine_positions(height: int, width: int, features: int, dtype) -> Float[Array, "h w {features}"]:
-    """Position features of a map, the y half before the x half, sine and cosine interleaved.
+    """Returns position features of a map: the y half before the x half, sine beside cosine.
 
     Coordinates run over (1..n) / (n + 1e-6) · 2π; temperature 10000.
 
@@ -20,10 +20,10 @@ def sine_positions(height: int, width: int, features: int, dtype) -> Float[Array
 
 
 def add_sine_positions(x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-    """A map with its `sine_positions` added.
+    """Returns a map with its `sine_positions` added.
 
-    Half by half: the positions of a large map never exist as a whole, 1 GB at 64 megapixels that
-    depends on nothing and would be allocated before the network starts.
+    They are added half by half: the positions of a large map never exist as a whole, 1 GB at 64
+    megapixels that depends on nothing and would be allocated before the network starts.
     """
     _, h, w, d = x.shape
     y_half, x_half = jnp.split(x, 2, -1)

@@ -21,9 +21,9 @@ _relaxed_add_p = core.Primitive("relaxed_add")
 
 
 def relaxed_add(ref, index: tuple, value: jax.Array, mask: jax.Array | None) -> None:
-    """ref[index] += value where `mask` holds, also where places of `index` are equal.
+    """Adds where `mask` holds: ref[index] += value, also where places of `index` are equal.
 
-    Inside of a kernel that is compiled for a GPU; interpreted kernels have no such thing.
+    It works inside of a kernel that is compiled for a GPU; interpreted kernels have no such thing.
     """
     if mask is not None:
         mask = jnp.broadcast_to(mask, value.shape)

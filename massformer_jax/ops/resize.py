@@ -34,14 +34,14 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
 
 
 def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two source positions of each of `size` outputs, and the weight of the second."""
+    """Returns the two source positions of each of `size` outputs, and the weight of the second."""
     centre = np.maximum((np.arange(size) + 0.5) * (n / size) - 0.5, 0.0)
     low = np.minimum(centre.astype(np.int32), n - 1)
     return low, np.minimum(low + 1, n - 1), centre - low
 
 
 def _double(x: Array, axis: int) -> Array:
-    """Factor 2 up: outputs 2i and 2i + 1 are 3/4 x[i] and 1/4 of the neighbour on their side.
+    """Doubles an axis: outputs 2i and 2i + 1 are 3/4 x[i] and 1/4 of the neighbour on their side.
 
     Written without a concatenation, so that compilers make one loop of both axes and of what reads
     the result: on an H100 the concatenations took three times as long as the bytes they move.
@@ -61,7 +61,7 @@ def _double(x: Array, axis: int) -> Array:
 
 
 def _shrink(x: Array, axis: int, factor: int) -> Array:
-    """Even factors down: the mean of the two samples in the middle of each block."""
+    """Shrinks an axis by an even factor: means of the two samples in the middle of each block."""
     n, middle = x.shape[axis], factor // 2
     return 0.5 * (_slice(x, axis, middle - 1, n, factor) + _slice(x, axis, middle, n, factor))
 

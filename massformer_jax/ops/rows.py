@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 
 def all_rows(x: Float[Array, "b h w c"]) -> Rows:
-    """Every row of the map."""
+    """Returns every row of the map."""
     return Rows(0, x.shape[1])
 
 
@@ -40,16 +40,16 @@ def around(rows: Rows, margin: int, height: int) -> Rows:
 
 
 def take_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]:
-    """These rows of the map; they must lie inside it."""
+    """Returns these rows of the map; they must lie inside it."""
     if rows.count == x.shape[1]:
         return x
     return jax.lax.dynamic_slice_in_dim(x, rows.start, rows.count, 1)
 
 
 def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r 2*w c"]:
-    """These rows (even start and count) of the map resized to twice its size.
+    """Returns these rows (even start and count) of the map resized to twice its size.
 
-    Exact but for the first and the last row, where those are not the map's.
+    They are exact but for the first and the last row, where those are not the map's.
     """
     part = take_rows(x, Rows(rows.start // 2, rows.count // 2))
     return resize_bilinear(part, (rows.count, 2 * x.shape[2]))
@@ -58,15 +58,15 @@ def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b
 def in_strips(
     compute: Callable[[Rows], Any], rows: Rows, count: int, *, after: Float[Array, "*_"]
 ) -> Any:
-    """Maps of `rows` from `compute(strip)`, called for strips of `count` rows that cover them.
+    """Returns maps of `rows` from `compute(strip)`, called for strips that cover them.
 
     Args:
         compute: returns a pytree of maps [b, r, ...], where r is the count of its rows times a
             factor; factors below one need counts, also that of `rows`, that they divide.
         rows: of the map that is walked through.
         count: rows of a strip. The last strip overlaps the one before it if need be.
-        after: the latest of what `compute` reads. Every row of the whole maps is overwritten, so
-            they may start as anything; starting as constants, which need nothing, they would be
+        after: the latest of what `compute` reads. Every row of the maps is overwritten, so they
+            may start as anything; starting as constants, which need nothing, they would be
             allocated before all that comes first, 2.4 GB of them at 12 megapixels.
     """
     height = rows.count
@@ -77,7 +77,7 @@ def in_strips(
         return rows * part.shape[1] // count
 
     parts = jax.eval_shape(lambda start: compute(Rows(start, count)), jnp.int32(0))
-    wholes = jax.tree.map(
+    maps = jax.tree.map(
         lambda part: jnp.full(
             (part.shape[0], scaled(height, part), *part.shape[2:]),
             after[(0,) * after.ndim].astype(part.dtype),
@@ -85,14 +85,12 @@ def in_strips(
         parts,
     )
 
-    def step(i, wholes):
+    def step(i, maps):
         start = jnp.minimum(i * count, height - count)
         return jax.tree.map(
-            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(
-                whole, part, scaled(start, part), 1
-            ),
-            wholes,
+            lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, scaled(start, part), 1),
+            maps,
             compute(Rows(rows.start + start, count)),
         )
 
-    return jax.lax.fori_loop(0, -(-height // count), step, wholes)
+    return jax.lax.fori_loop(0, -(-height // count), step, maps)

@@ -1,7 +1,7 @@
 """Convolutions of very few channels, as what they are: sums of shifted, weighted maps.
 
 A library's convolution of two channels pads them to its own multiples. On an H100 the two of LSE,
-7x7 and 2 to 1, took 14 of 203 ms at 12 megapixels; 98 multiply-adds a position of maps that stay
+7x7 and 2 to 1, took 14 of 203 ms at 12 megapixels; 98 multiply-adds per position of maps that stay
 in the cache take a tenth of a millisecond.
 """
 
@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from massformer_jax.ops.points import widened
+from massformer_jax.ops.precision import widened
 
 
 @jax.custom_vjp
 def shifted_conv(
     maps: Float[Array, "c b h w"], kernel: Float[Array, "k k c"]
 ) -> Float[Array, "b h w"]:
-    """Stride 1, padding k // 2, to one channel; float32 or wider inside, in the maps' dtype."""
+    """Convolves to one channel, with stride 1 and padding k // 2.
+
+    It computes in float32 or wider, and returns the dtype of the maps.
+    """
     wide = widened(maps.dtype)
     _, _, h, w = maps.shape
     size = kernel.shape[0]
@@ -31,7 +34,10 @@ def shifted_conv(
 
 
 def _padded(maps, size):
-    """With the zeros around; behind a barrier, else they are added again for each of the shifts."""
+    """Returns maps with zeros around.
+
+    They are behind a barrier, else the zeros would be added again for each of the shifts.
+    """
     margin = (size // 2, size // 2)
     wide = maps.astype(widened(maps.dtype))
     return jax.lax.optimization_barrier(jnp.pad(wide, ((0, 0), (0, 0), margin, margin)))

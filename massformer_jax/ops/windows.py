@@ -19,7 +19,7 @@ def to_windows(x: Shaped[Array, "b h w c"], size: int) -> Shaped[Array, "b windo
 def from_windows(
     x: Shaped[Array, "b windows n c"], height: int, width: int, size: int
 ) -> Shaped[Array, "b {height} {width} c"]:
-    """The inverse of `to_windows`."""
+    """Undoes `to_windows`."""
     b, _, _, c = x.shape
     x = x.reshape(b, height // size, width // size, size, size, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)

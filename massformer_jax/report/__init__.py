@@ -1,1 +1,1 @@
-"""Pages to look at: an evaluation, and two compared; each one HTML file that needs nothing else."""
+"""Pages about an evaluation, and about two compared: each is one HTML file that needs no other."""

@@ -1,4 +1,4 @@
-"""Drawings of scores, as SVG within a page: its style sheet gives the colours."""
+"""Drawings of scores, as SVG inside a page, whose style sheet gives the colours."""
 
 import html
 from collections.abc import Sequence
@@ -6,28 +6,31 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-_WIDTH, _LEFT, _RIGHT = 400, 78, 12  # of a drawing and its margins, pixels
+_WIDTH, _LEFT, _RIGHT = 400, 78, 12  # widths of a drawing and its margins, in pixels
 _BINS = 25
-_HISTOGRAM, _ROW, _AXIS = 96, 22, 20  # heights
-_SCATTER = 400
-_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+_HISTOGRAM, _ROW, _AXIS = 96, 22, 20  # heights, in pixels
+_SCATTER = 400  # width of a scatter plot, in pixels
+_SPACINGS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the ticks of an axis
 
 
 def distribution(
     table: Float[np.ndarray, "n k1"], rows: Sequence[str], colours: Sequence[str], title: str
 ) -> str:
-    """A histogram of the images' mean score, and boxes of each class below it.
+    """Draws a histogram of the images' mean scores, and below it a box for each class.
 
     Args:
-      table: scores 0..1 by image, of [mean, classes…]; NaN where one does not exist.
-      rows: what to call the columns.
-      colours: their CSS colours.
-      title: what the scores are.
+        table: scores 0..1 of each image: the mean, then each class; NaN where one does not exist.
+        rows: names of the columns of `table`, which become rows of the drawing.
+        colours: their CSS colours.
+        title: what the scores are.
+
+    Returns:
+        HTML of a figure.
     """
     numbers = table[~np.isnan(table)]
-    low, step = _scale(numbers)
+    low, spacing = _scale(numbers)
     height = _HISTOGRAM + _AXIS + _ROW * len(rows)
-    parts = [_axis(low, step, _HISTOGRAM, height)]
+    parts = [_axis(low, spacing, _HISTOGRAM, height)]
     means = table[:, 0][~np.isnan(table[:, 0])]
     if means.size:
         parts.append(_histogram(means, low))
@@ -49,9 +52,20 @@ def scatter(
     axes: tuple[str, str],
     title: str,
 ) -> str:
-    """A dot an image: its score, 0..1, in one run (across) and in the other (up)."""
+    """Draws a dot for each image: its score in one run (across) and in the other (up).
+
+    Args:
+        first: scores 0..1 in the one run; NaN where one does not exist.
+        second: scores in the other, likewise.
+        names: names of the images.
+        axes: names of the two runs.
+        title: what the scores are.
+
+    Returns:
+        HTML of a figure.
+    """
     exists = ~(np.isnan(first) | np.isnan(second))
-    low, step = _scale(np.concatenate([first[exists], second[exists]]))
+    low, spacing = _scale(np.concatenate([first[exists], second[exists]]))
     size, left = _SCATTER, 46
     side = size - left - 16
 
@@ -59,7 +73,7 @@ def scatter(
         return (value - low) / (1 - low) * side
 
     ticks = []
-    for value in np.arange(round(low / step), round(1 / step) + 1) * step:
+    for value in np.arange(round(low / spacing), round(1 / spacing) + 1) * spacing:
         at, text = place(value), f"{100 * value:.3g}"
         x, y = left + at, 10 + side - at
         ticks.append(
@@ -87,20 +101,20 @@ def scatter(
 
 
 def _scale(numbers: np.ndarray) -> tuple[float, float]:
-    """Where an axis up to 1 begins, and the step of its ticks: four to eight of them."""
+    """Returns where an axis up to 1 begins, and the spacing of its four to eight ticks."""
     lowest = numbers.min() if numbers.size else 0.0
-    step = next((s for s in _STEPS if s * 8 >= 1 - lowest), _STEPS[-1])
-    low = min(float(lowest) // step * step, 1 - step)
-    return max(0.0, low), step
+    spacing = next((s for s in _SPACINGS if s * 8 >= 1 - lowest), _SPACINGS[-1])
+    low = min(float(lowest) // spacing * spacing, 1 - spacing)
+    return max(0.0, low), spacing
 
 
 def _x(value: float, low: float) -> float:
     return _LEFT + (value - low) / (1 - low) * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _axis(low: float, step: float, top: int, bottom: int) -> str:
+def _axis(low: float, spacing: float, top: int, bottom: int) -> str:
     parts = []
-    for value in np.arange(round(low / step), round(1 / step) + 1) * step:
+    for value in np.arange(round(low / spacing), round(1 / spacing) + 1) * spacing:
         x = _x(value, low)
         parts.append(
             f'<path class="grid" d="M{x:.1f} 0V{top}M{x:.1f} {top + _AXIS}V{bottom}"/>'
@@ -110,16 +124,16 @@ def _axis(low: float, step: float, top: int, bottom: int) -> str:
 
 
 def _histogram(values: np.ndarray, low: float) -> str:
-    counts, edges = np.histogram(values, _BINS, (low, 1))
+    heights, edges = np.histogram(values, _BINS, (low, 1))
     parts = []
-    for count, start, stop in zip(counts, edges, edges[1:], strict=False):
-        if count:
-            length = (_HISTOGRAM - 14) * count / counts.max()
+    for images, start, stop in zip(heights, edges, edges[1:], strict=False):
+        if images:
+            length = (_HISTOGRAM - 14) * images / heights.max()
             x, width = _x(start, low), _x(stop, low) - _x(start, low)
             parts.append(
                 f'<rect class="bar" x="{x:.1f}" y="{_HISTOGRAM - length:.1f}" '
                 f'width="{max(width - 1, 1):.1f}" height="{length:.1f}">'
-                f"<title>{100 * start:.1f} to {100 * stop:.1f}: {count} images</title></rect>"
+                f"<title>{100 * start:.1f} to {100 * stop:.1f}: {images} images</title></rect>"
             )
     middle = float(np.median(values))
     x = _x(middle, low)
@@ -132,7 +146,7 @@ def _histogram(values: np.ndarray, low: float) -> str:
 
 
 def _box(values: np.ndarray, low: float, y: float, name: str, colour: str) -> str:
-    """From the 5th to the 95th percentile a line, between the quartiles a box, a dot: the worst."""
+    """Draws the middle 90% as a line, the middle half as a box, and the worst as a dot."""
     points = np.quantile(values, (0, 0.05, 0.25, 0.5, 0.75, 0.95))
     worst, start, first, middle, third, end = (_x(float(value), low) for value in points)
     told = (

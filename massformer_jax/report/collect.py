@@ -1,4 +1,4 @@
-"""Pictures of the worst images, collected while nobody knows yet which those will be."""
+"""Pictures of the worst images, collected while it is not yet known which those will be."""
 
 import base64
 import json
@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from massformer_jax import distributed
-from massformer_jax.data.classes import class_palette
-from massformer_jax.metrics import Counts
+from massformer_jax.classes import class_palette
+from massformer_jax.metrics.counts import Counts
+from massformer_jax.metrics.scores import image_scores
+from massformer_jax.parallel import processes
 from massformer_jax.report.pictures import Level, Picture, draw
 from massformer_jax.report.worst import ranked_scores, score_table, worst
-from massformer_jax.scores import image_scores
 
 
 class Gallery:
-    """Pictures of the worst of the images seen so far; those of others are dropped.
+    """The pictures of the worst images so far; pictures of other images are dropped.
 
-    So that no image is kept, and few are drawn: of n images seen one after the other, each is
-    among the worst at its time less and less often.
+    So no photograph is kept. Few are drawn: the more images were seen, the more seldom a new one is
+    among the worst.
+
+    Args:
+        classes: number of classes.
+        boundary_ratio: see `metrics.counts.image_counts`.
     """
 
     def __init__(self, classes: int, boundary_ratio: float):
@@ -31,11 +35,11 @@ class Gallery:
         self._lock = threading.Lock()
 
     def choose(self, names: Sequence[str], pool: Counts) -> list[int]:
-        """Which of the images since the last call are among the worst so far: 0 is the first.
+        """Returns which of the images since the last call are among the worst so far, from 0.
 
         Args:
-          names: of all images so far, each once.
-          pool: their counts.
+            names: names of all images so far; each occurs once.
+            pool: their counts.
         """
         first, self._seen = self._seen, len(names)
         candidates = dict(self._scores)
@@ -52,7 +56,10 @@ class Gallery:
         return [i - first for i in range(first, len(names)) if names[i] in self._scores]
 
     def draw(self, name: str, image: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> None:
-        """Draws a chosen image (see `pictures.draw`), if it still is; in any thread."""
+        """Draws an image (see `pictures.draw`) if it is still among the worst.
+
+        Any thread may call this.
+        """
         if name not in self._scores:
             return
         palette = class_palette(self._classes)
@@ -62,28 +69,28 @@ class Gallery:
                 self._pictures[name] = picture
 
     def pictures(self, summary: Mapping[str, Any]) -> dict[str, Picture]:
-        """Those of the worst of all images, of all processes; each of them has to call it.
+        """Returns the pictures of the worst of all images by name; each process has to call it.
 
         Args:
-          summary: of all images, as `evaluate_files.report_of` gives it.
+            summary: what `scores.evaluation_summary` returns for the images of all processes.
         """
         names = list(summary["images"])
         chosen = worst(score_table(summary["images"], ranked_scores(summary), self._classes))
         wanted = [names[i] for i in chosen]
         mine = {name: self._pictures[name] for name in wanted if name in self._pictures}
         found = {}
-        for share in distributed.gather_bytes(packed(mine)):
+        for share in processes.gather_bytes(packed(mine)):
             found |= unpacked(share)
         return {name: found[name] for name in wanted if name in found}
 
 
 def packed(pictures: Mapping[str, Picture]) -> bytes:
-    """Pictures for another process to unpack."""
+    """Returns pictures as bytes, which another process can unpack."""
     return json.dumps(pictures, default=lambda data: base64.b64encode(data).decode()).encode()
 
 
 def unpacked(data: bytes) -> dict[str, Picture]:
-    """What was packed."""
+    """Returns the pictures that were packed."""
 
     def level(*values):
         *place, layers = values

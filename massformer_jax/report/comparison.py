@@ -1,4 +1,4 @@
-"""The page of two evaluations of the same images: what got better, what got worse."""
+"""The page that compares two evaluations of the same images: what got better, what got worse."""
 
 import html
 import math
@@ -13,12 +13,16 @@ from massformer_jax.report import charts, document, tables
 from massformer_jax.report.pictures import Picture
 from massformer_jax.report.worst import ranked_scores, score_table, worst
 
-_RESAMPLED = 2000  # times, for the interval of a mean
+_RESAMPLINGS = 2000  # number of them, for the interval of a mean
 _SETTINGS = ("classes", "boundary_ratio", "tolerances")
 
 
 def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Raises InputError for evaluations of other images, classes or settings."""
+    """Checks that two evaluations have the same images, classes and settings.
+
+    Raises:
+        InputError: they differ in one of these.
+    """
     for key in _SETTINGS:
         if first[key] != second[key]:
             raise InputError(
@@ -36,7 +40,7 @@ def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> Non
 
 
 def changed_most(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The images whose scores fell or rose most, by class and score: those to have pictures of."""
+    """Returns the images to show: those whose scores fell or rose most, for any class and score."""
     change = np.subtract(*(_table(summary, first) for summary in (second, first)))
     names = list(first["images"])
     return [names[i] for i in worst(np.concatenate([change, -change], axis=1))]
@@ -47,15 +51,16 @@ def comparison_page(
     summaries: tuple[Mapping[str, Any], Mapping[str, Any]],
     pictures: Mapping[str, Picture],
 ) -> str:
-    """HTML of at most `document.MOST_BYTES` that compares two evaluations, offline.
+    """Returns HTML of at most `document.MOST_BYTES` that compares two evaluations.
 
     Args:
-      names: what to call them.
-      summaries: as `evaluation_page` takes them, of the same images.
-      pictures: by image, the most wanted first; layers `prediction_a`, `prediction_b` and so on.
+        names: what to call the two runs.
+        summaries: both evaluations, as `evaluation_page` takes them.
+        pictures: pictures by the name of the image, the most wanted first. Their layers are
+            `photo`, `truth`, `prediction_a`, `errors_a`, `prediction_b` and `errors_b`.
 
     Raises:
-      InputError: see `check_comparable`.
+        InputError: see `check_comparable`.
     """
     first, second = summaries
     check_comparable(first, second)
@@ -95,20 +100,24 @@ def comparison_page(
 
 
 def mean_change(change: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    """The mean of the images' changes, and a 95% interval for other images of their kind.
+    """Computes the mean of the images' changes, and a 95% interval for other images of their kind.
 
-    By the bootstrap: means of n images drawn from these again and again.
+    The interval is that of the bootstrap: n images are drawn from these n again and again, with
+    replacement, and their means are ordered.
+
+    Returns:
+        The mean and both ends of the interval; NaN where there are no changes.
     """
     if not change.size:
         return math.nan, math.nan, math.nan
     rng = np.random.default_rng(0)
-    means = [rng.choice(change, change.size).mean() for _ in range(_RESAMPLED)]
+    means = [rng.choice(change, change.size).mean() for _ in range(_RESAMPLINGS)]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(change.mean()), float(low), float(high)
 
 
 def _table(summary: Mapping[str, Any], like: Mapping[str, Any]) -> np.ndarray:
-    """Scores of the images in the order of `like`."""
+    """Returns the scores [n, score, mean and classes] of the images in the order of `like`."""
     images = {name: summary["images"][name] for name in like["images"]}
     return score_table(images, ranked_scores(like), len(like["classes"]))
 

@@ -1,4 +1,4 @@
-"""The frame of a page: head, style, script, the data it carries, and how it looks at images."""
+"""The frame of a page: its head, style, scripts and data, and the place where it shows images."""
 
 import base64
 import html
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from massformer_jax.data.classes import class_palette
+from massformer_jax.classes import class_palette
 from massformer_jax.report.pictures import ERROR_COLOURS, FOUND, INVENTED, MISSED, WRONG, Picture
 from massformer_jax.report.tables import swatch
 from massformer_jax.report.worst import WORST
 
-MOST_BYTES = 4_900_000  # of a page, whatever it shows
-_MARGIN = 20_000  # of them for what is around the pictures and not counted
+MOST_BYTES = 4_900_000  # size of a page at most, whatever it shows
+_MARGIN = 20_000  # bytes around the pictures that are not counted one by one
+_SCRIPTS = ("viewer.js", "page.js")
 
-# Nothing is fetched: everything is in the page, and a browser refuses the rest.
+# Everything is in the page. A browser that is told this policy refuses to fetch anything else.
 _POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -38,13 +39,15 @@ def document(
     data: Mapping[str, Any],
     pictures: Mapping[str, Picture],
 ) -> str:
-    """A whole page, at most MOST_BYTES long: pictures are left out from the end on to fit.
+    """Returns a complete page of at most `MOST_BYTES`.
+
+    Pictures that do not fit are left out, the least wanted first.
 
     Args:
-      title: of the page.
-      sections: (id, heading, HTML); without a heading it stands above the contents.
-      data: for the script, see page.js.
-      pictures: by name, the most wanted first.
+        title: title of the page.
+        sections: (id, heading, HTML) of each section.
+        data: what the script needs, see page.js.
+        pictures: pictures by name, the most wanted first.
     """
     files = importlib.resources.files("massformer_jax.report")
     style, *scripts = (files.joinpath(name).read_text() for name in ("page.css", *_SCRIPTS))
@@ -79,16 +82,13 @@ def document(
     return f'{before}\n<script type="application/json" id="data">{carried}</script>\n{after}'
 
 
-_SCRIPTS = ("viewer.js", "page.js")
-
-
 def colours_of(classes: int) -> list[str]:
-    """CSS colours of the classes."""
+    """Returns the CSS colours of so many classes."""
     return ["#" + bytes(rgb).hex() for rgb in class_palette(classes)]
 
 
 def in_percent(table: Float[np.ndarray, "n c k1"]) -> list[list[list[float | None]]]:
-    """For the script: by column, image and [mean, classes…], in percent, None for NaN."""
+    """Returns a table for the script: [score, image, mean and classes] in percent, None for NaN."""
 
     def told(value):
         return None if math.isnan(value) else round(100 * value, 4)
@@ -97,7 +97,13 @@ def in_percent(table: Float[np.ndarray, "n c k1"]) -> list[list[list[float | Non
 
 
 def gallery(classes: Sequence[str], measures: Sequence[str], directions: Sequence[str]) -> str:
-    """Choice of score and class, the legends, and the place where the script shows images."""
+    """Returns the choice of score and class, the legends, and the place where images are shown.
+
+    Args:
+        classes: names of the classes.
+        measures: names of the scores.
+        directions: what images can have done, for instance "got worse"; empty for no such choice.
+    """
 
     def select(key, label, options):
         listed = "".join(
@@ -129,7 +135,7 @@ def gallery(classes: Sequence[str], measures: Sequence[str], directions: Sequenc
 
 
 def image_table() -> str:
-    """The place of the table of all images, which the script fills."""
+    """Returns the place of the table of all images, which the script fills."""
     return (
         '<div class="controls"><label>Name contains <input type="search" id="filter"></label>'
         '<output id="matching"></output></div><div class="wide tall" tabindex="0" role="region" '
@@ -145,7 +151,16 @@ def script_data(
     tables: Sequence[Float[np.ndarray, "n c k1"]],
     panels: Sequence[tuple[str, tuple[str, ...]]],
 ) -> dict[str, Any]:
-    """What page.js needs, without the pictures; `panels` are (title, layers from below)."""
+    """Returns what page.js needs, without the pictures.
+
+    Args:
+        names: names of the images.
+        runs: names of the evaluations, one or two.
+        classes: names of the classes.
+        measures: names of the scores.
+        tables: scores of each evaluation by image, score, and mean and classes.
+        panels: (title, layers from bottom to top) of what is shown side by side of an image.
+    """
     return {
         "names": list(names),
         "runs": list(runs),
@@ -164,7 +179,11 @@ def _picture(picture: Picture) -> dict[str, Any]:
         "parts": picture.parts,
         "levels": [
             {
-                **{key: getattr(level, key) for key in ("x", "y", "step", "width", "height")},
+                "x": level.x,
+                "y": level.y,
+                "step": level.reduction,
+                "width": level.width,
+                "height": level.height,
                 "layers": {k: base64.b64encode(v).decode() for k, v in level.layers.items()},
             }
             for level in picture.levels
@@ -173,5 +192,5 @@ def _picture(picture: Picture) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    """JSON that ends no script element."""
+    """Returns JSON that cannot end the script element it stands in."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")

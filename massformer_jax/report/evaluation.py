@@ -1,4 +1,4 @@
-"""The page of one evaluation."""
+"""The page that shows one evaluation."""
 
 import html
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ def evaluation_page(
     split: str | None = None,
     details: Mapping[str, str] | None = None,
 ) -> str:
-    """HTML of at most `document.MOST_BYTES` that shows an evaluation, offline.
+    """Returns HTML of at most `document.MOST_BYTES` that shows an evaluation.
 
     Args:
-      name: of the run or the method.
-      summary: what `evaluate_files.report_of` gives, or JSON made of it.
-      pictures: by image, as far as there are.
-      split: "val" or "test" shows the run among the published methods.
-      details: shown above the scores, say the checkpoint's step.
+        name: name of the run or the method.
+        summary: what `scores.evaluation_summary` returns, or what was read from JSON of it.
+        pictures: pictures by the name of the image; images may lack one.
+        split: data split, "val" or "test", to show the run among the published methods.
+        details: facts that are shown above the scores, for instance the step of the checkpoint.
     """
     classes, images = summary["classes"], summary["images"]
     measures = ranked_scores(summary)

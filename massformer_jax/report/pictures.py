@@ -1,6 +1,6 @@
 """Small pictures of large images: an overview, and the worst parts at full resolution.
 
-A 4096x3072 photograph with two label maps and a map of errors takes about 120 kB this way.
+The picture of a 4096x3072 photograph with two label maps and a map of errors takes about 120 kB.
 """
 
 import math
@@ -11,19 +11,20 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from massformer_jax.data.classes import IGNORE
-from massformer_jax.metrics import boundary_radius
-from massformer_jax.overlay import IGNORE_COLOUR
+from massformer_jax.classes import IGNORE
+from massformer_jax.metrics.counts import boundary_radius
+from massformer_jax.report.overlay import IGNORE_COLOUR
 
-OVERVIEW = 640  # pixels of its longer side at most
-TILE = 256  # pixels a side of a part
+OVERVIEW = 640  # pixels along the longer side of the overview, at most
+TILE = 256  # pixels along each side of a part
 TILES = 3
-_BLOCK = 8  # pixels a side in which errors are summed up to find the worst parts
-_QUALITY, _TILE_QUALITY, _LOSSLESS = 60, 75, 101  # of WebP, as OpenCV has it
+_BLOCK = 8  # side of the blocks in which errors are summed up to find the worst parts, in pixels
+_QUALITY, _TILE_QUALITY, _LOSSLESS = 60, 75, 101  # of WebP, on the scale of OpenCV
 
-# What `errors` gives, least important first: where a picture is reduced, the largest is kept.
+# What `errors` returns, the least important first: where a picture is reduced, each pixel shows the
+# largest of those it stands for.
 NOTHING, ELSEWHERE, FOUND, MISSED, INVENTED, WRONG = range(6)
-# Told apart by the colour-blind too (Okabe and Ito). RGB and opacity.
+# RGB and opacity. The colour-blind can tell these colours apart, too (Okabe and Ito).
 ERROR_COLOURS = (
     (0, 0, 0, 0),
     (204, 121, 167, 110),
@@ -35,18 +36,27 @@ ERROR_COLOURS = (
 
 
 class Level(NamedTuple):
-    """A rectangle of an image; `layers` are encoded pictures of it, of one size."""
+    """A rectangle of an image, in layers of one size that lie one upon the other.
 
-    x: int  # pixels of the image, from its left
-    y: int  # from its top
-    step: int  # pixels of the image along the side of a pixel of the layers
-    width: int  # of the layers
+    Attributes:
+        x: distance of the rectangle from the left of the image, in pixels of the image.
+        y: distance from its top.
+        reduction: how many pixels of the image lie along the side of one pixel of the layers.
+        width: width of the layers.
+        height: height of the layers.
+        layers: each layer by its name, as WebP.
+    """
+
+    x: int
+    y: int
+    reduction: int
+    width: int
     height: int
-    layers: dict[str, bytes]  # WebP
+    layers: dict[str, bytes]
 
 
 class Picture(NamedTuple):
-    """An image in levels, the overview first; `parts` are the worst: (x, y, side), pixels."""
+    """An image at several levels, the overview first; `parts` are its worst: (x, y, side)."""
 
     width: int
     height: int
@@ -55,16 +65,16 @@ class Picture(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """What all its layers take."""
+        """Size of all its layers together."""
         return sum(len(data) for level in self.levels for data in level.layers.values())
 
 
 def boundary(labels: UInt8[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"]:
-    """What `ops.boundaries.boundary` computes, on the host: devices are busy elsewhere."""
+    """Computes the same as `ops.boundaries.boundary`, on the host while the devices are busy."""
     x = cv2.copyMakeBorder(labels, *(radius,) * 4, cv2.BORDER_CONSTANT, value=IGNORE)
     corner = x[:-1, :-1]
     change = (corner != x[1:, :-1]) | (corner != x[:-1, 1:]) | (corner != x[1:, 1:])
-    # Anchored at the upper left of its window: out[y, x] looks at rows y .. y + 2 radius - 1.
+    # The window is anchored at its upper left: near[y, x] depends on rows y .. y + 2 radius - 1.
     window = np.ones((2 * radius, 2 * radius), np.uint8)
     near = cv2.dilate(change.view(np.uint8), window, anchor=(0, 0))
     return near[: labels.shape[0], : labels.shape[1]].view(bool)
@@ -75,17 +85,17 @@ def errors(
     prediction: UInt8[np.ndarray, "h w"],
     boundary_ratio: float,
 ) -> UInt8[np.ndarray, "h w"]:
-    """What boundary IoU counts, pixel by pixel.
+    """Tells of each pixel how boundary IoU counts it.
 
     Args:
-      truth: 0..k-1 or 255.
-      prediction: 0..k-1.
-      boundary_ratio: see `metrics.image_counts`.
+        truth: 0..k-1 or 255.
+        prediction: 0..k-1.
+        boundary_ratio: see `metrics.counts.image_counts`.
 
     Returns:
-      FOUND on the boundary of the truth and of the prediction, with the same class; MISSED on the
-      truth's alone; INVENTED on the prediction's alone; WRONG on both, of different classes;
-      ELSEWHERE where the class is wrong away from any boundary; else NOTHING.
+        FOUND on the boundary both of the truth and of the prediction, with the same class; WRONG on
+        both, with different classes; MISSED on that of the truth alone; INVENTED on that of the
+        prediction alone; ELSEWHERE where the class is wrong away from any boundary; else NOTHING.
     """
     radius = boundary_radius(*truth.shape, boundary_ratio)
     known, right = truth != IGNORE, truth == prediction
@@ -106,18 +116,19 @@ def draw(
     boundary_ratio: float,
     palette: Sequence[Sequence[int]],
 ) -> Picture:
-    """Pictures of an image's photograph, truth, predictions and their errors.
+    """Draws the photograph, the truth, the predictions and their errors of an image.
 
     Args:
-      image: the photograph, RGB, or None where there is none.
-      truth: 0..k-1 or 255.
-      predictions: by a suffix of their layers' names, 0..k-1.
-      boundary_ratio: of what counts as a boundary.
-      palette: RGB of the classes.
+        image: the photograph, RGB, or None if there is none.
+        truth: 0..k-1 or 255.
+        predictions: one or two label maps, 0..k-1, by a suffix for the names of their layers.
+        boundary_ratio: see `metrics.counts.image_counts`.
+        palette: RGB of the classes.
 
     Returns:
-      Layers `photo`, `truth`, and of every prediction `prediction…` and `errors…`. The parts are
-      where most boundary pixels are wrong, of two predictions where they differ most in that.
+        A picture with the layers `photo` and `truth`, and for each prediction `prediction…` and
+        `errors…`. Its parts are where most boundary pixels are wrong. With two predictions they are
+        where most pixels are wrong in only one of them.
     """
     colours = [*palette, *[(255, 255, 255)] * (IGNORE - len(palette)), IGNORE_COLOUR]
     maps, found = {"truth": (truth, colours)}, []
@@ -129,17 +140,18 @@ def draw(
     wrong = [codes >= MISSED for codes in found]
     height, width = truth.shape
     parts = worst_parts(wrong[0] if len(wrong) == 1 else wrong[0] ^ wrong[1])
-    step = math.ceil(max(truth.shape) / OVERVIEW)
-    levels = [_level(image, maps, (0, 0, width, height), step)]
-    if step > 1:
+    reduction = math.ceil(max(truth.shape) / OVERVIEW)
+    levels = [_level(image, maps, (0, 0, width, height), reduction)]
+    if reduction > 1:
         levels += [_level(image, maps, (x, y, side, side), 1) for x, y, side in parts]
     return Picture(width, height, tuple(levels), parts)
 
 
 def worst_parts(wrong: Bool[np.ndarray, "h w"]) -> tuple[tuple[int, int, int], ...]:
-    """Up to TILES squares (x, y, side) with the most such pixels, most first; none if all is well.
+    """Returns up to `TILES` squares (x, y, side) with the most wrong pixels, the worst first.
 
-    A later one is chosen by the pixels that the earlier ones do not show.
+    Pixels that an earlier square shows do not count for a later one. There is no square where no
+    pixel is wrong.
     """
     side = min(TILE, max(wrong.shape) // 4, *wrong.shape)
     side -= side % _BLOCK
@@ -162,40 +174,44 @@ def worst_parts(wrong: Bool[np.ndarray, "h w"]) -> tuple[tuple[int, int, int], .
     return tuple(parts)
 
 
-def _level(image, maps, place: tuple[int, int, int, int], step: int) -> Level:
+def _level(image, maps, place: tuple[int, int, int, int], reduction: int) -> Level:
     x, y, width, height = place
     layers = {}
     if image is not None:
         part = image[y : y + height, x : x + width]
-        layers["photo"] = _photo(_means(part, step), _QUALITY if step > 1 else _TILE_QUALITY)
+        quality = _QUALITY if reduction > 1 else _TILE_QUALITY
+        layers["photo"] = _photo(_means(part, reduction), quality)
     for name, (codes, colours) in maps.items():
         part = codes[y : y + height, x : x + width]
         keep = _largest if name.startswith("errors") else _middles
-        layers[name] = _map(keep(part, step), colours)
-    return Level(x, y, step, -(-width // step), -(-height // step), layers)
+        layers[name] = _map(keep(part, reduction), colours)
+    size = -(-width // reduction), -(-height // reduction)
+    return Level(x, y, reduction, *size, layers)
 
 
-def _padded(x: np.ndarray, step: int) -> np.ndarray:
-    """Continued at the bottom and right to multiples of the step."""
-    bottom, right = (-length % step for length in x.shape[:2])
+def _padded(x: np.ndarray, reduction: int) -> np.ndarray:
+    """Continues a map at the bottom and the right, to multiples of the reduction."""
+    bottom, right = (-length % reduction for length in x.shape[:2])
     return cv2.copyMakeBorder(x, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
 
 
-def _means(image: np.ndarray, step: int) -> np.ndarray:
-    whole = _padded(image, step)
-    size = (whole.shape[1] // step, whole.shape[0] // step)
-    return cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
+def _means(image: np.ndarray, reduction: int) -> np.ndarray:
+    padded = _padded(image, reduction)
+    size = (padded.shape[1] // reduction, padded.shape[0] // reduction)
+    return cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
 
 
-def _middles(labels: np.ndarray, step: int) -> np.ndarray:
-    return _padded(labels, step)[step // 2 :: step, step // 2 :: step]
+def _middles(labels: np.ndarray, reduction: int) -> np.ndarray:
+    middle = slice(reduction // 2, None, reduction)
+    return _padded(labels, reduction)[middle, middle]
 
 
-def _largest(codes: np.ndarray, step: int) -> np.ndarray:
-    if step == 1:
+def _largest(codes: np.ndarray, reduction: int) -> np.ndarray:
+    if reduction == 1:
         return codes
-    near = cv2.dilate(_padded(codes, step), np.ones((step, step), np.uint8), anchor=(0, 0))
-    return near[::step, ::step]
+    window = np.ones((reduction, reduction), np.uint8)
+    largest = cv2.dilate(_padded(codes, reduction), window, anchor=(0, 0))
+    return largest[::reduction, ::reduction]
 
 
 def _photo(image: np.ndarray, quality: int) -> bytes:
@@ -203,7 +219,7 @@ def _photo(image: np.ndarray, quality: int) -> bytes:
 
 
 def _map(codes: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
-    """Without loss, in two thirds of the bytes of a PNG."""
+    """Encodes a map without loss, in two thirds of the bytes of a PNG."""
     table = np.array([(*rgba, 255)[:4] for rgba in colours], np.uint8)
     return _webp(cv2.cvtColor(table[codes], cv2.COLOR_RGBA2BGRA), _LOSSLESS)
 

@@ -1,4 +1,4 @@
-"""Tables of scores as HTML. All text that is not ours is escaped here."""
+"""Tables of scores as HTML. All text that is not from here is escaped here."""
 
 import html
 import math
@@ -7,34 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from massformer_jax import published, scores
+from massformer_jax.metrics import published, scores
 
 _COLUMNS = ("IoU", "Acc", "Precision", "Dice", "BIoU")
-_BENCHMARK = {"val": 500, "test": 1500}  # images of the splits
+_BENCHMARK = {"val": 500, "test": 1500}  # number of images in each data split
 
 
 def number(value: float | None) -> float:
-    """NaN for the null that it is in JSON."""
+    """Returns a score; NaN for None, which stands for it in JSON."""
     return math.nan if value is None else value
 
 
 def percent(value: float | None) -> str:
-    """Two decimals; `-` for what does not exist."""
+    """Returns a fraction in percent with two decimals, `-` if it does not exist."""
     return scores.percent(number(value))
 
 
 def score_columns(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """The scores by class that tables show, with BF1 at all its tolerances."""
+    """Returns the names of the scores that tables show for each class, with each BF1."""
     return _COLUMNS + tuple(name for name in summary if name.startswith("BF1@"))
 
 
 def swatch(colour: str) -> str:
-    """A square in a class's colour."""
+    """Returns a small square in the colour of a class."""
     return f'<i class="swatch" style="background:{colour}"></i>'
 
 
 def class_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
-    """Scores by class, and their means in the foot."""
+    """Returns a table with the scores of each class, and their means in its foot."""
     columns = score_columns(summary)
     share = np.array(summary["confusion"], np.float64).sum(1)
     share /= max(share.sum(), 1)
@@ -56,14 +56,15 @@ def class_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
 
 
 def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
-    """The confusion matrix as a heat map: rows are the truth, columns the prediction.
+    """Returns the confusion matrix as a heat map: rows are the truth, columns the prediction.
 
-    Cells carry their share of the row, of the column and their pixels; the script swaps them.
+    Each cell carries its share of the row, its share of the column, and its pixels. The script
+    changes which of them is shown.
     """
-    counts = np.array(summary["confusion"], np.float64)
+    pixels = np.array(summary["confusion"], np.float64)
     with np.errstate(invalid="ignore"):
-        of_truth = counts / counts.sum(1, keepdims=True)
-        of_prediction = counts / counts.sum(0, keepdims=True)
+        of_truth = pixels / pixels.sum(1, keepdims=True)
+        of_prediction = pixels / pixels.sum(0, keepdims=True)
     names = summary["classes"]
     head = "".join(
         f'<th scope="col">{swatch(colour)}{html.escape(name)}</th>'
@@ -77,7 +78,7 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
             texts = [percent(float(share)) for share in shares]
             heats = [0 if math.isnan(share) else math.sqrt(share) for share in shares]
             told = (
-                f"{name} predicted as {other}: {int(counts[i, j]):,} pixels, "
+                f"{name} predicted as {other}: {int(pixels[i, j]):,} pixels, "
                 f"{texts[0]} % of the true {name}, {texts[1]} % of the predicted {other}"
             )
             kind = "right" if i == j else "wrong"
@@ -85,7 +86,7 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
                 f'<td class="{kind}" style="--heat:{heats[0]:.3f}" title="{html.escape(told)}" '
                 f'data-truth="{texts[0]}|{heats[0]:.3f}" '
                 f'data-prediction="{texts[1]}|{heats[1]:.3f}" '
-                f'data-pixels="{int(counts[i, j]):,}|{heats[0]:.3f}">{texts[0]}</td>'
+                f'data-pixels="{int(pixels[i, j]):,}|{heats[0]:.3f}">{texts[0]}</td>'
             )
         rows.append(
             f'<tr><th scope="row">{swatch(colours[i])}{html.escape(name)}</th>{"".join(cells)}</tr>'
@@ -107,7 +108,13 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
 
 
 def published_table(name: str, summary: Mapping[str, Any], split: str) -> str:
-    """The run's row among the published methods, best mIoU first."""
+    """Returns a table of the published methods and the run, the best mIoU first.
+
+    Args:
+        name: what to call the run.
+        summary: its scores.
+        split: data split, "val" or "test".
+    """
     given = {key: number(summary.get(key)) for key in ("mIoU", "mBIoU", published.BF1)}
     rows = [
         (getattr(m, split), m.name, m.backbone, f"{m.params:.2f}", f"{m.gmacs:,.0f}")

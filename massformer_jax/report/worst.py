@@ -1,4 +1,4 @@
-"""Which images are worth looking at: the worst, class by class and score by score."""
+"""Which images are worth looking at: the worst of each class and score."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from massformer_jax.published import BF1
+from massformer_jax.metrics.published import BF1
 
-WORST = 4  # images shown by score and class
+WORST = 4  # number of images that are shown for each score and class
 
 
-def ranked_scores(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The scores that images are ranked by: IoU, BIoU and the BF1 shown beside published ones.
+def ranked_scores(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the scores that images are ranked by: IoU, BIoU and one BF1.
+
+    It is the BF1 that stands beside the published results, or the last one in the summary if that
+    is missing. There may be none.
 
     Args:
-      settings: a summary (`scores.summarize`). Without that BF1 its last one is taken; there may
-        be none.
+        summary: what `scores.summarize` returns.
     """
-    contours = [name for name in settings if name.startswith("BF1@")]
+    contours = [name for name in summary if name.startswith("BF1@")]
     last = [BF1[1:]] if BF1[1:] in contours else contours[-1:]
     return ("IoU", "BIoU", *last)
 
@@ -27,21 +29,25 @@ def ranked_scores(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def score_table(
     images: Mapping[str, Mapping[str, Any]], columns: Sequence[str], classes: int
 ) -> Float[np.ndarray, "n c k1"]:
-    """Scores 0..1 by image, column and [mean, classes…]; NaN where one does not exist.
+    """Returns scores 0..1 of each image, for each column the mean and then each class.
+
+    A score that does not exist is NaN.
 
     Args:
-      images: scores of each image, as `scores.image_scores` gives them or JSON holds them.
-      columns: say "BIoU"; its mean is read from "mBIoU".
-      classes: how many there are.
+        images: scores of each image by its name, as `scores.image_scores` returns them or as JSON
+            holds them.
+        columns: names of scores, for instance "BIoU"; its mean is read from "mBIoU".
+        classes: number of classes.
     """
     rows = [[[image[f"m{c}"], *image[c]] for c in columns] for image in images.values()]
     return np.array(rows, np.float64).reshape(len(rows), len(columns), 1 + classes)
 
 
 def worst(table: Float[np.ndarray, "n ..."], count: int = WORST) -> list[int]:
-    """The `count` lowest in each column: their rows, the lowest of all columns first.
+    """Returns the rows of the `count` lowest numbers of each column.
 
-    Equal ones are taken in their order; NaN never.
+    The lowest of each column come first, then the second lowest of each, and so on. Equal numbers
+    are taken in their order. NaN is never taken.
     """
     flat = table.reshape(len(table), math.prod(table.shape[1:]))
     order = np.argsort(flat, axis=0, kind="stable")[:count]

@@ -1,4 +1,4 @@
-"""What is said about every kind of broken release. The table in docs/data.md repeats it."""
+"""Tests of what a build says about every kind of broken release, as docs/data.md lists them."""
 
 import dataclasses
 import re
@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from broken_releases import CASES, Release, patch
-from data_builders.mass13k import label_maps
-from data_builders.mass13k.headers import Source
-from data_builders.mass13k.release_folder import Pair
-from data_builders.mass13k.report import DatasetError
-from data_builders.mass13k.shards import read_example
-from massformer_jax.data.build import build
+from massformer_jax.data.package import build
+from massformer_jax.data_builders.mass13k import label_maps
+from massformer_jax.data_builders.mass13k.headers import Source
+from massformer_jax.data_builders.mass13k.release_folder import Pair
+from massformer_jax.data_builders.mass13k.report import DatasetError
+from massformer_jax.data_builders.mass13k.shards import read_example
+from tests.helpers.broken_releases import CASES, Release, patch
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "data.md"
 
 
 def as_template(error, path):
-    """The message after its path, with names of files and folders as A."""
+    """Returns the message behind the path, with A in place of other files and folders."""
     assert error.startswith(f"{path}: "), error
     rest = error.removeprefix(f"{path}: ")
     rest = re.sub(rf"{re.escape(str(Path(path).parents[2]))}/\S*?(?=[ ;]|$)", "A", rest)
@@ -45,7 +45,7 @@ def test_the_table_of_the_page_has_every_kind_and_its_message():
 
 
 def test_problems_of_the_contents_are_all_listed_too(tmp_path):
-    """They are found after the first record is written, and still leave nothing."""
+    # They are found after the first record is written, and still nothing is left behind.
     release = Release(tmp_path / "release")
     for mask in release.masks:
         patch(mask, len(mask.read_bytes()) - 300, bytes(100))
@@ -79,7 +79,7 @@ def test_a_decoder_that_sees_another_size_than_the_header_is_not_believed(tmp_pa
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    """Simulated, since root may read everything."""
+    # Simulated, since root may read everything.
     release = Release(tmp_path / "release")
     opened = Image.open
 

@@ -9,17 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-import data_builders.mass13k
-from data_builders.mass13k import shards
-from data_builders.mass13k.report import DatasetError
-from massformer_jax.data.build import build, main
+from massformer_jax.data.build import main
+from massformer_jax.data.package import build
 from massformer_jax.data.pipeline import PipelineError, open_split
+from massformer_jax.data_builders import mass13k
+from massformer_jax.data_builders.mass13k import shards
+from massformer_jax.data_builders.mass13k.report import DatasetError
 
-RELEASE = Path(data_builders.mass13k.__file__).parent / "dummy_data"
+RELEASE = Path(mass13k.__file__).parent / "dummy_data"
 
 
 def run(*arguments, before=""):
-    """The command in a process of its own, without TensorFlow even where that is installed."""
+    """Runs the command in a new process that cannot import TensorFlow, installed or not."""
     code = f"""
 import sys
 from importlib.machinery import PathFinder
@@ -109,15 +110,15 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch, capsys):
 def test_a_killed_build_is_not_taken_for_a_dataset(tmp_path, name):
     before = f"""
 import os, signal, time
-from data_builders.mass13k import shards as builder
+from massformer_jax.data_builders.mass13k import shards
 
-class Killed(builder.ArrayRecordWriter):
+class Killed(shards.ArrayRecordWriter):
     def close(self):
         super().close()
         os.kill(os.getpid(), signal.{name})
         time.sleep(60)
 
-builder.ArrayRecordWriter = Killed
+shards.ArrayRecordWriter = Killed
 """
     done = run("--manual_dir", RELEASE, "--data_dir", tmp_path, before=before)
     if name == "SIGTERM":
@@ -152,7 +153,7 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
             build(RELEASE, tmp_path)
     finally:
         os.close(other)
-    assert folder.exists()  # the other build's
+    assert folder.exists()  # it belongs to the other build
 
 
 def test_all_that_is_wrong_is_listed_before_anything_is_written(tmp_path, capsys, monkeypatch):

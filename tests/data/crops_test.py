@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from massformer_jax.data.classes import IGNORE
+from massformer_jax.classes import IGNORE
 from massformer_jax.data.crops import Place, ResizedCrop, cut_images, cut_label, is_varied
 from massformer_jax.data.images import ImageError, decode_image, decode_mask, encode_mask
 from massformer_jax.data.sizes import resized_size
 
 
 def record(height=90, width=120, seed=0, **jpeg):
-    """A photograph in blotches, and a label map of the same."""
+    """Makes a record whose photograph and label map show the same random patches."""
     rng = np.random.default_rng(seed)
     coarse = rng.choice(np.uint8([0, 1, 5, 6, IGNORE]), (height // 9 + 1, width // 9 + 1))
     label = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -21,6 +21,7 @@ def record(height=90, width=120, seed=0, **jpeg):
 
 
 def encoded(image, label, **jpeg):
+    """Makes a record of a photograph and its label map."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=95, **jpeg)
     return {
@@ -31,7 +32,7 @@ def encoded(image, label, **jpeg):
 
 
 def plainly(record, crop, rng):
-    """The released steps one after the other, on all of the photograph."""
+    """Does the released steps one after the other, on the whole photograph."""
     image = decode_image(record["image"])
     label = decode_mask(record["segmentation_mask"])
     short_edge = int(rng.choice(crop.short_edges))
@@ -57,7 +58,7 @@ def test_crops_equal_the_released_steps_bit_for_bit(jpeg):
         np.testing.assert_array_equal(out["image"], image)
         np.testing.assert_array_equal(out["label"], label)
         assert all(array.flags.c_contiguous for array in out.values())
-        # No view that keeps the photograph in memory while the crop waits.
+        # None of them is a view, which would keep the photograph in memory while the crop waits.
         assert all(
             array.nbytes <= 32 * 32 * 4
             for a in out.values()
@@ -127,7 +128,7 @@ def test_varied_as_mmsegmentation_counts_it(labels, varied):
 
 
 def test_crop_is_drawn_again_until_varied():
-    # Varied crops only at one column in a hundred.
+    # Only one column in a hundred gives a varied crop.
     label = np.zeros((8, 807), np.uint8)
     label[:, 400:] = 5
     element = encoded(np.zeros((8, 807, 3), np.uint8), label)
@@ -166,16 +167,16 @@ def test_smaller_than_the_crop_is_kept_whole():
 
 def test_label_is_cut_as_opencv_picks():
     label = decode_mask(record()["segmentation_mask"])
-    whole = cv2.resize(label, (173, 61), interpolation=cv2.INTER_NEAREST)
+    resized = cv2.resize(label, (173, 61), interpolation=cv2.INTER_NEAREST)
     place = Place((61, 173), slice(7, 39), slice(120, 173))
-    np.testing.assert_array_equal(cut_label(label, place), whole[7:39, 120:173])
+    np.testing.assert_array_equal(cut_label(label, place), resized[7:39, 120:173])
 
 
 @pytest.mark.parametrize(
     ("size", "reduced"), [((46, 60), False), ((45, 60), True), ((20, 27), True)]
 )
 def test_inexact_decodes_smaller_where_the_photograph_shrinks_to_half(size, reduced):
-    """And stays close: docs/pipeline.md says how close on photographs."""
+    # The crop stays close to the exact one; docs/pipeline.md says how close it is on photographs.
     rng = np.random.default_rng(0)
     smooth = cv2.resize(
         rng.integers(0, 256, (9, 12, 3), np.uint8), (120, 90), interpolation=cv2.INTER_CUBIC

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from massformer_jax.data.classes import IGNORE, PALETTE
+from massformer_jax.classes import IGNORE, PALETTE
 from massformer_jax.data.images import (
     ImageError,
     decode_image,
@@ -16,7 +16,7 @@ from massformer_jax.data.images import (
 
 
 def photograph(height=40, width=60):
-    """Red at the left, green at the right, blue at the foot: every turn of it differs."""
+    """Makes a picture that is red left, green right and blue below, so that each turn differs."""
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2, 0] = 220
     image[:, width // 2 :, 1] = 220
@@ -25,6 +25,7 @@ def photograph(height=40, width=60):
 
 
 def encoded(image, fmt="JPEG", **options):
+    """Encodes an image with Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, fmt, **options)
     return buffer.getvalue()
@@ -75,18 +76,18 @@ def test_jpeg_that_ends_early_is_refused(tmp_path, progressive):
 
 
 def test_jpeg_that_ends_in_zeros_is_refused():
-    """As interrupted downloads leave it; OpenCV answers it with a grey lower part."""
-    whole = encoded(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), quality=90)
-    data = whole[: len(whole) // 2] + bytes(len(whole) // 2)
+    # Interrupted downloads leave such files, whose lower part OpenCV fills with grey.
+    complete = encoded(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), quality=90)
+    data = complete[: len(complete) // 2] + bytes(len(complete) // 2)
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[-1].std() < 30
-    assert decode_image(whole)[-1].std() > 50
+    assert decode_image(complete)[-1].std() > 50
     with pytest.raises(ImageError, match=r"^photo: the JPEG is truncated"):
         decode_image(data, "photo")
 
 
 def test_data_after_the_end_of_a_jpeg_is_no_damage():
     exif = Image.Exif()
-    exif[0x010E] = "\xff\xd9" * 9  # ends that are none, within a segment
+    exif[0x010E] = "\xff\xd9" * 9  # within a segment these do not end the image
     data = encoded(photograph(), exif=exif, restart_marker_blocks=1)
     padded = data[:2] + b"\xff\xff" + data[2:]  # fill bytes, allowed before any marker
     for harmless in (data + b"trailer \xff\xff", padded):

@@ -12,7 +12,7 @@ from massformer_jax.data.jpeg import read_layout
 
 
 def picture(height, width, seed=0):
-    """Smooth, and noisy: it shows chroma taken from a wrong row."""
+    """Makes a smooth picture with noise, which shows chroma that is taken from a wrong row."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -20,12 +20,13 @@ def picture(height, width, seed=0):
 
 
 def encoded(image, **options):
+    """Encodes an image as JPEG with Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=90, **options)
     return buffer.getvalue()
 
 
-# Pillow's names: 4:4:4, 4:2:2, 4:2:0
+# Pillow numbers the subsamplings 4:4:4, 4:2:2 and 4:2:0 from 0 to 2.
 KINDS = {
     "444": {"subsampling": 0},
     "422": {"subsampling": 1},
@@ -86,7 +87,7 @@ def test_layout_says_where_restarts_stand():
 
 
 def test_grey_with_sampling_factors_is_coded_block_by_block():
-    """They mean nothing where there is one component; some encoders write 2x2 all the same."""
+    # The factors mean nothing if there is one component, but some encoders write 2x2 nevertheless.
     data = bytearray(encoded(picture(61, 83)[..., 0], restart_marker_rows=1))
     data[read_layout(bytes(data)).frame + 9] = 0x22
     whole = decode_image(bytes(data))
@@ -97,7 +98,7 @@ def test_grey_with_sampling_factors_is_coded_block_by_block():
 
 
 def test_what_lies_beyond_the_window_is_not_decoded(monkeypatch):
-    """Below it the claimed height ends, above it the data begin at a restart marker."""
+    # The claimed height ends just below the window. Above it, the data begin at a restart marker.
     seen = []
     decode = simplejpeg.decode_jpeg
 
@@ -140,7 +141,7 @@ def test_reduced_windows_fit_together():
 
 
 def test_damage_is_an_image_error_or_nothing():
-    """Bytes changed at random: no other exception, and no endless loop."""
+    # Whichever bytes change, there is no other exception and no endless loop.
     rng = np.random.default_rng(0)
     data = encoded(picture(64, 64), **KINDS["420, restarts each row"])
     refused = 0

@@ -1,4 +1,4 @@
-"""The ways to load the dataset that docs/data.md shows, run as they stand there."""
+"""Tests that run the examples of docs/data.md, which load the dataset, as they stand there."""
 
 import importlib.util
 import os
@@ -15,12 +15,13 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def run(code, data_dir, away):
-    """In a process of its own, in another folder."""
+    """Runs an example in a new process and in the folder `away`; returns the lines it prints."""
     code = re.sub('"(TF)?DATA"', repr(str(data_dir)), code)
     return lines_of([sys.executable, "-c", code], away)
 
 
 def lines_of(command, away):
+    """Runs a command in the folder `away` and returns the lines that it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, cwd=away, env=environment
@@ -55,7 +56,7 @@ def test_with_tensorflow(data_dir, release_dir, tmp_path, options):
     build += ["--manual_dir", str(release_dir), "--data_dir"]
     lines_of([*build, str(tmp_path / "array"), "--file_format=array_record"], tmp_path)
     for file in sorted((data_dir / "mass13k" / "1.1.0").iterdir()):
-        if file.name != "dataset_info.json":  # it names the module that was run
+        if file.name != "dataset_info.json":  # it names the module of the builder
             written = tmp_path / "array" / "mass13k" / "1.1.0" / file.name
             assert written.read_bytes() == file.read_bytes(), file.name
 

@@ -30,15 +30,17 @@ SETTINGS = {
 
 
 def digest(array):
+    """Returns a hash of an array's bytes."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def digests(batch):
+    """Returns a digest per crop, of its image and label map together."""
     return [digest(i) + digest(c) for i, c in zip(batch["image"], batch["label"], strict=True)]
 
 
 def crops(data_dir, steps, **changes):
-    """Digests of single crops, image and label together, in order: [steps][b]."""
+    """Returns the digests of the first crops in their order, [steps][b]."""
     batches = itertools.islice(iter(train_dataset(data_dir, **{**SETTINGS, **changes})), steps)
     return [digests(batch) for batch in batches]
 
@@ -87,7 +89,7 @@ def test_hosts_together_see_what_one_host_sees(data_dir, hosts):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (4, 2), (2, 4)])
 def test_resume_on_another_number_of_hosts_is_exact(data_dir, before, after):
-    """Each step's crops over all hosts are those of a run that was never stopped."""
+    # The crops of each step over all hosts are those of a run that was never stopped.
     reference = [sorted(step) for step in crops(data_dir, 7)]
 
     def hosts(count, step):
@@ -127,12 +129,18 @@ def test_several_crops_of_one_decoding(data_dir, exact):
     assert state == {"next_index": 4}  # photographs
     iterator.set_state(state)
     assert digests(next(iterator)) == digests(batches[2])
-    with pytest.raises(PipelineError, match=r"hosts times 3 crops a photograph; .* 6$"):
+    with pytest.raises(PipelineError, match=r"hosts times 3 crops per photograph; .* 6$"):
         train_dataset(data_dir, **SETTINGS, crops_per_decode=3, host_count=2)
 
 
 def damage(monkeypatch, broken):
-    """The dataset with some records of the training split broken: number -> how."""
+    """Breaks some records of the training split.
+
+    Args:
+        monkeypatch: the fixture.
+        broken: for the numbers of records, what is broken: "reader", "label", "photograph" or
+            "size".
+    """
 
     class Broken:
         def __init__(self, records):
@@ -155,28 +163,27 @@ def damage(monkeypatch, broken):
                 record["segmentation_mask"] = encode_mask(label[:-1].copy())
             return record
 
-    whole = pipeline.open_split
-    monkeypatch.setattr(pipeline, "open_split", lambda *args: Broken(whole(*args)))
+    opened = pipeline.open_split
+    monkeypatch.setattr(pipeline, "open_split", lambda *args: Broken(opened(*args)))
 
 
 @pytest.mark.parametrize("how", ["reader", "label", "photograph"])
 def test_a_bad_record_is_replaced_by_the_next_one(data_dir, monkeypatch, caplog, how):
     settings = {**SETTINGS, "on_bad_record": "skip", "max_bad_share": 0.2}
-    whole = crops(data_dir, 7, **settings)
+    undamaged = crops(data_dir, 7, **settings)
     name = open_split(data_dir, "train")[3]["file_name"].decode()
     damage(monkeypatch, {3: how})
     with caplog.at_level("WARNING"):
         replaced = crops(data_dir, 7, **settings)
-    # 28 crops are four epochs of seven: one crop an epoch is another one, the rest is untouched.
-    changed = [
-        a != b for a, b in zip(itertools.chain(*whole), itertools.chain(*replaced), strict=True)
-    ]
+    # 28 crops are four epochs of seven. One crop per epoch is another one, all others are the same.
+    pairs = zip(itertools.chain(*undamaged), itertools.chain(*replaced), strict=True)
+    changed = [before != after for before, after in pairs]
     assert [sum(changed[i : i + 7]) for i in range(0, 28, 7)] == [1, 1, 1, 1]
     messages = [record.getMessage() for record in caplog.records]
-    assert len(messages) == 1  # told once, not every epoch
+    assert len(messages) == 1  # one for all epochs
     assert ("record 3 of the split" if how == "reader" else name) in messages[0]
     assert messages[0].endswith("(bad record 1 of 7)")
-    # Resumed behind the bad record, or read by other threads, it is the same stream.
+    # The stream is the same if it is resumed behind the bad record, or read by other threads.
     iterator = iter(train_dataset(data_dir, **{**settings, "num_threads": 0}))
     iterator.set_state(stream_position(4, batch_size=4, host_count=1))
     assert [digests(next(iterator)) for _ in range(3)] == replaced[4:]

@@ -12,10 +12,12 @@ from massformer_jax.data.png import read_labels
 
 
 def labels(height=37, width=53):
+    """Makes a random label map, always the same one."""
     return np.random.default_rng(0).choice(np.uint8([0, 1, 5, 255]), (height, width))
 
 
-def grey(array):
+def encoded(array):
+    """Encodes an array as PNG with Pillow."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
@@ -36,9 +38,9 @@ def test_several_chunks_of_pixels_are_joined():
         return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
 
     parts = b"".join(chunk(packed[i : i + 999]) for i in range(0, length, 999))
-    split = data[:start] + parts + data[start + 12 + length :]
-    assert split.count(b"IDAT") > 10
-    np.testing.assert_array_equal(read_labels(split), labels(300, 400))
+    chunked = data[:start] + parts + data[start + 12 + length :]
+    assert chunked.count(b"IDAT") > 10
+    np.testing.assert_array_equal(read_labels(chunked), labels(300, 400))
 
 
 def test_other_files_are_left_to_pillow():
@@ -55,14 +57,14 @@ def test_other_files_are_left_to_pillow():
 
 
 def test_colours_are_still_refused():
-    data = grey(np.zeros((4, 4, 3), np.uint8))
+    data = encoded(np.zeros((4, 4, 3), np.uint8))
     assert read_labels(data) is None
     with pytest.raises(ImageError, match="holds RGB pixels"):
         decode_mask(data)
 
 
 def test_damage_is_an_image_error(monkeypatch):
-    """Every byte changed, one at a time: an error, or labels that Pillow gives as well."""
+    # Each byte is changed in turn. There is an error, or Pillow returns the same labels.
     data = encode_mask(labels(9, 11))
     refused = 0
     for position in range(len(data)):

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from massformer_jax.data.resampling import nearest, resize_window, taps
 
 
-def whole(image, size):
+def resized_by_opencv(image, size):
+    """Resizes the whole image."""
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def windowed(image, size, rows, columns):
+    """Resizes the image to a window only."""
     y = taps(image.shape[0], size[0], rows)
     x = taps(image.shape[1], size[1], columns)
     return resize_window(image[y.span, x.span], y, x)
@@ -19,7 +21,7 @@ def windowed(image, size, rows, columns):
 
 @st.composite
 def axes(draw):
-    """(length, resized, window) of an axis; now and then the same, half and double length."""
+    """Draws (length, resized, window) of an axis, sometimes with equal, half or double length."""
     length = draw(st.integers(1, 90))
     resized = draw(st.one_of(st.integers(1, 200), st.sampled_from([length, 2 * length])))
     if draw(st.integers(0, 4)) == 0:
@@ -33,7 +35,7 @@ def axes(draw):
 def test_a_window_equals_opencv_on_the_whole_bit_for_bit(vertical, horizontal, seed):
     (height, new_height, rows), (width, new_width, columns) = vertical, horizontal
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    expected = whole(image, (new_height, new_width))[rows, columns]
+    expected = resized_by_opencv(image, (new_height, new_width))[rows, columns]
     np.testing.assert_array_equal(windowed(image, (new_height, new_width), rows, columns), expected)
     label = image[..., 0].copy()
     picked = cv2.resize(label, (new_width, new_height), interpolation=cv2.INTER_NEAREST)
@@ -45,14 +47,14 @@ def test_a_window_equals_opencv_on_the_whole_bit_for_bit(vertical, horizontal, s
 
 @pytest.mark.parametrize("short_edge", [1536, 2150, 4608, 6144])
 def test_the_recipe_s_sizes_far_from_the_origin(short_edge):
-    """There float32 coordinates are coarse: weights made of window coordinates differ."""
+    # Far from the origin float32 is coarse: weights from coordinates in the window would differ.
     width = int(3648 * short_edge / 2736 + 0.5)
     strip = np.random.default_rng(0).integers(0, 256, (40, 3648, 3), np.uint8)
     size, rows, columns = (64, width), slice(3, 60), slice(width - 1024, width)
-    expected = whole(strip, size)[rows, columns]
+    expected = resized_by_opencv(strip, size)[rows, columns]
     np.testing.assert_array_equal(windowed(strip, size, rows, columns), expected)
     upright = strip.swapaxes(0, 1).copy()
-    expected = whole(upright, size[::-1])[columns, rows]
+    expected = resized_by_opencv(upright, size[::-1])[columns, rows]
     np.testing.assert_array_equal(windowed(upright, size[::-1], columns, rows), expected)
 
 
@@ -62,7 +64,7 @@ def test_only_the_span_is_looked_at():
 
 
 def test_a_reduced_source_lies_where_the_whole_does():
-    """A ramp, halved by averaging, gives the same values at the same places."""
+    # A ramp that is halved by averaging gives the same values at the same places.
     ramp = np.repeat(np.arange(0, 200, dtype=np.uint8)[:, None, None], 8, 1).repeat(3, 2)
     half = ((ramp[0::2].astype(int) + ramp[1::2]) // 2).astype(np.uint8)
     columns = taps(8, 8, slice(0, 8))

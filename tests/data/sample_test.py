@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
-from massformer_jax.data.classes import CLASSES, IGNORE
+from massformer_jax.classes import CLASSES, IGNORE
 from massformer_jax.data.images import decode_image, decode_mask
-from massformer_jax.data.sample import main, write_sample
-from massformer_jax.data.scenes import render_scene
+from massformer_jax.data.sample.__main__ import main
+from massformer_jax.data.sample.release import write_sample
+from massformer_jax.data.sample.scenes import render_scene
 
 
 def files(folder):
+    """Returns the contents of all files below a folder by their paths in it."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -45,11 +47,11 @@ def test_scenes_hold_all_classes_and_pad_to_two_canvases(release_dir):
 def test_edges_are_soft_in_the_photograph_and_thin_things_survive():
     image, label = render_scene(np.random.default_rng(3), 240, 320, water=True)
     assert image.shape == (240, 320, 3) and image.dtype == np.uint8
-    # Sky above a roof: between both there are colours of neither.
+    # Where a roof meets the sky, the photograph has colours of neither.
     sky, building = image[label == 5].mean(), image[label == 2].mean()
     assert abs(sky - building) > 20
     thin = (label[:, 1:-1] != label[:, :-2]) & (label[:, 1:-1] != label[:, 2:])
-    assert thin.sum() > 100  # runs of one pixel: blades, twigs, wires
+    assert thin.sum() > 100  # blades, twigs and wires are one pixel wide
 
 
 def test_an_occupied_folder_is_left_alone(tmp_path, capsys):
@@ -66,7 +68,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("massformer_jax.data.sample.encode_mask", fail)
+    monkeypatch.setattr("massformer_jax.data.sample.release.encode_mask", fail)
     with pytest.raises(OSError, match="disk full"):
         write_sample(tmp_path / "out", {"train": 2})
     assert list(tmp_path.iterdir()) == []
@@ -78,3 +80,10 @@ def test_the_command_tells_what_it_wrote(tmp_path, capsys):
     assert f"wrote 1 train, 0 val, 0 test scenes to {output}" in capsys.readouterr().out
     assert sorted(p.name for p in output.iterdir()) == ["annotations", "images"]
     assert [p.name for p in (output / "images").iterdir()] == ["train"]
+
+
+@pytest.mark.parametrize("flag", ["--train", "--seed"])
+def test_a_negative_number_is_refused(tmp_path, capsys, flag):
+    assert main(["--output", str(tmp_path / "out"), flag, "-1"]) == 2
+    assert capsys.readouterr().err == f"error: {flag} -1: take 0 or more\n"
+    assert list(tmp_path.iterdir()) == []

@@ -5,21 +5,24 @@ import cv2
 import numpy as np
 import pytest
 
-from massformer_jax.data import stats
-from massformer_jax.data.charts import bars
-from massformer_jax.data.classes import CLASSES, IGNORE
-from massformer_jax.data.complexity import quotients
+from massformer_jax.classes import CLASSES, IGNORE
 from massformer_jax.data.images import decode_mask
+from massformer_jax.data.stats.__main__ import main
+from massformer_jax.data.stats.complexity import quotients
+from massformer_jax.data.stats.page import bars, page
+from massformer_jax.data.stats.summary import LabelStats, label_stats, summarise, table
 
 
 def disc(radius, size=401, centre=(200, 200)):
+    """Draws a disc as a boolean mask [size, size]."""
     y, x = np.mgrid[:size, :size]
     return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
 
 
 @pytest.mark.parametrize("radius", [20, 60, 150])
 def test_a_disc_is_as_simple_as_can_be(radius):
-    """The digital circle is (8√2 - 8)r long, not 2πr: 1.0548 squared is 1.1126."""
+    # A circle of pixels is (8√2 - 8)r long instead of 2πr, which is 1.0548 times as long: 1.0548
+    # squared is 1.1126.
     (value,) = quotients(disc(radius))
     assert value == pytest.approx(1.1126, rel=0.02)
 
@@ -41,7 +44,7 @@ def test_a_thin_line_and_fringes_are_not_simple():
 def test_holes_lengthen_the_perimeter_and_leave_the_area():
     ring = disc(100) & ~disc(50)
     (value,) = quotients(ring)
-    # In the continuum 4π²(100 + 50)² / 4π·π(100² - 50²) = 3.
+    # Without pixels it would be 4π²(100 + 50)² / 4π·π(100² - 50²) = 3.
     assert value == pytest.approx(3 * 1.1126, rel=0.03)
     square = np.ones((60, 60), bool)
     square[20:40, 20:40] = False
@@ -64,7 +67,7 @@ def test_each_connected_mask_counts_alone_and_small_ones_do_not():
 
 def test_label_stats_counts_every_pixel_once():
     labels = np.random.default_rng(0).choice(np.uint8([0, 3, 6, IGNORE]), (301, 203))
-    result = stats.label_stats(labels)
+    result = label_stats(labels)
     assert result.size == (301, 203)
     np.testing.assert_array_equal(result.counts, np.bincount(labels.ravel(), minlength=256))
     assert [len(values) > 0 for values in result.quotients] == [
@@ -77,9 +80,9 @@ def test_summary_by_hand():
     counts[0, [1, 2, IGNORE]] = 30, 50, 20
     counts[1, [1]] = 20
     none = (np.zeros(0),) * 5
-    one = stats.LabelStats((10, 10), counts[0], (np.zeros(0), np.float64([2, 4]), *none))
-    two = stats.LabelStats((4, 5), counts[1], (np.zeros(0), np.float64([1e9]), *none))
-    summary = stats.summarise(iter([one, two, one]))
+    one = LabelStats((10, 10), counts[0], (np.zeros(0), np.float64([2, 4]), *none))
+    two = LabelStats((4, 5), counts[1], (np.zeros(0), np.float64([1e9]), *none))
+    summary = summarise(iter([one, two, one]))
     assert summary["photographs"] == 3
     assert summary["sizes"] == {"10x10": 2, "5x4": 1}
     assert summary["pixel_share"]["person"] == pytest.approx(80 / 180)
@@ -90,7 +93,7 @@ def test_summary_by_hand():
     assert summary["ipq"]["sky"] == {
         "masks": 0, "mean": None, "deviation": None, "histogram": [0] * 15,
     }  # fmt: skip
-    person = stats.summarise(iter([one]))["ipq"]["person"]
+    person = summarise(iter([one]))["ipq"]["person"]
     assert (person["masks"], person["mean"], person["deviation"]) == (2, 3.0, 1.0)
     assert person["histogram"] == [0, 1, 1] + [0] * 12  # from 2 to below 4, from 4 to below 8
     assert summary["ipq"]["all"]["histogram"][-1] == 1
@@ -98,15 +101,17 @@ def test_summary_by_hand():
 
 
 def test_a_split_without_labels_is_no_division_by_zero():
-    empty = stats.label_stats(np.full((9, 9), IGNORE, np.uint8))
-    summary = stats.summarise(iter([empty]))
+    empty = label_stats(np.full((9, 9), IGNORE, np.uint8))
+    summary = summarise(iter([empty]))
     assert summary["ignored_share"] == 1
     assert set(summary["pixel_share"].values()) == {None}
-    assert "-" in stats.table("test", summary)
-    assert stats.page({"test": summary})
+    assert "-" in table("test", summary)
+    assert page({"test": summary})
 
 
 class Reader(html.parser.HTMLParser):
+    """A parser that collects the tags and texts of a page."""
+
     def __init__(self):
         super().__init__()
         self.tags, self.text = [], []
@@ -128,7 +133,7 @@ def test_bars_are_as_long_as_their_values_and_text_is_escaped():
 
 def test_command_writes_a_page_that_needs_nothing_else(data_dir, release_dir, tmp_path, capsys):
     output = tmp_path / "new" / "page.html"
-    assert stats.main(["--data_dir", str(data_dir), "--output", str(output)]) == 0
+    assert main(["--data_dir", str(data_dir), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "train: 7 photographs" in printed and "test: 1 photographs" in printed
     summary = json.loads(output.with_suffix(".json").read_text())
@@ -141,8 +146,8 @@ def test_command_writes_a_page_that_needs_nothing_else(data_dir, release_dir, tm
         labels = decode_mask(path)
         counts += np.bincount(labels.ravel(), minlength=256)
         sky = np.ascontiguousarray(labels == CLASSES.index("sky"), np.uint8)
-        _, _, table, _ = cv2.connectedComponentsWithStats(sky, connectivity=8)
-        masks += (table[1:, cv2.CC_STAT_AREA] >= 100).sum()
+        _, _, parts, _ = cv2.connectedComponentsWithStats(sky, connectivity=8)
+        masks += (parts[1:, cv2.CC_STAT_AREA] >= 100).sum()
     for index, name in enumerate(CLASSES):
         share = summary["train"]["pixel_share"][name]
         assert share == pytest.approx(counts[index] / counts[:7].sum(), abs=1e-12)
@@ -156,7 +161,7 @@ def test_command_writes_a_page_that_needs_nothing_else(data_dir, release_dir, tm
 
 
 def test_command_takes_a_part_of_a_split(data_dir, capsys):
-    assert stats.main(["--data_dir", str(data_dir), "--split", "train[:2]"]) == 0
+    assert main(["--data_dir", str(data_dir), "--split", "train[:2]"]) == 0
     assert capsys.readouterr().out.startswith("train[:2]: 2 photographs")
 
 
@@ -168,6 +173,6 @@ def test_command_takes_a_part_of_a_split(data_dir, capsys):
     ],
 )
 def test_wrong_use_is_one_line(data_dir, capsys, arguments, message):
-    assert stats.main(["--data_dir", str(data_dir), *arguments]) == 2
+    assert main(["--data_dir", str(data_dir), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from massformer_jax.classes import IGNORE
 from massformer_jax.data import transforms as T
-from massformer_jax.data.classes import IGNORE
 from massformer_jax.data.resampling import resize_image
 from massformer_jax.data.sizes import resized_size
 
@@ -16,7 +16,7 @@ TABLES = json.loads((Path(__file__).parents[1] / "parity/misc/tables.json").read
 
 
 class Scripted(np.random.Generator):
-    """`random` answers from a list, `uniform` and `integers` with one end of their range."""
+    """A generator whose `random` returns given numbers, and the rest one end of their range."""
 
     def __init__(self, *answers, upper=True):
         super().__init__(np.random.PCG64(0))
@@ -34,6 +34,7 @@ class Scripted(np.random.Generator):
 
 
 def element(height=50, width=70, seed=0):
+    """Makes a random image and a random label map."""
     rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (height, width, 3), np.uint8),
@@ -56,14 +57,15 @@ def test_evaluation_sizes_are_the_release_s(row):
 def test_images_are_blended():
     ramp = np.repeat(np.linspace(0, 250, 70, dtype=np.uint8)[None, :, None], 50, 0).repeat(3, 2)
     wide = resize_image(ramp, (50, 140))[0, :, 0].astype(float)
-    # Half-pixel centres: new pixel 2i lies a quarter before pixel i, 2i+1 a quarter behind.
+    # New pixel 2i lies a quarter of a pixel before pixel i, and new pixel 2i+1 a quarter behind it.
     expected = np.interp((np.arange(140) + 0.5) / 2 - 0.5, np.arange(70), ramp[0, :, 0])
     assert np.abs(wide - expected).max() <= 1
 
 
 def test_images_shrink_without_antialiasing():
     image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
-    # A quarter of the size: new pixel i lies between the old ones 4i+1 and 4i+2; no other counts.
+    # At a quarter of the size, new pixel i lies between the old pixels 4i+1 and 4i+2, and only they
+    # count.
     four = [image[y::4, x::4].astype(float) for y in (1, 2) for x in (1, 2)]
     assert np.abs(resize_image(image, (10, 20)) - sum(four) / 4).max() <= 1
 
@@ -80,19 +82,21 @@ def test_smaller_than_the_crop_is_padded():
 
 
 def test_flip_turns_both_or_neither():
-    whole = element()
-    flipped = T.RandomFlip().random_map(whole, Scripted(0.49))
-    np.testing.assert_array_equal(flipped["image"], whole["image"][:, ::-1])
-    np.testing.assert_array_equal(flipped["label"], whole["label"][:, ::-1])
-    assert T.RandomFlip().random_map(whole, Scripted(0.5)) is whole
+    original = element()
+    flipped = T.RandomFlip().random_map(original, Scripted(0.49))
+    np.testing.assert_array_equal(flipped["image"], original["image"][:, ::-1])
+    np.testing.assert_array_equal(flipped["label"], original["label"][:, ::-1])
+    assert T.RandomFlip().random_map(original, Scripted(0.5)) is original
 
 
-# The draws of PhotometricDistortion, in turn: brightness, contrast first?, contrast (if first),
-# saturation, hue, contrast (if last). Below 1/2 is yes.
+# PhotometricDistortion draws a number for each of these questions, in turn: brightness, whether
+# contrast comes first, contrast (if it comes first), saturation, hue, contrast (if it comes last).
+# A number below 1/2 means yes.
 YES, NO = 0.4, 0.6
 
 
 def by_the_book(image, factor=1.0, offset=0.0):
+    """Computes image * factor + offset in float32, clipped and rounded down."""
     return np.clip(image.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
 
 
@@ -148,15 +152,15 @@ def test_each_draws_for_every_element():
 
 
 def test_distortion_leaves_its_input_alone_and_does_something():
-    whole = element()
-    before = {key: value.copy() for key, value in whole.items()}
+    original = element()
+    before = {key: value.copy() for key, value in original.items()}
     changed = 0
     for seed in range(32):
-        out = T.PhotometricDistortion().random_map(whole, np.random.default_rng(seed))
-        changed += (out["image"] != whole["image"]).any()
-        np.testing.assert_array_equal(whole["image"], before["image"])
+        out = T.PhotometricDistortion().random_map(original, np.random.default_rng(seed))
+        changed += (out["image"] != original["image"]).any()
+        np.testing.assert_array_equal(original["image"], before["image"])
         np.testing.assert_array_equal(out["label"], before["label"])
-    # Four coins: one element in sixteen passes unchanged.
+    # Each of four changes has probability 1/2, so that one element in sixteen stays as it is.
     assert 24 <= changed < 32
 
 
@@ -168,10 +172,10 @@ def test_distortion_leaves_its_input_alone_and_does_something():
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_chain_keeps_shapes_types_and_labels(height, width, size, seed):
-    whole = element(min(height, size), min(width, size), seed)
-    labels = set(np.unique(whole["label"])) | {IGNORE}
+    original = element(min(height, size), min(width, size), seed)
+    labels = set(np.unique(original["label"])) | {IGNORE}
     rng = np.random.default_rng(seed)
-    out = whole
+    out = original
     for transform in (T.RandomFlip(), T.PhotometricDistortion()):
         out = transform.random_map(out, rng)
     out = T.PadToSquare(size).map(out)

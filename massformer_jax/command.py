@@ -1,0 +1,69 @@
+"""What all commands share: how they read their arguments and how they print errors.
+
+The module of a command imports at its top only what its `--help` needs. It imports everything else
+after its arguments are read. So `--help` and misspelt flags are answered at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from massformer_jax.errors import InputError
+
+FAILED = 2  # the exit status after an error that the user can mend
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """A help formatter that keeps line breaks, and shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        # By identity: a default of 0 is shown, and equals False.
+        hidden = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        shown = not hidden and action.default != "" and "%(default)s" not in text
+        return text + " (default: %(default)s)" * shown
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Returns a parser for a command.
+
+    Args:
+        module: what `python -m` starts. The front door, `massformer_jax.__main__`, starts the same
+            command by another name, which it leaves in `sys.argv[0]`.
+        description: what `--help` says first.
+    """
+    by_front_door = sys.argv[0].startswith("massformer ")
+    return argparse.ArgumentParser(
+        prog=sys.argv[0] if by_front_door else f"python -m {module}",
+        description=description,
+        formatter_class=_Help,
+    )
+
+
+def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag `--compilation_cache`, for `massformer_jax.compilation.keep_compiled`."""
+    parser.add_argument(
+        "--compilation_cache",
+        metavar="DIR",
+        help="where compiled programs are kept: '' for nowhere (default: "
+        "JAX_COMPILATION_CACHE_DIR, or ~/.cache/massformer_jax)",
+    )
+
+
+def run(body: Callable[[], int | None]) -> int:
+    """Runs the body of a command and returns the exit status.
+
+    The status is what the body returns, or 0 if it returns None. An error that the user can mend is
+    printed without a traceback, and the status is 2. Any other exception is a bug and keeps its
+    traceback.
+    """
+    try:
+        return body() or 0
+    except (InputError, OSError) as error:
+        print_error(error)
+        return FAILED
+
+
+def print_error(error: Exception) -> None:
+    """Prints an error as all commands do: `error: …` on standard error."""
+    print(f"error: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,65 @@
+"""Converts weights of PyTorch to ours, and ours to those of PyTorch.
+
+    python -m massformer_jax.convert --input FILE --output DIR [--model NAME]
+    python -m massformer_jax.convert --to-torch --input DIR --output FILE.safetensors
+
+`massformer_jax.convert.names` tells which tensor is which.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from massformer_jax import command
+from massformer_jax.errors import InputError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("massformer_jax.convert", __doc__)
+    parser.add_argument("--input", required=True, help="file; with --to-torch a checkpoint")
+    parser.add_argument("--output", required=True, help="new folder; with --to-torch a file")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="massformer_r50 or massformer_r18_lite (default: what the file's tensors tell)",
+    )
+    parser.add_argument("--to-torch", action="store_true", help="write .safetensors for PyTorch")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    args = _parser().parse_args(argv)
+    return command.run(lambda: _convert(args))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    import jax
+
+    from massformer_jax.convert.weights import weights_of, write_safetensors
+    from massformer_jax.convert.weights_file import read_weights
+    from massformer_jax.models.build import architecture
+    from massformer_jax.models.weights import load_weights, save_weights
+
+    output = pathlib.Path(args.output)
+    if args.to_torch:
+        if output.suffix != ".safetensors":
+            raise InputError(f"--output {output}: name a file that ends in .safetensors")
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        weights = load_weights(args.input, device)
+        write_safetensors(weights, output)
+    else:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"--output {output} exists; name a new folder")
+        named = architecture(args.model) if args.model else None
+        weights = weights_of(read_weights(args.input), named)
+        save_weights(output, weights)
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    what = "MaSSFormer" if "classes" in weights.architecture else "encoder only"
+    arguments = ", ".join(f"{key} {value}" for key, value in weights.architecture.items())
+    print(f"{args.input} -> {output}: {what}, {count:,} parameters ({arguments})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

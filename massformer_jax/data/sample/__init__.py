@@ -1,0 +1,1 @@
+"""A small rendered dataset in the layout of the release."""

@@ -1,0 +1,1 @@
+"""Scores of a model, or of label maps in files, over many photographs."""

@@ -1,0 +1,175 @@
+"""Scores of a model over a data split, counted on the devices at the size of each photograph."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from massformer_jax.evaluation.batches import batches_by_size
+from massformer_jax.evaluation.one_behind import one_behind
+from massformer_jax.evaluation.output import PhotographFiles, Writer, mask_name, write_results
+from massformer_jax.evaluation.progress import EvaluationProgress
+from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
+from massformer_jax.inference.views import label_function
+from massformer_jax.metrics.counts import (
+    BOUNDARY_RATIO,
+    TOLERANCES,
+    Counts,
+    add_counts,
+    image_counts,
+    zero_counts,
+)
+from massformer_jax.metrics.scores import (
+    best_constant_miou,
+    evaluation_summary,
+    format_table,
+    mean_iou,
+)
+from massformer_jax.models.build import model_graph
+from massformer_jax.parallel import processes, sharding
+from massformer_jax.report.collect import Gallery
+
+
+def evaluation_function(
+    architecture: Mapping[str, Any],
+    mesh: Mesh,
+    *,
+    protocol: Protocol = DEFAULT_PROTOCOL,
+    dtype: str = "float32",
+) -> Callable[..., tuple[jax.Array, Counts]]:
+    """Returns evaluate_batch(params, batch_stats, images, labels).
+
+    That function returns label maps, uint8 [b, i, j], and `Counts` whose fields are [b, ...]. Its
+    `images` are what `inference.views.show` returns. It is not to be jitted: it calls jitted
+    functions, those of `inference.views.label_function` and one that counts.
+
+    Args:
+        architecture: keyword arguments of MaSSFormer.
+        mesh: photographs are divided among its devices, and the rows of a photograph among those
+            along its axis `spatial`.
+        protocol: how the network sees photographs.
+        dtype: what the network computes in, one of `massformer_jax.ops.precision.DTYPES`.
+    """
+    graph = model_graph(architecture, training=False)
+    predict = label_function(graph, protocol, dtype=dtype, mesh=mesh)
+    photographs = sharding.photographs_sharded(mesh)
+    count = jax.jit(
+        jax.vmap(functools.partial(image_counts, num_classes=architecture["classes"])),
+        in_shardings=photographs,
+        out_shardings=photographs,
+    )
+
+    def evaluate_batch(params, batch_stats, images, labels):
+        predictions = predict(params, batch_stats, images, labels.shape[1:])
+        return predictions, count(predictions, labels)
+
+    return evaluate_batch
+
+
+def evaluate(
+    evaluate_batch: Callable[..., tuple[jax.Array, Counts]],
+    params: Any,
+    batch_stats: Any,
+    examples: Iterable[Mapping[str, Any]],
+    *,
+    mesh: Mesh,
+    classes: Sequence[str],
+    protocol: Protocol,
+    output: pathlib.Path,
+    pictures: int,
+    save_predictions: bool = False,
+    total: int | None = None,
+    split: str = "",
+) -> dict[str, Any]:
+    """Evaluates all examples and writes scores, pictures and label maps into `output`.
+
+    `metrics.json` gets the scores, `row.md` those of the paper's table in Markdown, and
+    `report.html` shows the scores and the worst photographs. Pictures lie beside them. The label
+    maps go into `predictions/`, which `massformer_jax.evaluate_files` reads.
+
+    While the devices compute, the host reads the next photographs, fetches the counts of those
+    before, and writes files. With several processes, each passes its own share of the examples;
+    the counts of all are pooled, and the first process writes.
+
+    Args:
+        evaluate_batch: what `evaluation_function` returned for this mesh and protocol.
+        params: the weights, replicated over `mesh`.
+        batch_stats: the running statistics, likewise.
+        examples: each with `image`, uint8 [h, w, 3], `label`, uint8 [h, w], and `file_name`.
+        mesh: each of its devices gets one photograph at a time, or its rows of one.
+        classes: names of the classes.
+        protocol: how the network sees photographs.
+        output: folder to write into.
+        pictures: number of examples of which the truth and the prediction are drawn.
+        save_predictions: whether all label maps are written.
+        total: number of examples, for the progress bar; None if it is unknown.
+        split: data split of the examples; "validation" and "test" are shown among the published
+            results.
+
+    Returns:
+        What `metrics.json` holds: `metrics.scores.evaluation_summary`, `protocol`, and
+        `best_constant_mIoU`, the best mIoU that one class everywhere can reach.
+    """
+
+    def start(batch):
+        return evaluate_batch(params, batch_stats, batch.images, batch.labels)
+
+    first_process = processes.is_first()
+    names, pool = [], zero_counts(len(classes))
+    gallery = Gallery(len(classes), BOUNDARY_RATIO)
+    batches = batches_by_size(examples, sharding.photographs_at_once(mesh), protocol)
+    with Writer() as writer, EvaluationProgress(total, shown=first_process) as progress:
+        photographs = PhotographFiles(
+            writer,
+            gallery,
+            output,
+            classes,
+            pictures=pictures if first_process else 0,
+            save_predictions=save_predictions,
+        )
+        for batch, (predictions, counts) in one_behind(start, batches):
+            pool = add_counts(pool, Counts(*(field[: batch.count] for field in counts)))
+            names += [mask_name(example) for example in batch.examples]
+            progress.update(batch.count, mean_iou(pool))
+            photographs.write(batch.examples, predictions, gallery.choose(names, pool))
+    names, pool = pool_processes(names, pool)
+    summary = {
+        "protocol": dataclasses.asdict(protocol),
+        **evaluation_summary(names, pool, boundary_ratio=BOUNDARY_RATIO, tolerances=TOLERANCES),
+        "classes": list(classes),
+        "best_constant_mIoU": best_constant_miou(pool),
+    }
+    drawn = gallery.pictures(summary)
+    if first_process:
+        write_results(output, summary, drawn, protocol=protocol, split=split)
+    return summary
+
+
+def pool_processes(names: list[str], pool: Counts) -> tuple[list[str], Counts]:
+    """Returns names and counts (int64 [n ...]) of all images, one process after the other."""
+    shares = processes.gather_bytes(json.dumps(names).encode())
+    fields = []
+    # Counts travel as bytes: arrays on devices have 32 bits and cannot count beyond 2^31.
+    for field in pool:
+        parts = processes.gather_bytes(field.tobytes())
+        fields.append(np.frombuffer(b"".join(parts), np.int64).reshape(-1, *field.shape[1:]))
+    return [name for share in shares for name in json.loads(share)], Counts(*fields)
+
+
+def evaluation_text(summary: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Returns what is printed of an evaluation.
+
+    It is the table of scores, the number of photographs, and the best mIoU of a constant answer to
+    compare with.
+    """
+    constant = 100 * summary["best_constant_mIoU"]
+    return (
+        f"{format_table(dict(summary), classes)}\n{len(summary['images'])} photographs; "
+        f"one class everywhere has a mean IoU of {constant:.2f} at best"
+    )

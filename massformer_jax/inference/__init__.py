@@ -1,0 +1,1 @@
+"""From photographs to labels or scores of the same size."""

@@ -1,0 +1,161 @@
+"""How photographs are shown to the network: in one piece or in windows, at one scale or several.
+
+Sources: `tta_pipeline` of the released configs/_base_/datasets/mass13k.py, and of mmsegmentation
+1.x `EncoderDecoder.slide_inference` and `SegTTAModel`. docs/protocols.md says what each costs.
+Nothing here needs JAX: `views` does what a protocol asks for.
+"""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from massformer_jax.data.sizes import resized_size
+from massformer_jax.errors import InputError
+
+RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
+BLENDS = ("average", "smooth")
+RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
+
+
+def network_size(height: int, width: int, resolution: str) -> tuple[int, int]:
+    """Returns the size at which an image is shown to the network, before padding.
+
+    Args:
+        height: of the photograph, in pixels.
+        width: of the photograph.
+        resolution: "native" (as it is), "release" (ratio kept, long edge up to 4096 and short edge
+            up to 3072, the released evaluation; also enlarges), or "HxW" (ratio kept, as large as
+            fits into H rows and W columns).
+
+    Raises:
+        InputError: `resolution` is none of these.
+    """
+    if resolution == "native":
+        return height, width
+    if resolution == "release":
+        return resized_size(
+            height, width, long_edge=RELEASE_LONG_EDGE, short_edge=RELEASE_SHORT_EDGE
+        )
+    parts = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", resolution)
+    if not parts:
+        raise InputError(f"resolution is {resolution!r}; use native, release or HxW (3072x4096)")
+    factor = min(int(parts[1]) / height, int(parts[2]) / width)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How photographs are shown to the network; by default each in one piece, as it is.
+
+    Attributes:
+        resolution: size at which a photograph is shown, see `network_size`.
+        window: "HxW" (or "N" for "NxN"): the photograph, at that size, is cut into windows of so
+            many rows and columns, seen one at a time; "" for none. Where a side of the photograph
+            is shorter, so is the window.
+        stride: "HxW" or "N", from one window to the next; "" for two thirds of the window, as is
+            usual in mmsegmentation. The last window of a row or column is moved back inside.
+        blend: of scores where windows overlap: "average" (as released), or "smooth": weights that
+            fade to the window's borders, see `windows_along`.
+        scales: factors of that size; the release has `RELEASE_SCALES`.
+        flip: whether each is also shown mirrored left and right.
+
+    Several views (scales, mirror images) of a photograph are put together as the release does:
+    the mean of softmax(scores). The scores of a single view are those of the network.
+
+    Raises:
+        InputError: a value is none of these, or a stride would leave gaps.
+    """
+
+    resolution: str = "native"
+    window: str = ""
+    stride: str = ""
+    blend: str = "average"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self):
+        network_size(1, 1, self.resolution)
+        if self.blend not in BLENDS:
+            raise InputError(f"blend is {self.blend!r}; use {' or '.join(BLENDS)}")
+        if not self.window and (self.stride or self.blend != "average"):
+            raise InputError("stride and blend are of windows; give window, too (HxW: 1024x1024)")
+        if any(step > side for side, step in zip(*self.windows(), strict=True)):
+            raise InputError(
+                f"stride is {self.stride}, more than window, {self.window}: there would be gaps"
+            )
+        if not self.scales or any(not 0 < scale < math.inf for scale in self.scales):
+            raise InputError(f"scales is {tuple(self.scales)}; use factors above 0: 0.5, 1, 1.5")
+
+    @property
+    def seen_once(self) -> bool:
+        """Whether the network sees each photograph once, in one piece."""
+        return not self.window and not self.several_views
+
+    @property
+    def several_views(self) -> bool:
+        """Whether softmax(scores) of several views are averaged."""
+        return len(self.scales) > 1 or self.flip
+
+    def windows(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns rows and columns of the windows, and from one to the next.
+
+        Both are (0, 0) without windows.
+        """
+        window = _sides(self.window, "window") if self.window else (0, 0)
+        if self.stride:
+            return window, _sides(self.stride, "stride")
+        return window, tuple(-(-2 * side // 3) for side in window)
+
+
+DEFAULT_PROTOCOL = Protocol()
+
+
+def _sides(text: str, name: str) -> tuple[int, int]:
+    parts = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not parts:
+        raise InputError(f"{name} is {text!r}; use rows x columns (1024x1024), or one for both")
+    return int(parts[1]), int(parts[2] or parts[1])
+
+
+def view_sizes(protocol: Protocol, height: int, width: int) -> list[tuple[int, int]]:
+    """Returns the network size (rows, columns) of a photograph at each scale."""
+    h, w = network_size(height, width, protocol.resolution)
+    sizes = []
+    for scale in protocol.scales:
+        # Rounded twice, as the released resizing does: the edges, then what fits between them.
+        edges = sorted(max(1, int(side * scale + 0.5)) for side in (h, w))
+        i, j = resized_size(h, w, long_edge=edges[1], short_edge=edges[0])
+        sizes.append((max(1, i), max(1, j)))
+    return sizes
+
+
+def windows_along(
+    length: int, window: int, stride: int, blend: str
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n s"]]:
+    """Returns the first positions of the windows along a side, and weights of their positions.
+
+    The weights of the windows that hold a position sum up to 1. Before that they are equal
+    ("average"), or sin²(π (i + ½) / s), a raised cosine ("smooth"): a window counts least at its
+    borders, where the network sees least of what is around, and joins without a step. Windows are
+    a grid, so the weight of a pixel is the product of those of its row and its column.
+
+    Args:
+        length: of the side, in pixels.
+        window: s, likewise; the length of the side if that is shorter.
+        stride: from one window to the next, at most `window`.
+        blend: one of `BLENDS`.
+    """
+    window = min(window, length)
+    count = -(-(length - window) // stride) + 1
+    starts = np.minimum(np.arange(count) * stride, length - window)
+    profile = np.ones(window)
+    if blend == "smooth":
+        profile = np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + window] += profile
+    weights = [profile / total[start : start + window] for start in starts]
+    return starts, np.stack(weights).astype(np.float32)

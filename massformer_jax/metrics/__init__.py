@@ -1,0 +1,1 @@
+"""Counts of pixels, scores made of them, and the published results beside them."""

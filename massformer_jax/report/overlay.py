@@ -1,0 +1,140 @@
+"""Pictures of label maps: in the dataset's colours, over a photograph, and beside the truth."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from massformer_jax.classes import CLASSES, IGNORE, PALETTE
+
+# Colour of pixels that belong to no class. The palette holds no grey, and its black is the
+# background.
+IGNORE_COLOUR = (160, 160, 160)
+
+_GAP = 4  # width of the white gaps between the parts of a comparison, in pixels
+_LEGEND_HEIGHT = 28
+_WHITE = 255
+
+
+def colour(
+    labels: UInt8[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"] = PALETTE
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns an RGB picture of a label map: 0..k-1 in the colours of the palette, 255 in grey.
+
+    Raises:
+        ValueError: the label map holds another value.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[IGNORE] = IGNORE_COLOUR
+    _check_values(labels, len(palette))
+    return table[labels]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    alpha: float = 0.5,
+    palette: UInt8[np.ndarray, "k 3"] = PALETTE,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Tints a photograph with the colours of its classes, and draws a line where they meet.
+
+    Args:
+        image: RGB, 0..255.
+        labels: 0..k-1, or 255 where the photograph is left as it is.
+        alpha: weight of the colour, from 0 (only the photograph) to 1 (only the colour).
+        palette: RGB of the classes, those of MaSS13K by default.
+
+    Returns:
+        RGB. The line is white and one pixel wide. It lies on each pixel whose right or lower
+        neighbour has another class, so thin structures keep most of their own pixels. It is drawn
+        whatever alpha is.
+
+    Raises:
+        ValueError: a value is no label, or alpha is outside 0..1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}: pass a weight from 0 to 1")
+    mixed = cv2.addWeighted(image, 1 - alpha, colour(labels, palette), alpha, 0)
+    unlabelled = labels == IGNORE
+    mixed[unlabelled] = image[unlabelled]
+    mixed[_contour(labels)] = _WHITE
+    return mixed
+
+
+def overlay_jpeg(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"],
+    palette: UInt8[np.ndarray, "k 3"] = PALETTE,
+) -> bytes:
+    """Returns `overlay` of the photograph as the bytes of a JPEG file."""
+    picture = cv2.cvtColor(overlay(image, labels, palette=palette), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+
+
+def comparison(
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: UInt8[np.ndarray, "h w"],
+    prediction: UInt8[np.ndarray, "h w"],
+    *,
+    class_names: Sequence[str] = CLASSES,
+    alpha: float = 0.5,
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Puts photograph, truth and prediction side by side, above a strip that names the colours.
+
+    Args:
+        image: RGB, 0..255.
+        truth: the true labels, 0..6 or 255.
+        prediction: the predicted labels, likewise.
+        class_names: names of the classes.
+        alpha: weight of the colour, see `overlay`.
+
+    Returns:
+        RGB. The three have the size of the image, with 4 white pixels between them, so the picture
+        is 3 w + 8 wide and h + 28 high.
+
+    Raises:
+        ValueError: a value is no label, or alpha is outside 0..1.
+    """
+    gap = np.full((image.shape[0], _GAP, 3), _WHITE, np.uint8)
+    parts = (image, gap, overlay(image, truth, alpha), gap, overlay(image, prediction, alpha))
+    picture = np.concatenate(parts, axis=1)
+    return np.concatenate([picture, _legend(picture.shape[1], class_names)], axis=0)
+
+
+def _check_values(labels: np.ndarray, classes: int) -> None:
+    present = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=256))
+    wrong = [int(value) for value in present if value >= classes and value != IGNORE]
+    if wrong:
+        raise ValueError(
+            f"label map holds the value {wrong[0]}: labels are 0..{classes - 1} or {IGNORE}"
+        )
+
+
+def _contour(labels: np.ndarray) -> np.ndarray:
+    line = np.zeros(labels.shape, bool)
+    line[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    line[:-1] |= labels[:-1] != labels[1:]
+    return line
+
+
+def _legend(width: int, class_names: Sequence[str]) -> np.ndarray:
+    """Returns a white strip with the colour and the name of each class, shrunk to fit the width."""
+    square, margin = 14, 8
+    top = (_LEGEND_HEIGHT - square) // 2
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    entries = list(zip((*class_names, "ignored"), (*PALETTE, IGNORE_COLOUR), strict=True))
+    widths = [
+        square + 3 * margin + cv2.getTextSize(name, font, scale, 1)[0][0] for name, _ in entries
+    ]
+    strip = np.full((_LEGEND_HEIGHT, max(width, sum(widths) + margin), 3), _WHITE, np.uint8)
+    left = margin
+    for (name, rgb), entry_width in zip(entries, widths, strict=True):
+        strip[top : top + square, left : left + square] = rgb
+        corner = (left + square + margin, top + square - 3)
+        cv2.putText(strip, name, corner, font, scale, (40, 40, 40), 1, cv2.LINE_AA)
+        left += entry_width
+    if strip.shape[1] == width:
+        return strip
+    return cv2.resize(strip, (width, _LEGEND_HEIGHT), interpolation=cv2.INTER_AREA)

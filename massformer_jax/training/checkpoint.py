@@ -1,0 +1,170 @@
+"""Checkpoints of a run: complete states to continue from, and the weights with the best mIoU.
+
+A workdir holds
+
+    checkpoints/STEP/   the last complete states: model, optimizer, meta
+    best/STEP/          the weights with the best mIoU so far: model, meta
+    nonfinite/STEP/     the state before a step whose loss was not finite, and its batch
+
+`model` and `meta` are those of `massformer_jax.models.weights`, so that each of them can predict.
+The position in the data is no part of a state: it follows from the step, for any number of
+processes (`pipeline.stream_position`). Orbax writes into a temporary folder and renames it: what
+has a step's name is complete. Every process writes its own arrays; one renames, when all have
+written.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from massformer_jax.classes import class_names
+from massformer_jax.files import written_atomically
+from massformer_jax.models.weights import BEST, LAST, weights_item
+from massformer_jax.training.state import TrainState
+
+NONFINITE = "nonfinite"
+KEPT = 2  # if the newest is damaged by a failing disk, there is one before it
+
+
+class Checkpoints:
+    """The states and the best weights of a run.
+
+    Used as a context manager, it waits at the end for what is still being written.
+
+    Args:
+        workdir: folder of the run; made if it is missing.
+        architecture: keyword arguments of MaSSFormer, which are written beside the weights.
+        every: number of steps from one state to the next.
+    """
+
+    def __init__(self, workdir: pathlib.Path, architecture: Mapping[str, Any], *, every: int):
+        self._architecture, self._every = architecture, every
+        self._states = ocp.CheckpointManager(
+            epath.Path(workdir) / LAST,
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True),
+        )
+        self._best = ocp.CheckpointManager(
+            epath.Path(workdir) / BEST,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1,
+                best_fn=lambda metrics: metrics["mIoU"],
+                best_mode="max",
+                create=True,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._states.close()
+        self._best.close()
+
+    def is_due(self, step: int) -> bool:
+        """Tells whether a state is kept after this step."""
+        return step % self._every == 0
+
+    def save(self, state: TrainState) -> None:
+        """Writes a complete state in the background.
+
+        Its arrays are copied first, so that the next step may reuse their memory.
+        """
+        _save(self._states, state, self._architecture)
+
+    def save_best(self, state: TrainState, miou: float) -> None:
+        """Writes the weights, and waits; they stay if no other step has a higher mIoU (0..1)."""
+        step = int(state.step)
+        # A run that was killed after this, before the evaluation was noted, comes here twice, with
+        # equal weights.
+        if step in self._best.all_steps():
+            return
+        items = ocp.args.Composite(
+            model=weights_item(state.params, state.batch_stats),
+            meta=ocp.args.JsonSave(_meta(self._architecture)),
+        )
+        self._best.save(step, args=items, metrics={"mIoU": miou})
+        self._best.wait_until_finished()
+
+    def restore(self, shapes: TrainState, shardings: TrainState) -> TrainState | None:
+        """Returns the newest complete state, or None if there is none yet.
+
+        Args:
+            shapes: shapes and dtypes of the state.
+            shardings: where each of its arrays goes.
+        """
+        step = self._states.latest_step()
+        if step is None:
+            return None
+        like = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes,
+            shardings,
+        )
+        items = self._states.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(
+                    {"params": like.params, "batch_stats": like.batch_stats}
+                ),
+                optimizer=ocp.args.StandardRestore(like.opt_state),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        step, skipped = (
+            jax.device_put(np.asarray(number, like.step.dtype), like.step.sharding)
+            for number in (step, items["meta"]["skipped"])
+        )
+        return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
+
+
+def has_state(workdir: pathlib.Path) -> bool:
+    """Tells whether there is a complete state to continue from."""
+    return any(path.name.isdigit() for path in (workdir / LAST).glob("*"))
+
+
+def save_nonfinite(
+    workdir: pathlib.Path,
+    state: TrainState,
+    batch: Mapping[str, np.ndarray],
+    architecture: Mapping[str, Any],
+) -> pathlib.Path:
+    """Writes the state before a failed step, and this process's share of its batch.
+
+    Returns:
+        The folder: of the state, like those of `checkpoints`, and of `batch_PROCESS.npz` beside.
+    """
+    folder = workdir / NONFINITE
+    with ocp.CheckpointManager(epath.Path(folder)) as manager:
+        _save(manager, state, architecture)
+    with (
+        written_atomically(folder / f"batch_{jax.process_index()}.npz") as part,
+        part.open("wb") as file,
+    ):
+        np.savez_compressed(file, **batch)
+    return folder
+
+
+def _save(
+    manager: ocp.CheckpointManager, state: TrainState, architecture: Mapping[str, Any]
+) -> None:
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    items = ocp.args.Composite(
+        model=weights_item(state.params, state.batch_stats),
+        optimizer=ocp.args.StandardSave(state.opt_state),
+        meta=ocp.args.JsonSave({**_meta(architecture), "skipped": int(state.skipped)}),
+    )
+    manager.save(step, args=items)
+
+
+def _meta(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": dict(architecture),
+        "classes": list(class_names(architecture["classes"])),
+    }

@@ -1,0 +1,136 @@
+"""The configuration of a run: what each key means, its default, and what makes one impossible.
+
+The defaults are the released recipe. A file in configs/ takes them and changes what differs.
+"""
+
+import dataclasses
+
+import ml_collections
+from jax.sharding import Mesh
+
+from massformer_jax.errors import InputError
+from massformer_jax.inference.protocol import Protocol
+from massformer_jax.models.build import architecture
+from massformer_jax.models.massformer import STRIDE
+from massformer_jax.ops.precision import computation
+from massformer_jax.parallel.sharding import check_batch_size
+from massformer_jax.training.profiling import parse_steps
+
+# Keys that may change when a run continues: they move or report it. All others belong to the run.
+CHANGEABLE = (
+    "data.data_dir",
+    "data.threads",
+    "data.on_bad_record",
+    "eval.pictures",
+    "eval.save_predictions",
+    "log_every",
+    "checkpoint_every",
+    "eval_every",
+    "on_nonfinite",
+    "profile_steps",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.spatial",
+    "shardings",
+)
+
+
+def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
+    """Returns the released recipe for one of `models.build.ARCHITECTURES`.
+
+    Every key can be changed: in a config file, and on the command line as --config.a.b=…
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    # The keyword arguments of massformer_jax.models.massformer.MaSSFormer.
+    config.architecture = architecture(name)
+    config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
+    config.remat = False  # less memory, more time: for crops that do not fit otherwise
+    # What to start from: a workdir, converted weights, a .pth or .safetensors file; "" for nothing.
+    config.init_from = ""
+    config.data = {
+        "data_dir": "data",  # what python -m massformer_jax.data.build wrote
+        "split": "train",
+        "crop_size": 1024,
+        "short_edges": tuple(int(3072 * x * 0.1) for x in range(5, 21)),  # 0.5 to 2 times 4K
+        "max_long_edge": 8192,
+        "threads": 8,  # per process; each makes about 20 crops per second and core
+        "on_bad_record": "skip",  # takes the next one, for up to 1 % of them; or "fail"
+        "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
+    }
+    # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
+    # over all of them; `fsdp` also splits parameters and optimizer, `spatial` the rows of a
+    # photograph that is evaluated.
+    config.mesh = {"data": -1, "fsdp": 1, "spatial": 1}
+    # (regular expression of a parameter's path, what it is split by); the first match wins.
+    config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
+    config.batch_size = 16  # over all devices
+    config.total_steps = 80_000
+    # Arguments of training.optimizer.recipe_optimizer; the learning rate falls to 0 along a cosine.
+    config.optimizer = {
+        "peak_learning_rate": 3e-4,
+        "weight_decay": 0.05,
+        "encoder_multiplier": 0.1,
+        "clip_norm": 0.01,
+    }
+    config.loss = {"points": 12544, "edge_target": "edges"}
+    config.eval = {
+        "split": "validation",
+        "resolution": "release",  # or native, or HxW
+        # How photographs are shown to the network, see massformer_jax/inference/protocol.py.
+        # Windows of "HxW" every "HxW" pixels, blended by "average" (as released) or "smooth"; ""
+        # for none.
+        "window": "",
+        "stride": "",
+        "blend": "average",
+        # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
+        "scales": (1.0,),
+        "flip": False,
+        "pictures": 16,  # photographs that are drawn beside truth and prediction
+        "save_predictions": False,  # whether all label maps are written, as PNG
+    }
+    config.log_every = 50
+    config.checkpoint_every = 1000
+    config.eval_every = 5000
+    config.on_nonfinite = "halt"  # ends a run with state and batch saved; "skip" drops the step
+    config.profile_steps = ""  # "10:13" traces the steps 10, 11 and 12
+    return config
+
+
+def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Checks that a run of this config can be trained on this mesh.
+
+    What the dataset must say, a split that exists for instance, is checked where it is opened.
+
+    Raises:
+        InputError: it cannot; names the key.
+    """
+    check_batch_size(config.batch_size, mesh)
+    crop = config.data.crop_size
+    if crop < STRIDE or crop % STRIDE:
+        raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
+    for key in ("log_every", "checkpoint_every", "eval_every", "total_steps"):
+        if config[key] < 1:
+            raise InputError(f"{key} is {config[key]}; it must be at least 1")
+    if config.loss.edge_target not in ("edges", "ones"):
+        raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
+    computation(config.dtype)
+    if config.loss.points < 4:
+        raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
+    if config.on_nonfinite not in ("halt", "skip"):
+        raise InputError(f"on_nonfinite is {config.on_nonfinite!r}; use 'halt' or 'skip'")
+    parse_steps(config.profile_steps)
+    evaluation_protocol(config)
+
+
+def evaluation_protocol(config: ml_collections.ConfigDict) -> Protocol:
+    """Returns how photographs are shown to the network in an evaluation.
+
+    Raises:
+        InputError: `config.eval` asks for what does not exist; names the key.
+    """
+    names = [field.name for field in dataclasses.fields(Protocol)]
+    try:
+        return Protocol(**{name: config.eval[name] for name in names})
+    except InputError as error:
+        raise InputError(f"config.eval: {error}") from error

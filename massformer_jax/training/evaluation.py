@@ -1,0 +1,133 @@
+"""Evaluations of a run: on the way, and of a workdir that is trained already."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+
+from massformer_jax.classes import CLASSES
+from massformer_jax.data import pipeline
+from massformer_jax.errors import InputError
+from massformer_jax.evaluation.evaluate import evaluate, evaluation_function, evaluation_text
+from massformer_jax.models.weights import load_weights
+from massformer_jax.parallel import processes, sharding
+from massformer_jax.parallel.processes import say
+from massformer_jax.training.checkpoint import Checkpoints
+from massformer_jax.training.config import evaluation_protocol
+from massformer_jax.training.progress import Progress
+from massformer_jax.training.state import TrainState
+from massformer_jax.training.stopping import until_asked
+from massformer_jax.training.workdir import last_evaluation, note_evaluation
+
+SCALARS = ("aAcc", "mIoU", "mAcc", "mBIoU")  # of an evaluation, in TensorBoard
+
+
+class Evaluations:
+    """The evaluations of a training run, after every `config.eval_every` steps and the last one.
+
+    Raises:
+        InputError: there is no such split or protocol, at once.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+        self._every, self._total, self._workdir = config.eval_every, config.total_steps, workdir
+        self._evaluate = weights_evaluation(config)
+
+    def is_due(self, step: int) -> bool:
+        """Tells whether there is an evaluation after this step."""
+        return step > 0 and (step % self._every == 0 or step == self._total)
+
+    def is_missing(self, step: int) -> bool:
+        """Tells whether the evaluation after this step was due and did not come to its end."""
+        return self.is_due(step) and last_evaluation(self._workdir) < step
+
+    def run(
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        *,
+        asked: Callable[[], bool],
+    ) -> None:
+        """Evaluates the weights of a state; keeps them if they are the best.
+
+        Args:
+            state: the state after the last step.
+            checkpoints: where the best weights are kept.
+            progress: gets the scores; the time that this takes is no time of steps.
+            asked: says whether to give up, raising Preempted.
+        """
+        step = int(state.step)
+        output = self._workdir / "eval"
+        summary = self._evaluate(state.params, state.batch_stats, output, asked=asked)
+        progress.write(step, {f"eval/{name}": summary[name] for name in SCALARS})
+        checkpoints.save_best(state, summary["mIoU"])
+        if processes.is_first():
+            note_evaluation(self._workdir, step)
+        say(f"evaluation after step {step}\n{evaluation_text(summary, CLASSES)}")
+        progress.pause(step)
+
+
+def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any]]:
+    """Returns evaluate_weights(params, batch_stats, output, asked) -> summary, for config.eval.
+
+    Each process evaluates its own share of the photographs on its own devices, at its own pace; the
+    counts are pooled at the end. `asked` says whether to give up, raising Preempted.
+
+    Raises:
+        InputError: there is no such split or protocol, at once.
+    """
+    mesh = sharding.evaluation_mesh(jax.local_devices(), config.mesh.to_dict())
+    protocol = evaluation_protocol(config)
+    architecture = config.architecture.to_dict()
+    evaluate_batch = evaluation_function(architecture, mesh, protocol=protocol, dtype=config.dtype)
+    examples = functools.partial(
+        pipeline.eval_examples,
+        config.data.data_dir,
+        split=config.eval.split,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        num_threads=config.data.threads,
+    )
+    records = pipeline.open_split(config.data.data_dir, config.eval.split)
+    total = len(range(jax.process_index(), len(records), jax.process_count()))
+
+    def evaluate_weights(params, batch_stats, output, asked=lambda: False):
+        return evaluate(
+            evaluate_batch,
+            *processes.on_local_devices((params, batch_stats), mesh),
+            until_asked(examples(), asked),
+            mesh=mesh,
+            classes=CLASSES,
+            protocol=protocol,
+            output=output,
+            pictures=config.eval.pictures,
+            save_predictions=config.eval.save_predictions,
+            total=total,
+            split=config.eval.split,
+        )
+
+    return evaluate_weights
+
+
+def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Evaluates the best weights of a workdir, or the last where none are the best yet.
+
+    Raises:
+        InputError: the workdir holds no weights, or those of another architecture.
+    """
+    evaluate_weights = weights_evaluation(config)
+    mesh = sharding.make_mesh(jax.devices())
+    weights = load_weights(workdir, sharding.replicated(mesh))
+    for key, value in config.architecture.items():
+        if weights.architecture.get(key) != value:
+            raise InputError(
+                f"the checkpoint in {workdir} has architecture.{key}="
+                f"{weights.architecture.get(key)}, the config {value}; use the config it was "
+                "trained with"
+            )
+    summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval")
+    say(f"evaluation of step {weights.step}\n{evaluation_text(summary, weights.classes)}")

@@ -1,0 +1,274 @@
+"""The training losses of MaSSFormer, with the matching on the device.
+
+Source: Xie et al., "MaSS13K" (CVPR 2025), section 4; `MaSSFormerHead.loss_by_feat` of the release,
+which is Mask2Former's loss with a boundary weight on the points and an edge term.
+
+What it costs per image of 1024x1024, with e = 256 and K = 7: maps of the K slots are built as a
+whole and then sampled. The six heads at 1/4 share their features, so their 42 maps are one matrix
+product of 1.4 GFLOP that reads 67 MB once; the seven maps of the last head at 1/2 take 0.9 GFLOP
+and 268 MB. Sampling features instead, as the matching does, would gather 3P · K points of 1 kB in
+four corners: 1.1 GB for every head.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+
+from massformer_jax.models.massformer import Outputs
+from massformer_jax.ops.edges import edge_map, pack_masks, unpack_masks
+from massformer_jax.ops.points import sample_points
+from massformer_jax.ops.precision import widened
+from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.parallel.sharding import AXES
+from massformer_jax.training import matching
+
+CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT, EDGE_WEIGHT = 2.0, 5.0, 5.0, 10.0
+NO_OBJECT_WEIGHT = 0.1
+BOUNDARY_WEIGHT = 5.0
+# Release: mmdet adds float32's epsilon to every divisor, whatever the dtype
+# (tests/training/train_parity_test.py::test_loss_terms).
+EPSILON = float(np.finfo(np.float32).eps)
+
+
+class Points(NamedTuple):
+    """The random points of all heads, (x, y) in [0, 1): P = 12544 per mask in the release.
+
+    Attributes:
+        match: P points per image, at which queries are matched with classes.
+        oversampled: 3P candidates for every target mask, of which P - r are kept.
+        random: r = P / 4 points for every target mask, used as they are.
+    """
+
+    match: Float[Array, "heads b p 2"]
+    oversampled: Float[Array, "heads b k o 2"]
+    random: Float[Array, "heads b k r 2"]
+
+
+def draw_points(
+    key: Key[Array, ""],
+    heads: int,
+    batch: int,
+    classes: int,
+    *,
+    points: int = 12544,
+    oversample_ratio: float = 3.0,
+    importance_ratio: float = 0.75,
+) -> Points:
+    """Returns uniform points for every head, float32, the same for any number of devices."""
+    kept = int(importance_ratio * points)
+    match, oversampled, random = jax.random.split(key, 3)
+    candidates = int(oversample_ratio * points)
+    return Points(
+        match=jax.random.uniform(match, (heads, batch, points, 2)),
+        oversampled=jax.random.uniform(oversampled, (heads, batch, classes, candidates, 2)),
+        random=jax.random.uniform(random, (heads, batch, classes, points - kept, 2)),
+    )
+
+
+def losses(
+    outputs: Outputs,
+    labels: UInt8[Array, "b y x"],
+    points: Points,
+    *,
+    edge_target: str = "edges",
+    mesh: Mesh | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """Returns the weighted loss terms, under the release's names; their sum is minimised.
+
+    Args:
+        outputs: what the network returned for images of y by x pixels.
+        labels: 0..K-1, and 255 for pixels that are in no target; other values are in none either.
+        points: of every head, see `draw_points`.
+        edge_target: "edges" trains the edge branch on the edges of the label map, as the paper
+            says; "ones" on the release's target, an edge at every pixel.
+        mesh: the devices over which the batch is split. What belongs to one image is then computed
+            where the image is; without it the result is the same, but the compiler gathers the
+            batch for the matching and for the choice of points.
+
+    Returns:
+        float32 scalars (float64 if outputs are): `loss_cls`, `loss_mask`, `loss_dice` of the last
+        head, the same with prefix `d{i}.` of head i before it, and `edge_loss`.
+
+    Raises:
+        ValueError: an unknown edge target, or fewer queries than classes.
+
+    A sharded batch is one batch here: matched masks are counted over all devices. That is the
+    release's average over devices, with two differences that vanish where devices hold equally many
+    masks: the release divides the class loss by the weights of each device's own targets, and its
+    divisor is at least one mask on *each device*, not one in all.
+    """
+    local = image_terms
+    if mesh is not None:
+        batch, heads = PartitionSpec(AXES), PartitionSpec(None, AXES)
+        # check_vma: the loops of the matching start from constants, which it does not accept.
+        local = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(Outputs(heads, heads, batch, batch), batch, heads),
+            out_specs=ImageTerms(batch, heads, heads, heads),
+            check_vma=False,
+        )
+    present, queries, bce, dice = local(outputs, labels, points)
+    masks = jnp.maximum(present.sum(), 1).astype(bce.dtype)
+
+    terms = {"edge_loss": EDGE_WEIGHT * edge_loss(outputs.edge_logits, labels, edge_target)}
+    last = len(queries) - 1
+    for head in [last, *range(last)]:
+        prefix = "" if head == last else f"d{head}."
+        logits = outputs.class_logits[head]
+        found = matching.matched_labels(queries[head], present, logits.shape[1])
+        mask_term = bce[head].sum() / (masks * points.match.shape[-2] + EPSILON)
+        dice_term = dice[head].sum() / (masks + EPSILON)
+        terms[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_loss(logits, found)
+        terms[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_term
+        terms[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_term
+    return terms
+
+
+def total(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """Returns what is minimised, the sum of the terms."""
+    return sum(terms.values(), start=jnp.zeros_like(terms["edge_loss"]))
+
+
+class ImageTerms(NamedTuple):
+    """The parts of the losses that belong to one image each: none depends on another image.
+
+    Attributes:
+        present: whether the image has pixels of a class.
+        queries: the query that answers for it; meaningless where the class is absent.
+        bce: binary cross entropy, summed over the points; 0 where the class is absent.
+        dice: dice loss, 0..1; 0 where the class is absent.
+    """
+
+    present: Bool[Array, "b k"]
+    queries: Int[Array, "heads b k"]
+    bce: Float[Array, "heads b k"]
+    dice: Float[Array, "heads b k"]
+
+
+def image_terms(outputs: Outputs, labels: UInt8[Array, "b y x"], points: Points) -> ImageTerms:
+    """Matches queries with classes and compares their masks, image by image."""
+    full = outputs.mask_features
+    half = resize_bilinear(full, (full.shape[1] // 2, full.shape[2] // 2))
+    groups = ((half, slice(None, -1)), (full, slice(-1, None)))  # features and their heads
+    masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
+    present = masks.any((-2, -1))
+    packed = pack_masks(masks)[..., None]
+
+    # Heads go one after the other: it bounds the memory, and a head is compiled once.
+    def costs_of(features, heads):
+        args = (outputs.class_logits[heads], outputs.mask_embeds[heads], points.match[heads])
+        return jax.lax.map(
+            lambda head: matching.match_costs(*head[:2], features, labels, head[2]), args
+        )
+
+    costs = jnp.concatenate([costs_of(*group) for group in groups])
+    here = jnp.broadcast_to(present, costs.shape[:-1])
+    queries = matching.assign(costs, here)
+    embeds = jnp.take_along_axis(outputs.mask_embeds, queries[..., None], axis=2)
+
+    def terms_of(features, heads):
+        args = (mask_maps(embeds[heads], features), Points(*(x[heads] for x in points)))
+        return jax.lax.map(lambda head: point_terms(*head, packed), args)
+
+    terms = [terms_of(*group) for group in groups]
+    bce, dice = (jnp.where(here, jnp.concatenate(x), 0) for x in zip(*terms, strict=True))
+    return ImageTerms(present, queries, bce, dice)
+
+
+def mask_maps(
+    embeds: Float[Array, "heads b k e"], features: Float[Array, "b h w e"]
+) -> Float[Array, "heads b k h w"]:
+    """Returns the mask logits, float32 or wider, of heads that share their features.
+
+    The operands keep the features' dtype: a float32 copy of bfloat16 features would be the largest
+    array of the step.
+    """
+    return jnp.einsum(
+        "ibke,bhwe->ibkhw",
+        embeds.astype(features.dtype),
+        features,
+        preferred_element_type=widened(features.dtype),
+    )
+
+
+def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Float[Array, ""]:
+    """Returns the mean cross entropy, in which "no object" (the last class) weighs 0.1."""
+    logits = logits.astype(widened(logits.dtype))
+    log_probabilities = jax.nn.log_softmax(logits, -1)
+    surprise = -jnp.take_along_axis(log_probabilities, labels[..., None], -1)[..., 0]
+    no_object = labels == logits.shape[-1] - 1
+    weights = jnp.where(no_object, NO_OBJECT_WEIGHT, 1.0).astype(logits.dtype)
+    return (weights * surprise).sum() / (weights.sum() + EPSILON)
+
+
+def point_terms(
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
+) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
+    """Returns two losses of each mask: binary cross entropy (BCE) over P points, and dice.
+
+    BCE is weighted near the boundary of the target, and summed.
+
+    Args:
+        maps: mask logits of the matched queries.
+        points: those of this head, without the axis of heads.
+        packed: target masks and boundary weights, see `pack_masks`.
+    """
+    chosen = uncertain_points(maps, points, packed)
+    logits = sample_points(maps[..., None], chosen)[..., 0]
+    unpacked = sample_points(
+        packed,
+        chosen,
+        read=lambda byte: jnp.concatenate(unpack_masks(byte, logits.dtype), -1),
+    )
+    targets, boundary = unpacked[..., 0], unpacked[..., 1]
+    bce = optax.sigmoid_binary_cross_entropy(logits, targets)
+    inside = jax.nn.sigmoid(logits)
+    areas = inside.sum(-1) + targets.sum(-1)
+    dice = 1 - (2 * (inside * targets).sum(-1) + 1) / (areas + 1)
+    return ((1 + BOUNDARY_WEIGHT * boundary) * bce).sum(-1), dice
+
+
+def uncertain_points(
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
+) -> Float[Array, "b k p 2"]:
+    """Returns the P points where the losses look: the least certain candidates, then random ones.
+
+    A candidate's uncertainty is -|logit| · s, where s is the *map* 1 - boundary weight read at the
+    point, so it too fades to 0 within half a pixel of the border. Choosing has no gradient.
+    """
+    maps = jax.lax.stop_gradient(maps)
+    candidates = points.oversampled.astype(maps.dtype)
+    logits = sample_points(maps[..., None], candidates)[..., 0]
+    shade = sample_points(
+        packed, candidates, read=lambda byte: 1 - unpack_masks(byte, maps.dtype)[1]
+    )[..., 0]
+    keep = points.match.shape[-2] - points.random.shape[-2]
+    _, index = jax.lax.top_k(-jnp.abs(logits) * shade, keep)
+    kept = jnp.take_along_axis(candidates, index[..., None], axis=-2)
+    return jnp.concatenate([kept, points.random.astype(maps.dtype)], axis=-2)
+
+
+def edge_loss(
+    logits: Float[Array, "b h w 1"],
+    labels: UInt8[Array, "b y x"],
+    target: str,
+) -> Float[Array, ""]:
+    """Returns the mean BCE of the resized edge logits over all pixels; `target` as in `losses`."""
+    logits = logits.astype(widened(logits.dtype))
+    logits = resize_bilinear(logits, labels.shape[1:])[..., 0]
+    if target == "edges":
+        targets = edge_map(labels).astype(logits.dtype)
+    elif target == "ones":
+        # Release: it compares the map of 0 and 1 with 255 and so asks for an edge everywhere, also
+        # where the label is ignored (tests/training/train_parity_test.py::test_loss_terms).
+        targets = jnp.ones_like(logits)
+    else:
+        raise ValueError(f'edge_target is "edges" or "ones", not {target!r}')
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean()

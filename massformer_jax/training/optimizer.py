@@ -1,0 +1,143 @@
+"""AdamW as the recipe sets it up: parameter groups, gradient clipping and the learning rate.
+
+Source: `optim_wrapper` and `param_scheduler` of the released configuration, as mmengine reads them;
+Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), as torch computes it.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from massformer_jax.models.build import marked_paths
+
+
+class Group(NamedTuple):
+    """A group of parameters that are trained alike.
+
+    Attributes:
+        learning_rate: factor of the scheduled learning rate; 0 for frozen parameters.
+        decays: whether weight decay applies.
+    """
+
+    learning_rate: float
+    decays: bool
+
+    @property
+    def frozen(self) -> bool:
+        """Tells whether these parameters never change."""
+        return self.learning_rate == 0
+
+
+class ClipState(NamedTuple):
+    """The norm of the last step's gradient, before it was clipped."""
+
+    norm: Float[Array, ""]
+
+
+def parameter_groups(params: PyTree[Any], *, encoder_multiplier: float = 0.1) -> dict[str, Group]:
+    """Returns the group of every parameter by its path, in the order of the tree's leaves.
+
+    Args:
+        params: nested dictionaries of arrays, or of anything else in that structure.
+        encoder_multiplier: learning rate of the encoder, relative to the rest.
+    """
+    # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `marked_paths`.
+    rules = (
+        # Affine parameters of the encoder's BatchNorms are frozen; their statistics are not.
+        (r"^backbone/.*\bnorm\.", Group(0.0, False)),
+        (r"^backbone/", Group(encoder_multiplier, True)),
+        (r"\bnorm\.|query_embed|query_feat|level_embed", Group(1.0, False)),
+        # Biases of convolutions and linear layers do decay.
+        (r"", Group(1.0, True)),
+    )
+    return {
+        path: next(group for pattern, group in rules if re.search(pattern, marked))
+        for path, marked in marked_paths(params).items()
+    }
+
+
+def learning_rate(peak: float, total_steps: int) -> optax.Schedule:
+    """Returns a cosine from `peak` at step 0 to zero at `total_steps`, without warm-up."""
+    return optax.cosine_decay_schedule(peak, total_steps)
+
+
+def recipe_optimizer(
+    *,
+    peak_learning_rate: float = 3e-4,
+    total_steps: int = 80_000,
+    weight_decay: float = 0.05,
+    encoder_multiplier: float = 0.1,
+    clip_norm: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Returns the recipe's optimizer, for nested dictionaries of parameters with the model's paths.
+
+    A step takes the gradients of the frozen parameters out, clips by the norm of what is left, and
+    moves p by -lr · multiplier · (adam + weight_decay · p). Frozen parameters stay bit for bit.
+    """
+
+    def groups(tree):
+        found = parameter_groups(tree, encoder_multiplier=encoder_multiplier).values()
+        return jax.tree.unflatten(jax.tree.structure(tree), found)
+
+    chain = optax.chain(
+        _freeze_and_clip(clip_norm, groups),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(
+            weight_decay, mask=lambda tree: _map_groups(lambda _, g: g.decays, tree, groups(tree))
+        ),
+        optax.stateless(
+            lambda updates, _: _map_groups(
+                lambda update, g: update * g.learning_rate, updates, groups(updates)
+            )
+        ),
+        optax.scale_by_learning_rate(learning_rate(peak_learning_rate, total_steps)),
+    )
+
+    def update(gradients, state, params=None):
+        # optax raises floats to its integer counter, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            return chain.update(gradients, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def gradient_norm(state: optax.OptState) -> Float[Array, ""]:
+    """Returns the norm of the last gradient of the trained parameters, before it was clipped."""
+    return state[0].norm
+
+
+def _map_groups(f, tree, groups):
+    # A group is itself a tuple, so a plain tree map over both would look for leaves inside it.
+    return jax.tree.map(lambda g, leaf: f(leaf, g), groups, tree, is_leaf=_is_group)
+
+
+def _is_group(node: Any) -> bool:
+    return isinstance(node, Group)
+
+
+def _freeze_and_clip(clip_norm: float, groups) -> optax.GradientTransformation:
+    """Zeroes frozen gradients, then scales by min(1, clip_norm / (norm + 1e-6)) as torch does."""
+
+    def init(params):
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
+        return ClipState(jnp.zeros((), jnp.result_type(*dtypes)))
+
+    def update(updates, state, params=None):
+        del state, params
+        updates = _map_groups(
+            lambda update, g: jnp.zeros_like(update) if g.frozen else update,
+            updates,
+            groups(updates),
+        )
+        norm = optax.tree.norm(updates)
+        factor = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), ClipState(norm)
+
+    return optax.GradientTransformation(init, update)

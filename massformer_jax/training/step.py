@@ -1,0 +1,135 @@
+"""One step of training: gradient of the loss, optimizer, running statistics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool
+
+from massformer_jax.compilation import announce
+from massformer_jax.models.build import compute_params, model_graph
+from massformer_jax.models.layers import PRODUCT
+from massformer_jax.models.massformer import normalize
+from massformer_jax.ops.precision import computation, computing
+from massformer_jax.parallel import sharding
+from massformer_jax.training.losses import draw_points, losses, total
+from massformer_jax.training.optimizer import gradient_norm
+from massformer_jax.training.state import TrainState
+
+
+def training_step(
+    architecture: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    points: int,
+    edge_target: str,
+    dtype: str,
+    on_nonfinite: str = "halt",
+    remat: bool = False,
+    shardings: TrainState | None = None,
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """Returns a jitted function, step(state, batch) -> (state, scalars).
+
+    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over all devices; the
+    state is donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
+    before clipping, and `skipped` of the new state, all float32.
+
+    A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
+
+    Args:
+        architecture: keyword arguments of MaSSFormer.
+        optimizer: of `massformer_jax.training.optimizer.recipe_optimizer`.
+        mesh: of `massformer_jax.parallel.sharding.make_mesh`.
+        seed: decides at which points masks are compared.
+        points: number of points per mask (released: 12544).
+        edge_target: see `massformer_jax.training.losses.losses`.
+        dtype: what the network computes in, one of `massformer_jax.ops.precision.DTYPES`.
+            Parameters, statistics, coordinates, losses and the optimizer are always float32.
+        on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
+            applied either, so that the state stays what it was before, also its number of steps.
+        remat: keep only the results of convolutions for the backward pass and compute the rest
+            again: less memory for more time (docs/performance.md). The step is the same.
+        shardings: where the state lies, see `massformer_jax.parallel.sharding.state_shardings`;
+            replicated if None.
+
+    Raises:
+        InputError: there is no such dtype.
+    """
+    arrays = computation(dtype).arrays
+    graph = model_graph(architecture, training=True)
+    heads = architecture["layers"] + 1
+    replicated, batch_sharded = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    placed = replicated if shardings is None else shardings
+
+    def step(state, batch):
+        crops, h, w, _ = batch["image"].shape
+        announce(f"training steps of {crops} crops of {w}x{h} pixels")
+        # Points depend on the seed and the step alone: a continued run draws the same ones.
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        drawn = draw_points(key, heads, crops, architecture["classes"], points=points)
+
+        def forward(params):
+            # Split parameters are gathered, once a step and in the compute dtype. Left alone, the
+            # compiler may move activations instead, which are larger.
+            params = jax.lax.with_sharding_constraint(compute_params(params, arrays), replicated)
+            network = nnx.merge(graph, params, state.batch_stats, copy=True)
+            outputs = network(normalize(batch["image"], arrays))
+            _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+            return outputs, nnx.to_pure_dict(batch_stats)
+
+        if remat:
+            kept = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+            forward = jax.checkpoint(forward, policy=kept)
+
+        def loss(params):
+            outputs, batch_stats = forward(params)
+            terms = losses(
+                outputs,
+                batch["label"],
+                drawn,
+                edge_target=edge_target,
+                mesh=mesh,
+            )
+            return total(terms), (terms, batch_stats)
+
+        with computing(dtype):
+            grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
+        after = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
+        state = keep_finite(state, after, finite, on_nonfinite)
+        return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}
+
+    return jax.jit(
+        step,
+        in_shardings=(placed, batch_sharded),
+        out_shardings=(placed, replicated),
+        donate_argnums=0,
+    )
+
+
+def keep_finite(
+    before: TrainState, after: TrainState, finite: Bool[Array, ""], on_nonfinite: str
+) -> TrainState:
+    """Returns the state after a step: `after`, or what the policy says if the step was not finite.
+
+    Args:
+        before: the state that the step began with.
+        after: the one that it ended with.
+        finite: whether that may be used.
+        on_nonfinite: see `training_step`.
+    """
+    applied = finite
+    if on_nonfinite == "halt":
+        applied &= before.skipped == 0
+    kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), after, before)
+    step = kept.step if on_nonfinite == "halt" else after.step
+    return kept._replace(step=step, skipped=before.skipped + (~applied).astype(jnp.int32))

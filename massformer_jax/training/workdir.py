@@ -1,0 +1,56 @@
+"""The folder of a run: which config it belongs to, and how far its evaluations came."""
+
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from massformer_jax.errors import InputError
+from massformer_jax.files import write_atomically
+from massformer_jax.training.config import CHANGEABLE
+from massformer_jax.tree import leaves_by_path
+
+EVALUATED = "evaluated"
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:
+    """Checks `config.json`, if the folder has one; writes it, and makes the folder, if `write`.
+
+    Raises:
+        InputError: the folder belongs to a run with another config; names the first key.
+    """
+    path = workdir / "config.json"
+    mine = _by_key(config.to_json())
+    if path.exists():
+        theirs = _by_key(path.read_text())
+        differing = [
+            f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+            for key in sorted(mine.keys() | theirs.keys())
+            if key not in CHANGEABLE and mine.get(key) != theirs.get(key)
+        ]
+        if differing:
+            more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""
+            raise InputError(
+                f"{workdir} belongs to a run with another config: {differing[0]}{more}; "
+                "use another --workdir or that config"
+            )
+    if write:
+        write_atomically(path, (json.dumps(json.loads(config.to_json()), indent=1) + "\n").encode())
+
+
+def last_evaluation(workdir: pathlib.Path) -> int:
+    """Returns the last step whose evaluation came to its end, 0 if none did."""
+    path = workdir / EVALUATED
+    return int(path.read_text()) if path.exists() else 0
+
+
+def note_evaluation(workdir: pathlib.Path, step: int) -> None:
+    """Makes the step the `last_evaluation`."""
+    write_atomically(workdir / EVALUATED, f"{step}\n".encode())
+
+
+def _by_key(config: str) -> dict[str, Any]:
+    """Returns the values of a config in JSON by their dotted keys."""
+    tree = json.loads(config)
+    return leaves_by_path(tree, separator=".", is_leaf=lambda node: not isinstance(node, dict))

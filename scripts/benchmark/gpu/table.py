@@ -1,0 +1,128 @@
+"""Tables of what was measured on a GPU; `scripts.benchmark.table` puts them on the page."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scripts.benchmark.table_cells import conditions, gigabytes, seconds
+from scripts.markdown import table
+
+Record = Mapping[str, Any]
+_NETWORKS = ("inference", "train", "train_remat")
+_DTYPES = ("float32", "tf32", "float16", "bfloat16")
+
+
+def gpu_tables(records: Sequence[Record], others: Sequence[Record]) -> str:
+    """Writes all tables in Markdown.
+
+    Args:
+        records: of `python -m scripts.benchmark.gpu`.
+        others: of `python -m scripts.benchmark`: times of a CPU are shown beside those of the same
+            work.
+    """
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(record.get("task", "failed"), []).append(record)
+    parts = []
+    if "agreement" in by_task:
+        parts += ["## Agreement with the release\n", _agreement(by_task["agreement"])]
+    networks = [r for task in _NETWORKS for r in by_task.get(task, [])]
+    layers = by_task.get("deform_conv", []) + by_task.get("torch_deform_conv", [])
+    checks = by_task.get("check_deform_conv", []) + by_task.get("check_train", [])
+    if networks:
+        parts += ["## On a GPU\n", _networks(networks, others)]
+    if "first_mask" in by_task:
+        parts += ["### The first mask of a new process\n", _first_masks(by_task["first_mask"])]
+    if layers:
+        parts += ["### Two deformable convolutions on a GPU\n", _layers(layers)]
+    if checks:
+        parts += ["### Errors on a GPU\n", _checks(checks)]
+    if "failed" in by_task:
+        lines = [f"- {r['measurement']}: {r['error']}" for r in by_task["failed"]]
+        parts += ["### Failed\n", "\n".join(lines) + "\n"]
+    return "\n".join(parts)
+
+
+def _agreement(records: Iterable[Record]) -> str:
+    rows: dict[tuple, dict[str, str]] = {}
+    for record in sorted(records, key=lambda r: (r["device"], _DTYPES.index(r["dtype"]))):
+        cells = rows.setdefault((record["dtype"], conditions(record)), {})
+        cells[record["model"]] = f"{100 * record['equal']:.4f} %"
+    models = ("massformer_r50", "massformer_r18_lite")
+    return table(
+        ("dtype", "R50, 512x768", "R18-Lite, 256x512", "measured on"),
+        [(d, *(c.get(m, "") for m in models), where) for (d, where), c in rows.items()],
+    )
+
+
+def _networks(records: Iterable[Record], others: Sequence[Record]) -> str:
+    def row(r):
+        same = ("task", "model", "size", "batch")
+        cpu = [
+            seconds(o["seconds"])
+            for o in others
+            if o["device"].endswith("cores") and all(o[key] == r[key] for key in same)
+        ]
+        return (
+            *(r["task"], r["model"].removeprefix("massformer_"), r["size"], str(r["batch"])),
+            *(r["dtype"], seconds(r["seconds"]), seconds(r["fastest"]), cpu[0] if cpu else ""),
+            *(gigabytes(r["temp_bytes"]), gigabytes(r["argument_bytes"])),
+            *(f"{r['compile_seconds']:.0f} s", conditions(r)),
+        )
+
+    head = ("task", "model", "size", "batch", "dtype", "time", "fastest", "CPU, float32")
+    head += ("temporaries", "arguments", "compiled in", "measured on")
+    order = sorted(records, key=lambda r: (r["task"], r["model"], _pixels(r), r["dtype"]))
+    return table(head, map(row, order))
+
+
+def _pixels(record: Record) -> int:
+    height, width = record["size"].split("x")
+    return int(height) * int(width)
+
+
+def _first_masks(records: Iterable[Record]) -> str:
+    def row(r):
+        parts = ", ".join(f"{name} {s:.1f}" for name, s in r["parts"].items())
+        peak = gigabytes(r["peak_bytes"]) if r["peak_bytes"] else ""
+        cache = "full" if r["warm"] else "empty"
+        model = r["model"].removeprefix("massformer_")
+        return (
+            *(cache, model, r["size"], r["dtype"], seconds(r["seconds"])),
+            *(parts, peak, conditions(r)),
+        )
+
+    head = ("cache", "model", "size", "dtype", "time", "seconds for", "most memory", "measured on")
+    return table(head, map(row, sorted(records, key=lambda r: r["warm"])))
+
+
+def _layers(records: Iterable[Record]) -> str:
+    def row(r):
+        whose = r.get("implementation", "ours").partition(" with ")[0]
+        forward, both = r["forward"], r["gradient"]
+        memory = gigabytes(both["temp_bytes"]) if "temp_bytes" in both else ""
+        return (
+            *(r["layer"], f"{r['height']}x{r['width']}"),
+            *(f"{r['features_in']} → {r['features_out']}", whose, r["dtype"]),
+            *(seconds(forward["seconds"]), seconds(both["seconds"]), memory, conditions(r)),
+        )
+
+    head = ("layer", "map", "channels", "by", "dtype", "forward", "with backward", "temporaries")
+    order = sorted(records, key=lambda r: (r["layer"], r["task"], _DTYPES.index(r["dtype"])))
+    return table((*head, "measured on"), map(row, order))
+
+
+def _checks(records: Iterable[Record]) -> str:
+    """Shows the largest error of each; `checks.py` says what it is relative to."""
+
+    def row(r):
+        errors = r["errors"]
+        if r["task"] == "check_train":
+            what = "training step, loss terms and gradient norm beside the release's"
+        else:
+            what = "deformable convolutions and their gradients beside float32 on the CPU"
+            errors = {f"{layer}, {of}": e for layer, o in errors.items() for of, e in o.items()}
+        worst = max(errors, key=errors.get)
+        found = f"{errors[worst]:.1e} ({worst})" + (", too large" if "error" in r else "")
+        return what, r["dtype"], found, conditions(r)
+
+    return table(("what", "dtype", "largest relative error", "measured on"), map(row, records))

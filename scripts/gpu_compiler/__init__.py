@@ -1,0 +1,1 @@
+"""Programs compiled for GPUs that are not there: whether they compile, and what they need."""

@@ -1,0 +1,147 @@
+"""Compiles training and evaluation for whole TPU slices, by the real compiler and without a TPU.
+
+    python -m scripts.pods train_v5e_256 evaluate_v5e_4    # some of PROGRAMS, minutes each
+    python -m scripts.pods.table                           # then writes the tables
+
+It needs a checkout, jax, flax, optax, numpy and libtpu. A program's result is one JSON object in
+benchmarks/pods/, of one chip unless it says otherwise:
+    memory        bytes, by the compiler: arguments, outputs, aliased (outputs in the place of
+                  arguments), temporaries, code
+    hbm_bytes     read and written in one run, see scripts/pods/cost.py
+    cycles        of one run by the compiler's estimates, see scripts/pods/cost.py
+    collectives   a list of kind, devices, count, bytes put in, in one run, see
+                  scripts/pods/collectives.py; it and the two before are null where jaxlib cannot
+                  read the compiler's program
+    flops         of all chips, see scripts/benchmark/flops.py
+and what was compiled, for what and with what.
+"""
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from massformer_jax.errors import InputError
+from scripts.bare_machine import replace_jaxtyping
+from scripts.pods.collectives import collectives
+from scripts.pods.cost import cost
+from scripts.pods.programs import PROGRAMS, RESULTS, Program
+from scripts.tpu_compiler import find_no_tpu, topology_devices
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.pods",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", choices=PROGRAMS, metavar="NAME", help=str([*PROGRAMS]))
+    names = parser.parse_args(argv).names
+    find_no_tpu()
+    replace_jaxtyping()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        try:
+            result = measure(PROGRAMS[name])
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(name, json.dumps(result["memory"]), flush=True)
+
+
+def measure(program: Program) -> dict[str, Any]:
+    """Compiles the program and reads what the compiler says of it.
+
+    Raises:
+        InputError: there is no compiler for TPUs, or the program does not fit into the chips.
+    """
+    # Not above: `main` prepares the environment before jax is imported.
+    from massformer_jax.models.build import architecture
+    from massformer_jax.parallel import sharding
+    from scripts.benchmark.flops import count_flops
+    from scripts.benchmark.networks import inference, train
+    from scripts.benchmark.run import out_of_memory_in_one_line
+    from scripts.conditions import describe
+
+    devices = topology_devices(program.topology)
+    mesh = sharding.make_mesh(devices, program.mesh)
+    build = train if program.task == "train" else inference
+    network = architecture(program.model)
+    function, arguments = build(network, program.size, program.batch, program.dtype, mesh)
+    start = time.perf_counter()
+    traced = function.trace(*arguments)
+    with out_of_memory_in_one_line():
+        compiled = traced.lower().compile()
+    return {
+        **described(program, describe(devices), dict(mesh.shape)),
+        "compile_seconds": round(time.perf_counter() - start, 1),
+        "flops": count_flops(traced.jaxpr),
+        "memory": memory(compiled.memory_analysis()),
+        **read(_text(compiled)),
+    }
+
+
+def described(program: Program, device: str, mesh: Mapping[str, int]) -> dict[str, Any]:
+    """Returns what is compiled, for what and with what."""
+    from scripts.conditions import versions
+
+    return {
+        **program._asdict(),
+        "size": "{}x{}".format(*program.size),
+        "mesh": dict(mesh),
+        "device": device,
+        "date": datetime.date.today().isoformat(),
+        "versions": versions("jax", "jaxlib", "flax", "libtpu"),
+    }
+
+
+def memory(analysis: Any) -> dict[str, int]:
+    """Returns the bytes of one chip, from `compiled.memory_analysis()`."""
+    return {
+        "arguments": analysis.argument_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes,
+        "aliased": analysis.alias_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
+    }
+
+
+def _text(compiled: Any) -> str | None:
+    """Returns a program's text; None where the compiler writes what jaxlib, older, cannot read."""
+    import jax
+
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        print(f"unreadable: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+
+
+def read(text: str | None) -> dict[str, Any]:
+    """Returns what the text of a compiled program tells."""
+    if text is None:
+        return {"hbm_bytes": None, "cycles": None, "collectives": None}
+    found = collectives(text)
+    count, size = Counter(), Counter()
+    for one in found:
+        count[one.kind, one.devices] += one.times
+        size[one.kind, one.devices] += one.times * one.bytes
+    moved, cycles = cost(text)
+    return {
+        "hbm_bytes": moved,
+        "cycles": cycles,
+        "collectives": [
+            {"kind": kind, "devices": devices, "count": count[kind, devices], "bytes": bytes_}
+            for (kind, devices), bytes_ in sorted(size.items())
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What is compiled for slices of TPUs, and where the results lie."""
+
+from typing import NamedTuple
+
+from scripts import ROOT
+
+RESULTS = ROOT / "benchmarks/pods"
+
+
+class Program(NamedTuple):
+    """One program and the slice that it is compiled for."""
+
+    task: str  # train or evaluate
+    topology: str
+    batch: int
+    mesh: dict[str, int]
+    size: tuple[int, int] = (1024, 1024)
+    model: str = "massformer_r50"
+    dtype: str = "bfloat16"
+
+
+_ALL = {"data": -1}
+_LARGE = (3072, 4096)
+# A chip alone takes two crops: the network's global context is normalised over the batch alone.
+PROGRAMS = {
+    "train_v5e_1": Program("train", "v5e:1x1", 2, _ALL),
+    "train_v5e_4": Program("train", "v5e:2x2", 4, _ALL),
+    "train_v5e_16": Program("train", "v5e:4x4", 16, _ALL),
+    "train_v5e_64": Program("train", "v5e:8x8", 64, _ALL),
+    "train_v5e_256": Program("train", "v5e:16x16", 256, _ALL),
+    "train_v5p_64": Program("train", "v5p:4x4x4", 64, _ALL),
+    "evaluate_v5e_1": Program("evaluate", "v5e:1x1", 1, _ALL, _LARGE),
+    "evaluate_v5e_4": Program("evaluate", "v5e:2x2", 1, {"spatial": 4}, _LARGE),
+}

@@ -1,0 +1,245 @@
+"""Writes the tables of docs/pods.md from the results in benchmarks/pods/.
+
+    python -m scripts.pods.table
+
+Each result is what `python -m scripts.pods` wrote. Text outside of the two comments is kept.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scripts import ROOT
+from scripts.markdown import table, write_tables
+from scripts.pods.collectives import Collective, wire_seconds
+from scripts.pods.programs import PROGRAMS, RESULTS
+
+PAGE = ROOT / "docs/pods.md"
+BEGIN = "<!-- From here on written by scripts/pods/table.py: change benchmarks/pods/ instead. -->"
+
+
+class Chip(NamedTuple):
+    """The published figures of one chip: cloud.google.com/tpu/docs/v5e and /v5p."""
+
+    flops: float  # a second, bfloat16
+    memory: float  # bytes
+    memory_bandwidth: float  # bytes a second
+    links: float  # bytes a second over all links, one way: half of the bidirectional figure
+    # Not published: the peak divided by what the matrix units do a cycle, 2 · 128 · 128 FLOPs each;
+    # v5e has four of them, v5p eight.
+    clock: float
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 16e9, 819e9, 200e9, 197e12 / (4 * 2 * 128 * 128)),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, 459e12 / (8 * 2 * 128 * 128)),
+}
+# Slices whose opposite sides are linked: whole pods of v5e, cubes of v5p. In others a ring through
+# all chips uses two of a chip's four links.
+WRAPPED = {"v5e:16x16", "v5p:4x4x4"}
+HOP_SECONDS = 1e-6  # assumed, from chip to chip: small collectives are latency alone
+
+
+class Estimate(NamedTuple):
+    """The seconds of one run, each part by itself."""
+
+    products: float  # matrix products and convolutions at the chip's peak
+    memory: float  # traffic at the memory's bandwidth
+    cycles: float  # the compiler's estimate, without collectives
+    links: float  # collectives' bytes over the links
+    latency: float  # collectives' hops
+
+    @property
+    def apart(self) -> float:
+        """Returns the seconds if nothing overlaps."""
+        return max(self.cycles, self.products, self.memory) + self.links + self.latency
+
+    @property
+    def together(self) -> float:
+        """Returns the seconds if collectives hide behind computation as far as they can."""
+        return max(self.cycles, self.products, self.memory, self.links + self.latency)
+
+
+def main() -> None:
+    """Writes the page."""
+    write_tables(PAGE, BEGIN, tables(load()))
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """Returns the results by name, in the order of PROGRAMS."""
+    paths = {name: RESULTS / f"{name}.json" for name in PROGRAMS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def chip_of(topology: str) -> Chip:
+    """Returns the kind of chip that a slice consists of."""
+    return CHIPS[topology.split(":")[0]]
+
+
+def estimate(record: Mapping[str, Any], topology: str | None = None) -> Estimate:
+    """Estimates the seconds of a run.
+
+    Every collective is taken as one among all chips.
+
+    Args:
+        record: a result.
+        topology: another slice, whose chips do the same; by default the one compiled for.
+    """
+    topology = topology or record["topology"]
+    chip, chips = chip_of(topology), chips_in(topology)
+    found = [Collective(x["kind"], x["bytes"], chips, 1, "", "") for x in record["collectives"]]
+    found = found if chips > 1 else []
+    links = chip.links if topology in WRAPPED else chip.links / 2
+    count = sum(x["count"] for x in record["collectives"])
+    return Estimate(
+        record["flops"] / math.prod(record["mesh"].values()) / chip.flops,
+        record["hbm_bytes"] / chip.memory_bandwidth,
+        record["cycles"] / chip.clock,
+        wire_seconds(found, links),
+        count * 2 * diameter(topology) * HOP_SECONDS,
+    )
+
+
+def chips_in(topology: str) -> int:
+    """Returns how many chips a slice has."""
+    return math.prod(_sides(topology))
+
+
+def diameter(topology: str) -> int:
+    """Returns the hops between the two chips that lie farthest apart."""
+    return sum(side // 2 if topology in WRAPPED else side - 1 for side in _sides(topology))
+
+
+def _sides(topology: str) -> list[int]:
+    return [int(side) for side in topology.split(":")[1].split("x")]
+
+
+def chip_bytes(record: Mapping[str, Any]) -> int:
+    """Returns the bytes that the program takes of one chip's memory."""
+    parts = record["memory"]
+    return sum(parts.values()) - 2 * parts["aliased"]
+
+
+def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Writes in Markdown what was compiled, its times, and weak scaling."""
+    rows = [_memory_row(record) for record in records.values()]
+    times = [_time_row(record) for record in records.values() if record["cycles"] is not None]
+    conditions = sorted({_conditions(record) for record in records.values()})
+    return "\n".join(
+        [
+            table(_MEMORY_HEAD, rows),
+            table(_TIME_HEAD, times),
+            *_scaling(records),
+            "Compiled with " + "; ".join(conditions) + ".",
+            "",
+        ]
+    )
+
+
+_MEMORY_HEAD = (
+    "program", "slice", "mesh", "memory a chip", "arguments", "temporaries", "code",
+    "GFLOP a chip", "memory traffic", "collectives a chip",
+)  # fmt: skip
+_TIME_HEAD = (
+    "program", "slice", "products", "memory", "compiler", "links", "latency", "nothing overlaps",
+    "all overlaps",
+)  # fmt: skip
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    model = record["model"].removeprefix("massformer_")
+    return f"{record['task']}, {model}, {record['size']}, batch {record['batch']}"
+
+
+def _memory_row(record: Mapping[str, Any]) -> Sequence[str]:
+    parts = record["memory"]
+    chip = chip_of(record["topology"])
+    mesh = ", ".join(f"{name} {size}" for name, size in record["mesh"].items() if size > 1)
+    found = record["collectives"]
+    collectives = ", ".join(f"{x['count']} {x['kind']} {_size(x['bytes'])}" for x in found or ())
+    return (
+        _name(record),
+        record["topology"],
+        mesh or "one chip",
+        f"{_size(chip_bytes(record))} of {_size(chip.memory)}",
+        _size(parts["arguments"]),
+        _size(parts["temporaries"]),
+        _size(parts["code"]),
+        f"{record['flops'] / math.prod(record['mesh'].values()) / 1e9:,.0f}",
+        "unreadable" if found is None else _size(record["hbm_bytes"]),
+        "unreadable" if found is None else collectives or "none",
+    )
+
+
+def _time_row(record: Mapping[str, Any]) -> Sequence[str]:
+    times = estimate(record)
+    return (
+        _name(record),
+        record["topology"],
+        *map(_milliseconds, (*times, times.apart, times.together)),
+    )
+
+
+def _scaling(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Shows the weak scaling of training on v5e, one crop per chip."""
+    largest = records.get("train_v5e_256")
+    if largest is None:
+        return []
+    rows = []
+    alone = estimate(largest, "v5e:1x1").apart
+    for sides in (1, 2, 4, 8, 16):
+        topology, chips = f"v5e:{sides}x{sides}", sides * sides
+        record = records.get(f"train_v5e_{chips}") if chips > 1 else None
+        times = estimate(record or largest, topology)
+        cells = [f"{chips}", topology, "this slice" if record else "16x16"]
+        cells += map(_milliseconds, (times.cycles, times.links, times.latency))
+        cells += [_milliseconds(times.apart), f"{chips / times.apart:,.1f}"]
+        cells += [f"{100 * alone / times.apart:.1f} %", f"{100 * alone / times.together:.1f} %"]
+        rows.append(cells)
+    head = (
+        "chips", "slice", "compiled for", "compiler", "links", "latency", "step", "images a second",
+        "efficiency", "if all overlaps",
+    )  # fmt: skip
+    return [
+        "### Weak scaling: one crop of 1024x1024 a chip\n",
+        table(head, rows),
+        _arithmetic(largest),
+    ]
+
+
+def _arithmetic(record: Mapping[str, Any]) -> str:
+    times, chip = estimate(record), chip_of(record["topology"])
+    (reduced,) = record["collectives"]
+    return (
+        f"For 256 chips: {record['cycles'] / 1e6:,.1f} million cycles / {chip.clock / 1e9:.3f} GHz "
+        f"= {_milliseconds(times.cycles)}; "
+        f"2 · 255/256 · {_size(reduced['bytes'])} / {chip.links / 1e9:.0f} GB/s "
+        f"= {_milliseconds(times.links)}; "
+        f"{reduced['count']} collectives · 2 · {diameter(record['topology'])} hops · 1 µs "
+        f"= {_milliseconds(times.latency)}; together {_milliseconds(times.apart)}.\n"
+    )
+
+
+def _conditions(record: Mapping[str, Any]) -> str:
+    versions = record["versions"]
+    return (
+        f"jax {versions['jax']}, libtpu {versions['libtpu']}, {record['dtype']}, {record['date']}"
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f} ms"
+
+
+def _size(count: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return (
+                f"{count / scale:,.2f} {unit}" if unit == "GB" else f"{count / scale:,.1f} {unit}"
+            )
+    return f"{count:.0f} B"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Programs for GPUs, compiled without one: the compiler does not abort, and memory does not grow.
+
+make test-gpu-compiler          those not marked long
+make test-gpu-compiler-all      every task of every config, in both dtypes, for both GPUs
+"""
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from scripts import ROOT
+from scripts.gpu_compiler.__main__ import GPUS, compile_apart
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.gpu_compiler,
+    pytest.mark.skipif(
+        not importlib.util.find_spec("jax_cuda13_plugin"),
+        reason="needs the compiler for GPUs: make test-gpu-compiler",
+    ),
+]
+
+
+class Program(NamedTuple):
+    gpu: str
+    task: str
+    model: str
+    dtype: str = "float32"
+    size: str = "256x256"
+    mesh: str = ""
+
+
+def name(program: Program) -> str:
+    return " ".join(filter(None, program))
+
+
+MODELS = ("massformer_r50", "massformer_r18_lite", "sample")
+DTYPES = ("float32", "bfloat16")
+
+# Temporaries of one device in MB, as jax 0.11.2 makes them for an H100 (2026-11-26), in float32
+# unless the dtype stands there: bfloat16 may not take more. Another GPU or version may take a bit
+# more (an A100 23 % at 12 megapixels). Whoever makes a program smaller lowers its number.
+MEGABYTES = {
+    "inference massformer_r50 256x256": 39.4,
+    "inference massformer_r18_lite 256x256": 39.3,
+    "inference sample 256x256": 12.6,
+    "inference massformer_r50 float32 3072x4096": 3517.0,
+    "inference massformer_r50 bfloat16 3072x4096": 1796.7,
+    "inference massformer_r18_lite float32 3072x4096": 1808.9,
+    "inference massformer_r18_lite bfloat16 3072x4096": 926.5,
+    "inference massformer_r18_lite bfloat16 512x512 data=2": 157.3,
+    "inference massformer_r18_lite bfloat16 512x512 fsdp=2": 157.3,
+    "inference massformer_r18_lite bfloat16 512x512 spatial=2": 159.8,
+    "scores massformer_r50 256x256": 39.4,
+    "scores massformer_r18_lite 256x256": 39.3,
+    "scores sample 256x256": 12.3,
+    "windows massformer_r18_lite 256x256": 7.3,
+    "evaluation massformer_r50 256x256": 39.5,
+    "evaluation massformer_r18_lite 256x256": 39.6,
+    "evaluation sample 256x256": 12.6,
+    "counts massformer_r18_lite 256x256": 0.8,
+    "train massformer_r50 256x256": 830.2,
+    "train massformer_r18_lite 256x256": 458.0,
+    "train sample 256x256": 201.6,
+    "train massformer_r50 bfloat16 1024x1024": 5540.3,
+    "train massformer_r18_lite bfloat16 256x256 data=2": 360.5,
+    "train massformer_r18_lite bfloat16 256x256 fsdp=2": 362.3,
+    "train massformer_r18_lite bfloat16 256x256 spatial=2": 356.6,
+    "initialization massformer_r50 256x256": 0.1,
+    "initialization massformer_r18_lite 256x256": 0.1,
+    "initialization sample 256x256": 0.1,
+}
+MARGIN = 1.3
+
+# The smallest that have met the compiler's faults: both networks in both dtypes, and training.
+CHOICE = [
+    # The longest first: two processes share them.
+    Program("h100", "train", "massformer_r18_lite"),
+    *(Program("h100", "inference", model, dtype) for model in MODELS[:2] for dtype in DTYPES),
+    Program("a100", "evaluation", "massformer_r18_lite"),
+    Program("a100", "windows", "massformer_r18_lite"),
+    Program("a100", "counts", "massformer_r18_lite"),
+]
+# Putting windows together and counting know neither the network nor its dtype: they are in the
+# choice. Initial weights are float32.
+_TASKS = ("inference", "scores", "evaluation", "train")
+EVERYTHING = [
+    *(Program(*x) for x in itertools.product(GPUS, _TASKS, MODELS, DTYPES)),
+    *(Program(gpu, "initialization", model) for gpu, model in itertools.product(GPUS, MODELS)),
+    *(Program("h100", task, "massformer_r18_lite") for task in ("windows", "counts")),
+    *(
+        Program(gpu, "inference", model, dtype, "3072x4096")
+        for gpu, model, dtype in itertools.product(GPUS, MODELS[:2], DTYPES)
+    ),
+    *(Program(gpu, "train", "massformer_r50", "bfloat16", "1024x1024") for gpu in GPUS),
+]
+EVERYTHING = [program for program in EVERYTHING if program not in CHOICE]
+
+
+def two_gpus(task: str, mesh: str) -> Program:
+    size = "256x256" if task == "train" else "512x512"
+    return Program("h100", task, "massformer_r18_lite", "bfloat16", size, mesh)
+
+
+# What two GPUs send each other. Parameters are gathered where they are split; rows need their
+# neighbours, and the maps that are sampled from.
+TWO_GPUS = [
+    (two_gpus("train", "data=2"), {"all-reduce"}),
+    (two_gpus("train", "fsdp=2"), {"all-gather", "all-reduce"}),
+    (two_gpus("train", "spatial=2"), {"all-reduce"}),
+    (two_gpus("inference", "data=2"), set()),
+    (two_gpus("inference", "fsdp=2"), set()),
+    (two_gpus("inference", "spatial=2"), {"all-gather", "collective-permute"}),
+]
+
+
+def compiled(program: Program) -> dict:
+    """Returns the record of a program, which compiles and takes no more memory than it may."""
+    flags = [(f"--{flag}", value) for flag, value in program._asdict().items() if value]
+    record = compile_apart([part for flag in flags for part in flag])
+    megabytes = record["temp_bytes"] / 1e6
+    names = name(program._replace(gpu="")), name(program._replace(gpu="", dtype=""))
+    known = next(MEGABYTES[x] for x in names if x in MEGABYTES)
+    assert megabytes < MARGIN * known, f"{megabytes:.1f} MB of temporaries; they were {known}"
+    return record
+
+
+@pytest.mark.parametrize("program", CHOICE, ids=name)
+def test_choice(program):
+    compiled(program)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("program", EVERYTHING, ids=name)
+def test_everything(program):
+    compiled(program)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("program", "collectives"), TWO_GPUS, ids=[name(x) for x, _ in TWO_GPUS])
+def test_two_gpus(program, collectives):
+    assert collectives <= compiled(program)["launches"].keys()
+
+
+@pytest.mark.parametrize("target", ["h100", "a100", "h100 data=2", "h100 fsdp=2", "a100 spatial=2"])
+def test_a_kernel_of_our_own(target):
+    """On several devices each runs it on its own part: nothing is gathered."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.kernel_for_gpu", *target.split()],
+        cwd=ROOT,
+        env={"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == {"product": 1, "pallas": 1}

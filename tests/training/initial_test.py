@@ -1,0 +1,133 @@
+"""Runs start from the weights that they name, and say what stays fresh."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from massformer_jax import main
+from massformer_jax.convert import __main__ as convert_command
+from massformer_jax.convert import names
+from massformer_jax.convert.names import weights_by_path
+from massformer_jax.convert.weights_file import read_weights
+from massformer_jax.errors import InputError
+from massformer_jax.models.weights import load_weights
+from massformer_jax.training.initial import read_initial, start
+from massformer_jax.training.optimizer import recipe_optimizer
+from massformer_jax.training.state import init_state
+from tests.helpers import tiny_config
+from tests.helpers.tiny_weights import TINY, tiny_state, write
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A fresh state."""
+    tx = recipe_optimizer(**tiny_config.get_config().optimizer, total_steps=1)
+    init = functools.partial(init_state, architecture=TINY, optimizer=tx)
+    return jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))
+
+
+def started(state, path):
+    """(leaves that came from the file, leaves that stayed fresh), in torch's names."""
+    initial = read_initial(path, TINY)
+    after = start(state, initial)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    taken, fresh = {}, set()
+    before = weights_by_path((state.params, state.batch_stats))
+    for leaf_path, leaf in weights_by_path((after.params, after.batch_stats)).items():
+        if leaf is before[leaf_path]:
+            fresh.add(names.torch_name(leaf_path))
+        else:
+            taken[names.torch_name(leaf_path)] = names.to_torch_layout(leaf_path, np.asarray(leaf))
+    return taken, fresh, initial.message
+
+
+def in_file(path, names):
+    tensors = read_weights(path).tensors
+    return {name: tensors[name] for name in names}
+
+
+def assert_taken(taken, path):
+    assert taken
+    jax.tree.map(np.testing.assert_array_equal, taken, in_file(path, taken))
+
+
+def converted(path, folder):
+    assert convert_command.main(["--input", str(path), "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("through", [lambda path, _: path, converted], ids=["file", "checkpoint"])
+def test_the_same_model(through, state, tmp_path):
+    path = write(tmp_path / "weights.safetensors", tiny_state())
+    taken, fresh, message = started(state, through(path, tmp_path / "ours"))
+    assert not fresh and "nothing is freshly initialised" in message
+    assert_taken(taken, path)
+
+
+@pytest.mark.parametrize("through", [lambda path, _: path, converted], ids=["file", "checkpoint"])
+def test_an_encoder(through, state, tmp_path):
+    tensors = {k.removeprefix("backbone."): v for k, v in tiny_state().items() if "backbone" in k}
+    path = write(tmp_path / "resnet18.safetensors", tensors)
+    taken, fresh, message = started(state, through(path, tmp_path / "ours"))
+    assert "all but the encoder is freshly initialised" in message
+    assert {name.split(".")[0] for name in fresh} == {"decode_head"}
+    assert {name.split(".")[0] for name in taken} == {"backbone"}
+    assert_taken(taken, path)
+
+
+def test_another_number_of_classes(state, tmp_path):
+    path = write(tmp_path / "weights.safetensors", tiny_state(classes=3))
+    taken, fresh, message = started(state, path)
+    assert fresh == {"decode_head.cls_embed.weight", "decode_head.cls_embed.bias"}
+    assert "(cls_embed) is freshly initialised, for 7 classes instead of 3" in message
+    assert_taken(taken, path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"queries": 9}, {"decoder_width": 16}, {"layers": 2}, {"ffn_width": 32}]
+)
+def test_another_model_is_refused(change, tmp_path):
+    path = write(tmp_path / "weights.safetensors", tiny_state(**change))
+    [(key, value)] = change.items()
+    with pytest.raises(
+        InputError, match=rf"init_from: .* has architecture\.{key}={value}, the config"
+    ):
+        read_initial(path, TINY)
+
+
+def test_an_encoder_of_another_depth_is_refused(tmp_path):
+    tensors = {k: v for k, v in tiny_state().items() if "backbone" in k}
+    path = write(tmp_path / "resnet18.safetensors", tensors)
+    with pytest.raises(InputError, match=r"has architecture\.encoder_depth=18, the config 50"):
+        read_initial(path, TINY | {"encoder_depth": 50})
+
+
+def test_the_command_refuses_before_it_makes_a_workdir(tmp_path, data_dir, capsys):
+    argv = [f"--config={tiny_config.__file__}", f"--workdir={tmp_path / 'run'}"]
+    argv += [f"--config.data.data_dir={data_dir}", f"--config.init_from={tmp_path / 'no.pth'}"]
+    assert main.main(argv) == 2
+    assert "no.pth cannot be read: No such file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_file(tmp_path, data_dir, capsys):
+    """With a learning rate of zero the weights after a step are the file's."""
+    path = write(tmp_path / "weights.safetensors", tiny_state())
+    argv = [f"--config={tiny_config.__file__}", f"--workdir={tmp_path / 'run'}"]
+    argv += [f"--config.data.data_dir={data_dir}", f"--config.init_from={path}"]
+    argv += ["--config.total_steps=1", "--config.optimizer.peak_learning_rate=0.0"]
+    assert main.main(argv) == 0
+    assert "nothing is freshly initialised" in capsys.readouterr().out
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights = load_weights(tmp_path / "run", sharding)
+    trained = {
+        names.torch_name(p): names.to_torch_layout(p, np.asarray(leaf))
+        for p, leaf in weights_by_path(weights.params).items()
+    }
+    assert_taken(trained, path)
+    # A finished run needs the file no more.
+    path.unlink()
+    assert main.main(argv) == 0

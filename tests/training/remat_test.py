@@ -1,0 +1,65 @@
+"""Recomputation in training: the same step, with less that is kept."""
+
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from jax.extend import core
+
+from massformer_jax.parallel import sharding
+from massformer_jax.training.optimizer import recipe_optimizer
+from massformer_jax.training.state import init_state
+from massformer_jax.training.step import training_step
+from tests.helpers import tiny_config
+
+
+def setup(remat):
+    """The step, a state and a batch of the tiny network."""
+    config = tiny_config.get_config()
+    model, tx = config.architecture.to_dict(), recipe_optimizer(**config.optimizer, total_steps=10)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    loss = config.loss.to_dict()
+    step = training_step(model, tx, mesh, seed=0, dtype="float32", remat=remat, **loss)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (2, 256, 256, 3), np.uint8),
+        "label": rng.integers(0, 7, (2, 32, 32), np.uint8).repeat(8, 1).repeat(8, 2),
+    }
+    return step, lambda: init_state(jax.random.key(0), model, tx), batch
+
+
+def primitives(jaxpr) -> Counter:
+    """How many equations of each kind a traced program has."""
+    found = Counter()
+    for equation in jaxpr.eqns:
+        found[equation.primitive.name] += 1
+        for value in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: isinstance(x, core.Jaxpr | core.ClosedJaxpr),
+        ):
+            if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
+                found += primitives(getattr(value, "jaxpr", value))
+    return found
+
+
+def test_convolutions_are_kept_and_the_rest_is_computed_again():
+    plain, again = (
+        primitives(step.trace(jax.eval_shape(state), batch).jaxpr.jaxpr)
+        for step, state, batch in (setup(False), setup(True))
+    )
+    assert again["conv_general_dilated"] == plain["conv_general_dilated"] > 50
+    # The weights of attention and of squeeze and excitation, and the norms.
+    assert again["logistic"] > plain["logistic"] and again["rsqrt"] > plain["rsqrt"]
+    assert again["max"] > plain["max"]
+
+
+@pytest.mark.slow  # compiles two training steps
+def test_the_step_is_the_same():
+    (state, scalars), (other, others) = (
+        step(state(), batch) for step, state, batch in (setup(False), setup(True))
+    )
+    for name, value in scalars.items():
+        np.testing.assert_allclose(others[name], value, rtol=1e-4, err_msg=name)
+    for a, b in zip(*map(jax.tree.leaves, (other, state)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)

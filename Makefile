@@ -1,33 +1,41 @@
-# Every target makes the virtual environment .venv itself; Python 3.11 or newer is all it needs.
+# Every target makes the virtual environment .venv itself. It needs only Python 3.11 or newer.
 #
-#   make sample     render a small dataset, train on it, evaluate, segment: see sample/ afterwards
-#   make test       the tests, without those marked slow
-#   make test-slow  those, which train, need PyTorch (which it installs) or Chromium
-#   make test-long  the network itself in several processes: some seven minutes, not run by CI
-#   make test-tensorflow  the dataset's, with TensorFlow and Beam, in a virtual environment of their own
-#   make test-tpu   programs for TPUs, compiled by their compiler; installs it, needs no TPU
-#   make test-gpu-compiler  programs for GPUs, likewise, in a virtual environment of its own: a choice
-#   make test-gpu-compiler-all  all of them: hours, not run by CI
+#   make sample     renders a small dataset, trains on it, evaluates and segments; see sample/ then
+#   make test       runs the tests that are not marked slow
+#   make test-slow  runs the slow tests, which train, or need PyTorch (it installs it) or Chromium
+#   make test-long  runs the network itself in several processes: some seven minutes, not in CI
+#   make test-tensorflow  runs the tests of the dataset with TensorFlow and Beam, in a virtual
+#                   environment of their own
+#   make test-tpu   compiles programs for TPUs with their compiler, which it installs; needs no TPU
+#   make test-gpu-compiler  compiles some programs for GPUs, in a virtual environment of its own;
+#                   needs no GPU
+#   make test-gpu-compiler-all  compiles all of these programs: hours, not in CI
+#   make soak       kills trainings and alters files, KILLS=100 and FILES=100000 of them: hours, not
+#                   run by CI; prints what it counted, and what it found
 #   make benchmark-gpu  checks and times on a GPU what fits into six minutes; installs nothing if
 #                   PYTHON has jax with a GPU, flax, optax and numpy
-#   make lint       ruff: errors and format
-#   make clean      remove .venv, sample/ and what tools left behind
+#   make lint       looks for errors and checks the format with ruff
+#   make clean      removes .venv, sample/ and what tools left behind
 #
-# Another interpreter: make test PYTHON=python3.12 (after make clean, if .venv exists).
+# To use another interpreter: make test PYTHON=python3.12 (after make clean, if .venv exists).
 
 PYTHON ?= python3
 VENV := .venv
+KILLS ?= 100
+FILES ?= 100000
 WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
-# Two processes, a file of tests in one of them: compiling, most of the time, takes one core.
+# There are two processes, and each runs whole files of tests. Most of the time goes into compiling,
+# which takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
-# All in one file, so a test at a time; each waits for a process that compiles on one core.
+# All these tests are in one file, so they are distributed one by one. Each waits for a process that
+# compiles on one core.
 PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist worksteal \
   tests/scripts/gpu_compiler_test.py
 
 .PHONY: sample test test-slow test-long test-tensorflow test-tpu test-gpu-compiler
-.PHONY: test-gpu-compiler-all benchmark-gpu lint clean
+.PHONY: test-gpu-compiler-all soak benchmark-gpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -47,6 +55,9 @@ test-tensorflow: $(VENV)-tensorflow/.installed
 
 test-tpu: $(VENV)/.installed-tpu-compiler
 	$(PYTEST) -m slow tests/scripts/pods_test.py
+
+soak: $(VENV)/.installed-test
+	$(VENV)/bin/python -m scripts.soak --kills $(KILLS) --files $(FILES) $(ARGUMENTS)
 
 benchmark-gpu:
 	@if $(PYTHON) -c $(HAS_GPU) 2>/dev/null; then \
@@ -70,7 +81,8 @@ clean:
 	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-gpu-compiler sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Stamps, so that packages are installed again only after pyproject.toml has changed.
+# The files .installed… are stamps, so that packages are installed again only after a change of
+# pyproject.toml.
 $(VENV)/.installed: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax and what it needs into $(VENV) (1.2 GB, some minutes)"
 	@$(PIP) -e .
@@ -86,7 +98,7 @@ $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@$(PIP) -e '.[test,torch,browser]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
-# Beam wants other versions than the rest.
+# Beam needs other versions than the rest.
 $(VENV)-tensorflow/.installed: pyproject.toml
 	@echo "Installing massformer_jax, TensorFlow and Beam into $(VENV)-tensorflow (3 GB, some minutes)"
 	@rm -rf $(VENV)-tensorflow
@@ -104,8 +116,8 @@ $(VENV)/.installed-cuda: pyproject.toml | $(VENV)/.made
 	@$(PIP) -e '.[cuda]'
 	@touch $(VENV)/.installed $@
 
-# Apart from the rest: once the plugin is installed, JAX looks for a GPU whenever it starts, and
-# complains where there is none.
+# This environment is separate: once the plugin is installed, JAX looks for a GPU whenever it starts,
+# and complains if there is none.
 $(VENV)-gpu-compiler/.installed: pyproject.toml
 	@echo "Installing massformer_jax and the compiler for GPUs into $(VENV)-gpu-compiler (2 GB)"
 	@rm -rf $(VENV)-gpu-compiler
@@ -113,7 +125,7 @@ $(VENV)-gpu-compiler/.installed: pyproject.toml
 	@$(VENV)-gpu-compiler/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu-compiler]'
 	@touch $@
 
-# An environment whose making was interrupted has no stamp and is made afresh.
+# If making an environment was interrupted, it has no stamp and is made again.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "error: $(PYTHON) is not Python 3.11 or newer: name one, as in make test PYTHON=python3.12" >&2; exit 1; }

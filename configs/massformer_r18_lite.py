@@ -3,19 +3,20 @@
     python -m massformer_jax.main --config=configs/massformer_r18_lite.py --workdir=DIR \\
         --config.data.data_dir=DATA
 
-Hardware: the release trained on 8 GPUs with 2 crops each; the global batch of 16 is split over the
-devices that are there. Expected (the paper's table of the benchmark): 15.07M parameters,
-mIoU 87.11 and boundary IoU 45.35 on the validation split. Not yet reproduced with this code: the
-dataset was not at hand.
+Hardware: the release trained on 8 GPUs with 2 crops each. Here the global batch of 16 crops is
+split over all devices that there are. Expected (from the paper's table of the benchmark): 15.07M
+parameters, mIoU 87.11 and boundary IoU 45.35 on the validation split. This was not reproduced
+yet, because the dataset was not available.
 
 Differences from the released recipe, all deliberate:
 - The edge branch learns the edges of the label map, as the paper says. The released code compares
-  the edge map with 255 after it was made of 0 and 1, and so learns "edge everywhere";
-  `--config.loss.edge_target=ones` brings that back.
-- The encoder starts from random weights unless `--config.init_from=resnet18-f37072fd.pth`
-  names the ImageNet weights of torchvision, which the release starts from.
-- A checkpoint to continue from is saved every 1000 steps and the last two are kept; the release
-  saves every 20k steps and keeps all. Both keep the best by mIoU.
+  an edge map of zeros and ones with 255, and so learns "edge everywhere".
+  `--config.loss.edge_target=ones` brings this back.
+- The encoder starts from random weights, unless `--config.init_from=resnet18-f37072fd.pth`
+  names the weights of torchvision that were trained on ImageNet. The release starts from these.
+- A checkpoint from which a run can continue is saved every 1000 steps, and the last two are kept.
+  The release saves every 20k steps and keeps all. Both also keep the checkpoint with the best mIoU
+  (mean intersection over union).
 """
 
 import ml_collections

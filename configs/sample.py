@@ -1,9 +1,10 @@
-"""A few minutes on a small rendered dataset: does everything work, and does it learn?
+"""A run of a few minutes on a small rendered dataset: does everything work, and does it learn?
 
     make sample
 
-Hardware: two CPU cores. Differences from the released recipe: a small network, small crops and few
-steps; a higher learning rate, also for the encoder, which starts from random weights.
+Hardware: two CPU cores. Differences from the released recipe: the network and the crops are small,
+and there are few steps. The learning rate is higher, also that of the encoder, which starts from
+random weights.
 """
 
 import ml_collections

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from massformer_jax.errors import InputError
 
 FAILED = 2  # the exit status after an error that the user can mend
+INTERRUPTED = 130  # after Ctrl-C, as shells have it
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -62,8 +63,18 @@ def run(body: Callable[[], int | None]) -> int:
     except (InputError, OSError) as error:
         print_error(error)
         return FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
 
 
-def print_error(error: Exception) -> None:
-    """Prints an error as all commands do: `error: …` on standard error."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+def print_error(error: Exception | str) -> None:
+    """Prints an error as all commands do: `error: …` on standard error.
+
+    Of an error of the system, the file and the reason are shown, without its number.
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        error = f"{error.filename}: {error.strerror}"
+    # Names and texts of files may hold what moves a terminal's cursor.
+    text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error))
+    print(f"error: {text}", file=sys.stderr, flush=True)

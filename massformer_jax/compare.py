@@ -9,7 +9,6 @@ and with the folder of the photographs these, too.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,30 +16,23 @@ from typing import Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-
-_NEEDED = ("classes", "boundary_ratio", "tolerances", "confusion", "images", "IoU", "mIoU")
+from massformer_jax.files import check_outputs, composed, pngs_below, write_atomically
 
 
 def read_evaluation(path: str) -> dict[str, Any]:
     """Reads the JSON of an evaluation; names of images lose their suffixes and are sorted.
 
     Raises:
-        InputError: there is no such file, or it holds no JSON, or no evaluation.
+        InputError: there is no such file, or it holds no evaluation, or a damaged one.
     """
-    try:
-        summary = json.loads(pathlib.Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
-    complete = isinstance(summary, dict) and all(key in summary for key in _NEEDED)
-    if not complete or not isinstance(summary["images"], dict):
-        raise InputError(
-            f"{path} holds no evaluation image by image; write it with "
-            "massformer_jax.evaluate_files --output"
-        )
+    from massformer_jax.metrics.summary_file import read_summary
+
+    summary = read_summary(path)
     # For the same image, one evaluation may name the photograph and the other the label map.
-    images = {str(pathlib.Path(name).with_suffix("")): s for name, s in summary["images"].items()}
+    images = {
+        composed(pathlib.Path(name).with_suffix("")): scores
+        for name, scores in summary["images"].items()
+    }
     return {**summary, "images": dict(sorted(images.items()))}
 
 
@@ -65,23 +57,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(args: argparse.Namespace) -> None:
     from massformer_jax import compilation
-    from massformer_jax.files import write_atomically
     from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
     from massformer_jax.report.picture_files import find_photographs, read_pictures
 
     compilation.keep_compiled(args.compilation_cache)
     if bool(args.labels) != bool(args.predictions) or (args.images and not args.labels):
         raise InputError("pictures need --labels and --predictions, and may have --images")
+    check_outputs([args.output], [args.first, args.second])
     first, second = read_evaluation(args.first), read_evaluation(args.second)
     check_comparable(first, second)
     pictures = {}
     if args.labels:
         names = [f"{name}.png" for name in changed_most(first, second)]
         photographs = find_photographs(args.images, args.labels) if args.images else {}
+        read = [*photographs.values()]
         for folder in (args.labels, *args.predictions):
+            if not pathlib.Path(folder).is_dir():
+                raise InputError(f"{folder} is no folder; name one of label maps")
+            there = pngs_below(folder)
+            read += there.values()
             for name in names:
-                if not pathlib.Path(folder, name).is_file():
+                if name not in there:
                     raise InputError(f"{folder} holds no {name}, which was evaluated")
+        check_outputs([args.output], read)
         drawn = read_pictures(
             names,
             args.labels,

@@ -37,10 +37,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         action="append",
         help="a tolerance of BF1, a share of the diagonal if below 1, else pixels; for several "
-        "tolerances, give the flag several times (default: 0.0075 and 0.001)",
+        "tolerances, give the flag several times (default: 0.0075, 0.001 and 1)",
     )
     parser.add_argument(
-        "--published", choices=("val", "test"), help="show the scores among those of the paper"
+        "--published",
+        choices=("val", "test"),
+        help="show the scores among the published ones, if the label maps are MaSS13K's",
     )
     parser.add_argument("--report", help="HTML file to write, a page with the worst images")
     parser.add_argument("--images", help="folder of the photographs, for the report")
@@ -59,12 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from massformer_jax import compilation
-    from massformer_jax.evaluation.label_map_files import evaluate_files
+    from massformer_jax.classes import IGNORE
+    from massformer_jax.data.images import mask_size
+    from massformer_jax.evaluation.label_map_files import evaluate_files, find_pairs
+    from massformer_jax.evaluation.provenance import Dataset, provenance, provenance_text
+    from massformer_jax.files import check_outputs, files_below, is_png, some_of
     from massformer_jax.metrics import published
     from massformer_jax.metrics.counts import TOLERANCES
     from massformer_jax.metrics.scores import (
         evaluation_summary,
         format_table,
+        ignored_share,
+        ignored_text,
+        nothing_labelled,
         percent,
         tolerance_name,
         write_json,
@@ -76,6 +85,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     name = args.name or pathlib.Path(args.predictions).resolve().name
     _check_settings(args, tolerances)
     photographs = find_photographs(args.images, args.labels) if args.images else {}
+    pairs, _ = find_pairs(args.predictions, args.labels)
+    check_outputs(
+        [path for path in (args.output, args.report) if path],
+        [*photographs.values(), *(path for pair in pairs for path in pair[1:])],
+    )
     names, pool = evaluate_files(
         args.predictions,
         args.labels,
@@ -85,6 +99,19 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     summary = evaluation_summary(
         names, pool, boundary_ratio=args.boundary_ratio, tolerances=tolerances
+    )
+    if nothing_labelled(summary):
+        raise InputError(
+            f"nothing is labelled in {args.labels}: all pixels of the {len(names)} label maps are "
+            f"{IGNORE}, which is ignored; name label maps with classes"
+        )
+    sizes = [mask_size(pair.label) for pair in pairs]
+    summary["ignored_share"] = ignored_share(pool, sizes)
+    summary["provenance"] = provenance(
+        Dataset(str(pathlib.Path(args.labels).resolve()), split=args.published),
+        names,
+        sizes,
+        predictions=str(pathlib.Path(args.predictions).resolve()),
     )
     if args.output:
         write_json(args.output, summary)
@@ -96,9 +123,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(
             f"BF1@{tolerance} image by image {percent(images)}, of all contours {percent(pooled)}"
         )
-    print(f"{len(names)} images of {name}")
+    print(f"{len(names)} images of {name}; {ignored_text(summary['ignored_share'])}")
+    print(provenance_text(summary["provenance"]))
+    for folder in (args.predictions, args.labels):
+        others = [str(path) for path in files_below(pathlib.Path(folder)) if not is_png(path)]
+        if others:
+            named = some_of(others, most=20)
+            print(f"{folder}: left out {named}; only PNG is read", file=sys.stderr)
     if args.published:
-        print(f"\n{published.table(name, summary, args.published)}")
+        split, reason = published.comparable(summary)
+        print(f"\n{published.table(name, summary, split) if split else reason}")
         print(f"\n{published.markdown_row(name, summary)}")
 
 
@@ -120,7 +154,7 @@ def _write_report(
         boundary_ratio=args.boundary_ratio,
         num_classes=classes,
     )
-    page = evaluation_page(name, summary, pictures, split=args.published)
+    page = evaluation_page(name, summary, pictures, among_published=bool(args.published))
     write_atomically(args.report, page.encode())
 
 

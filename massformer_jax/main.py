@@ -8,6 +8,8 @@
                      defaults
     --workdir=DIR    folder of the run; the same command continues what it holds
     --mode=MODE      train, or eval: evaluates the best weights of the workdir (default: train)
+    --step=N         continues from, or evaluates, the state of this step (default: the newest, or
+                     the best)
     --compilation_cache=DIR    where compiled programs are kept: '' for nowhere (default:
                      JAX_COMPILATION_CACHE_DIR, or ~/.cache/massformer_jax)
 
@@ -17,9 +19,13 @@ On several hosts the same command runs once on each:
     --distributed --coordinator=HOST:PORT --processes=N --process=I     anywhere; HOST runs I = 0
 
 Exit status: 0 done; 2 something given is wrong; 3 another process was lost; 4 the loss is not
-finite; 75 asked to stop by SIGTERM, the state is saved and the same command continues; 1 a bug.
+finite; 5 the disk is full, the last complete state is kept; 75 asked to stop by SIGTERM, the state
+is saved; 130 interrupted; 1 a bug. After 3, 5, 75 and 130 the same command continues.
 """
 
+import errno
+import logging
+import os
 import pathlib
 import re
 import sys
@@ -35,6 +41,7 @@ from massformer_jax import command
 from massformer_jax.errors import InputError
 
 NONFINITE_STATUS = 4
+FULL_STATUS = 5
 PREEMPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
@@ -44,6 +51,7 @@ class CommandLine(NamedTuple):
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     mode: str
+    step: int | None
     compilation_cache: str | None
     distributed: bool
     coordinator: str | None
@@ -77,7 +85,7 @@ def _run(line: CommandLine) -> int:
             )
         run = evaluate_workdir if line.mode == "eval" else train_and_evaluate
         with waits_said(say_beside_bar):
-            run(line.config, line.workdir)
+            run(line.config, line.workdir, line.step)
     except Preempted as stopped:
         processes.say(str(stopped))
         status = PREEMPTED_STATUS
@@ -88,13 +96,34 @@ def _run(line: CommandLine) -> int:
         # Usually all processes find the same; but a file may be missing on one host.
         command.print_error(error)
         status, together = command.FAILED, False
-    except Exception:
-        if not processes.several():
+    except Exception as error:
+        if disk_is_full(error):
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # one message for each array
+            command.print_error(
+                f"the disk of {line.workdir} is full; the last complete state is kept: make room, "
+                "and the same command continues"
+            )
+            status, together = FULL_STATUS, False
+        elif processes.several():
+            traceback.print_exc()
+            processes.end_after_failure()
+        else:
             raise
-        traceback.print_exc()
-        processes.end_after_failure()
     processes.end(status, together=together)
     return status
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Tells whether an error comes from a disk that is full, or from a quota that is used up."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def parse(argv: Sequence[str]) -> CommandLine:
@@ -105,6 +134,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "", flag_values=values)
+    flags.DEFINE_integer("step", None, "", lower_bound=0, flag_values=values)
     flags.DEFINE_string("compilation_cache", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
@@ -113,13 +143,20 @@ def parse(argv: Sequence[str]) -> CommandLine:
     try:
         values(argv)
         config = values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # of the flags, or whatever the config file raises
         message = " ".join(str(error).split())
-        # Of an unknown key ml_collections says the last part, quoted, and nothing else.
-        key = re.escape(message.strip("'\""))
+        if not isinstance(error, flags.Error | AttributeError | KeyError | TypeError | ValueError):
+            message = f"--config: {type(error).__name__}: {message}"
+        # Of an unknown key ml_collections says the last part, quoted, and perhaps a near one.
+        words = re.findall(r"\w+", str(error.args[0]) if error.args else "")
+        key, near = (
+            (*words[:1], "$")[0],
+            words[words.index("mean") + 1 :] if "mean" in words else [],
+        )
         given = [arg.split("=")[0] for arg in argv if re.match(rf"--?config\.(.+\.)?{key}\b", arg)]
         if given:
-            message = f"{given[0]}: there is no such key"
+            meant = f"; did you mean {near[0]}?" if near else ""
+            message = f"{given[0]}: there is no such key{meant}"
         raise InputError(f"{message} (--help shows the flags, the config file the keys)") from error
     for name in ("config", "workdir"):
         if not values[name].value:
@@ -134,6 +171,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         config,
         pathlib.Path(values.workdir).absolute(),
         values.mode,
+        values.step,
         values.compilation_cache,
         values.distributed,
         values.coordinator,
@@ -147,6 +185,12 @@ def shipped_config(argv: Sequence[str]) -> list[str]:
     package = pathlib.Path(__file__).parent
     # In the wheel they lie inside the package, in a checkout installed with -e beside it.
     folders = (package / "configs", package.parent / "configs")
+
+    argv = list(argv)
+    for i, argument in enumerate(argv[:-1]):
+        if argument in ("--config", "-config"):
+            argv[i : i + 2] = [f"{argument}={argv[i + 1]}"]
+            break
 
     def find(argument):
         match = re.fullmatch(r"(--?config=)(.+?)(:.*)?", argument)

@@ -7,6 +7,7 @@ Python, `massformer_jax.Segmenter` does the same.
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_outputs, composed, some_of, write_atomically
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -28,36 +30,51 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def find_images(inputs: Sequence[str]) -> list[pathlib.Path]:
+def find_images(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
     """Returns the files among the inputs, and the photographs directly inside the folders, sorted.
+
+    Hidden files in folders are passed over, such as those that a Mac leaves.
 
     Args:
         inputs: paths of files and folders.
+
+    Returns:
+        The photographs, and a line for each folder that holds something else, which names it.
 
     Raises:
         InputError: a path does not exist, a folder holds no photograph, or two photographs would
             be written to the same mask.
     """
-    found = []
+    found, remarks, known = [], [], ", ".join(sorted(SUFFIXES))
     for name in inputs:
         path = pathlib.Path(name)
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise InputError(f"{path} holds no photograph ({', '.join(sorted(SUFFIXES))})")
-            found += inside
+            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            # A link to nothing is kept: it will fail by its name.
+            images = [
+                p
+                for p in inside
+                if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())
+            ]
+            others = some_of(sorted({p.name for p in inside} - {p.name for p in images}), most=20)
+            if not images:
+                there = f", but {others}" if others else ""
+                raise InputError(f"{path} holds no photograph ({known}){there}")
+            if others:
+                remarks.append(f"{path}: left out {others}; photographs end in {known}")
+            found += images
         elif path.is_file():
             found.append(path)
         else:
             raise InputError(f"{path} does not exist; pass photographs or folders of them")
     by_stem = {}
     for path in dict.fromkeys(found):
-        other = by_stem.setdefault(path.stem, path)
+        other = by_stem.setdefault(composed(path.stem), path)
         if other != path:
             raise InputError(
                 f"{other} and {path} would both become {path.stem}.png; predict them apart"
             )
-    return list(by_stem.values())
+    return list(by_stem.values()), remarks
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,34 +177,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from massformer_jax import compilation
     from massformer_jax.data.images import decode_image, encode_mask
-    from massformer_jax.files import write_atomically
-    from massformer_jax.inference.segmenter import Segmenter
+    from massformer_jax.inference.segmenter import Segmenter, TooLargeError
     from massformer_jax.report.overlay import overlay_jpeg
 
     compilation.keep_compiled(args.compilation_cache)
-    images = find_images(args.images)
+    images, remarks = find_images(args.images)
+    output = pathlib.Path(args.output)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file; name a folder")
+    masks = [output / f"{path.stem}.png" for path in images]
+    overlays = [output / f"{path.stem}_overlay.jpg" for path in images if args.overlay]
+    check_outputs([*masks, *overlays], images)
+    _check_masks(masks)
     segmenter = Segmenter.load(
         args.checkpoint, dtype=args.dtype, devices=args.devices, **_protocol(args)
     )
-    output = pathlib.Path(args.output)
+    for remark in remarks:
+        print(remark, file=sys.stderr, flush=True)
     output.mkdir(parents=True, exist_ok=True)
     failed = 0
-    for path in images:
+    for i, (path, mask) in enumerate(zip(images, masks, strict=True)):
         try:
             image = decode_image(path)
+            with compilation.waits_said():
+                labels = segmenter.predict(image)
+        except (TooLargeError, MemoryError) as error:
+            why = str(error) or "the memory does not suffice to decode it"
+            command.print_error(f"{path}: {why} (--window 1024x1024)")
+            failed += 1
+            continue
         except (InputError, OSError) as error:
             command.print_error(error)
             failed += 1
             continue
-        with compilation.waits_said():
-            labels = segmenter.predict(image)
-        mask = output / f"{path.stem}.png"
         write_atomically(mask, encode_mask(labels, segmenter.palette))
         if args.overlay:
             picture = overlay_jpeg(image, labels, palette=segmenter.palette)
-            write_atomically(output / f"{path.stem}_overlay.jpg", picture)
+            write_atomically(overlays[i], picture)
         print(f"{path} -> {mask}")
     return (2 if failed == len(images) else 1) if failed else 0
+
+
+def _check_masks(masks: Sequence[pathlib.Path]) -> None:
+    """Checks that what is at the paths of the masks are older masks, and no photographs.
+
+    Raises:
+        InputError: one of them is another file.
+    """
+    from massformer_jax.data.png import PALETTED, PngError, read_header
+
+    for path in masks:
+        if not path.exists():
+            continue
+        with contextlib.suppress(PngError), path.open("rb") as file:
+            if read_header(file).colour == PALETTED:
+                continue
+        raise InputError(f"{path} is there and no mask of this command; name another --output")
 
 
 if __name__ == "__main__":

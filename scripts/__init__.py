@@ -1,14 +1,15 @@
 """Programs for those who work on massformer_jax, run from the checkout: `python -m scripts.NAME`.
 
-    benchmark     time, memory and FLOPs on this machine; benchmark.gpu on a GPU
-    pods          training and evaluation compiled for whole slices of TPUs
-    gpu_compiler  programs compiled for GPUs that are not there
-    launch        starts training on TPUs, with Slurm, on Kubernetes
-    ci            what continuous integration runs beside the tests
+    benchmark     measures time, memory and FLOPs on this machine; benchmark.gpu does so on a GPU
+    pods          compiles training and evaluation for whole slices of TPUs
+    gpu_compiler  compiles programs for GPUs, on a machine without one
+    soak          trainings that are killed and files that are altered, many thousand times
+    launch        starts training on TPUs, with Slurm, and on Kubernetes
+    ci            holds what continuous integration runs in addition to the tests
 
-What two of them share lies beside this file.
+Modules that several of them use lie beside this file.
 """
 
 import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]  # of the checkout
+ROOT = pathlib.Path(__file__).resolve().parents[1]  # the folder of the checkout

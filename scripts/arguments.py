@@ -1,11 +1,11 @@
-"""Values on the command line: sizes and counts."""
+"""Readers of values on the command line: sizes and counts."""
 
 import argparse
 import re
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Returns the rows and columns of "HxW".
+    """Returns the numbers of rows and columns that a text of the form "HxW" gives.
 
     Raises:
         argparse.ArgumentTypeError: the text has another form.
@@ -17,10 +17,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_count(text: str) -> int:
-    """Returns a positive number.
+    """Returns the positive number that a text gives.
 
     Raises:
-        argparse.ArgumentTypeError: the text is none.
+        argparse.ArgumentTypeError: the text is not a positive number.
     """
     if not re.fullmatch(r"[1-9]\d*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")

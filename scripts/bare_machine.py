@@ -1,4 +1,4 @@
-"""What lets programs run on machines that have jax, flax, optax and numpy, and nothing else."""
+"""A replacement that lets programs run where only jax, flax, optax and numpy are installed."""
 
 import contextlib
 import importlib
@@ -8,7 +8,7 @@ import typing
 
 
 def replace_jaxtyping() -> None:
-    """Lets massformer_jax be imported without jaxtyping, whose annotations only tests check."""
+    """Makes massformer_jax importable without jaxtyping, whose annotations only tests check."""
     with contextlib.suppress(ImportError):
         importlib.import_module("jaxtyping")
         return

@@ -1,15 +1,15 @@
-"""The text of a compiled program: its computations, their instructions, and how often loops turn.
+"""A reader of the text of a compiled program: computations, instructions, numbers of loop turns.
 
-`compiled.as_text()` is a list of computations. What a computation calls runs as often as it does, a
-loop's body as often as the compiler says that it turns, or as its condition says: a scan counts
-from 0 and compares with its length.
+`compiled.as_text()` is a list of computations. A computation that is called runs as often as the
+one that calls it. The body of a loop runs as often as the compiler's note says; without a note the
+condition of the loop tells it, since a scan counts from 0 and compares with its length.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
 
-# Instructions that devices talk to each other with.
+# Instructions by which devices exchange data.
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
@@ -19,7 +19,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}  # others end in their number of bits
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16}  # the other names end in the number of bits
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.+)$")
 _OPERATION = re.compile(r"(?:^|\s)([a-z][\w\-]*)\(")
@@ -51,7 +51,7 @@ def computations_of(text: str) -> tuple[Mapping[str, list[str]], str]:
 
 
 def parse(line: str) -> tuple[str, str, str, tuple[str, ...], str]:
-    """Returns an instruction's name, shape, operation, operands, and all that follows its name."""
+    """Returns an instruction's name, shape, operation, operands, and the text after its name."""
     name, rest = _INSTRUCTION.match(line).groups()
     operation = _OPERATION.search(rest)
     if not operation:
@@ -62,7 +62,7 @@ def parse(line: str) -> tuple[str, str, str, tuple[str, ...], str]:
 
 
 def trips(rest: str, computations: Mapping[str, list[str]]) -> int | None:
-    """Returns how often a `while` instruction turns, None if that is not known."""
+    """Returns how often the body of a `while` instruction runs, or None if this is not known."""
     if found := _TRIPS.search(rest):
         return int(found[1])
     lines = computations[re.search(r"condition=%?([\w.\-]+)", rest)[1]]
@@ -85,6 +85,6 @@ def called(rest: str) -> Iterator[str]:
 
 
 def array_bits(dtype: str, sides: str) -> int:
-    """Returns the size of an array, whose shape is written as `dtype[sides]`, in bits."""
+    """Returns the size in bits of an array whose shape is written as `dtype[sides]`."""
     bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
     return bits * math.prod(int(side) for side in sides.split(",") if side)

@@ -1,4 +1,4 @@
-"""The compiler for TPUs, which compiles for slices that need not be there."""
+"""Access to the compiler for TPUs, which needs no TPU."""
 
 import importlib.util
 import os
@@ -8,9 +8,9 @@ from massformer_jax.errors import InputError
 
 
 def find_no_tpu() -> None:
-    """Keeps the compiler from looking for a TPU, and from locking the one that is not there.
+    """Keeps the compiler from looking for a TPU and from locking it, since there is none.
 
-    To be called before jax and libtpu are imported, which read these variables then.
+    This must be called before jax and libtpu are imported, because they read the variables then.
     """
     os.environ.update(
         JAX_PLATFORMS="cpu",
@@ -21,18 +21,18 @@ def find_no_tpu() -> None:
 
 
 def topology_devices(name: str) -> list[Any]:
-    """Returns the chips of a slice, such as v5e:2x2, as devices of jax.
+    """Returns the chips of a slice, such as v5e:2x2, as jax devices.
 
     Raises:
         InputError: there is no such slice, or the compiler is not installed.
     """
-    # Not above: the caller sets the variables before jax is imported.
+    # This import is here because the caller first sets the variables that jax reads.
     from jax.experimental import topologies
 
     if not importlib.util.find_spec("libtpu"):
         raise InputError("--topology needs the TPU compiler, not a TPU: pip install libtpu")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except Exception as error:  # whatever the compiler's plugin raises
+    except Exception as error:  # the compiler's plugin may raise anything
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"no topology {name!r}; libtpu says: {reason}") from error

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point one way, and docs/architecture.md tells which."""
+"""Tests of the rooms of the package: imports point one way, as docs/architecture.md says."""
 
 import re
 
@@ -53,7 +53,7 @@ def test_no_circles(graph):
 
 
 def reached_again(name, graph):
-    """Everything that is imported by what `name` imports."""
+    """Returns everything that is imported by what `name` imports."""
     again = set()
     for target in graph[name] - {PACKAGE}:
         again |= reached(target, graph)

@@ -1,4 +1,4 @@
-"""Compiled programs are kept for the next time, and named while somebody waits for them."""
+"""Tests that compiled programs are kept for later, and named while somebody waits for them."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_
 
 @pytest.fixture(autouse=True)
 def settings():
-    """JAX's settings, which are restored afterwards."""
+    """Restores JAX's settings afterwards."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     yield
     for name, value in before.items():
@@ -52,7 +52,7 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
     ],
 )
 def test_every_command_keeps_programs(command, arguments, tmp_path, monkeypatch):
-    """A command that finds nothing to do keeps them, too."""
+    """A command that finds nothing to do also keeps its programs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "train_and_evaluate", lambda *_: None)
     command.main([*arguments, f"--compilation_cache={tmp_path}"])

@@ -1,5 +1,7 @@
-"""Strict JAX for every test: eight fake CPU devices, no silent promotion, exact matrix products,
-and the shapes written in the public signatures checked at run time."""
+"""Strict settings of JAX for every test.
+
+There are eight fake CPU devices, promotion is never silent, matrix products are exact, and the
+shapes written in public signatures are checked at run time."""
 
 import os
 
@@ -30,7 +32,7 @@ SAMPLE_COUNTS = {"train": 7, "val": 3, "test": 1}
 
 @pytest.fixture(scope="session")
 def release_dir(tmp_path_factory):
-    """A rendered release: images/ and annotations/."""
+    """Returns a folder with a rendered release: images/ and annotations/."""
     output = tmp_path_factory.mktemp("sample") / "release"
     write_sample(output, SAMPLE_COUNTS, seed=5)
     return output
@@ -38,7 +40,7 @@ def release_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def data_dir(release_dir, tmp_path_factory):
-    """The dataset built from it."""
+    """Returns the folder of the dataset that is built from the rendered release."""
     output = tmp_path_factory.mktemp("datasets")
     build(release_dir, output)
     return output

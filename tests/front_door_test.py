@@ -1,4 +1,4 @@
-"""The front door: all commands by one name, with a quick `--help` that imports little."""
+"""Tests that one name runs all commands, with a quick `--help` that imports little."""
 
 import functools
 import importlib.metadata
@@ -88,7 +88,7 @@ def test_help_shows_defaults(name):
 
 @pytest.mark.parametrize("name", HELP)
 def test_help_of_the_module_is_the_same(name):
-    """Only the name of the program differs, and with it where lines are broken."""
+    """Only the name of the program differs, and so the places where lines are broken."""
     module, _ = HELP[name]
     done = python("-m", module, "--help")
     assert done.returncode == 0, done.stderr
@@ -124,7 +124,7 @@ def test_an_unknown_command_is_one_line(name):
 
 
 def test_a_command_gets_its_arguments_and_gives_its_status(tmp_path):
-    """The commands read files that are not there: one line, and status 2."""
+    """Each command reads files that do not exist, prints one line, and ends with status 2."""
     nothing = str(tmp_path / "nothing")
     for arguments in (
         ["compare", nothing, nothing, "--output", nothing],

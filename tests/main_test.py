@@ -1,10 +1,14 @@
 """One line and status 2 for what a user can mend."""
 
+import errno
+import os
 import pathlib
 
 import pytest
 
 from massformer_jax import main
+from massformer_jax.errors import InputError
+from massformer_jax.training import loop, workdir
 from tests.helpers import tiny_config
 
 CONFIG = pathlib.Path(tiny_config.__file__)
@@ -23,6 +27,12 @@ def refused(capsys, *arguments) -> str:
     [
         ("--config.no_such_key=1", "--config.no_such_key: there is no such key"),
         ("--config.data.crop=512", "--config.data.crop: there is no such key"),
+        (
+            "--config.optimizer.peak_learning_rat=1",
+            "--config.optimizer.peak_learning_rat: there is no such key; did you mean "
+            "peak_learning_rate?",
+        ),
+        ("--step=-1", "step"),
         ("--config.batch_size.deep=1", "batch_size.deep"),
         ("--config.batch_size=many", "batch_size"),
         ("--no_such_flag=1", "no_such_flag"),
@@ -88,6 +98,8 @@ def test_shipped_configs_are_found_by_name():
     assert found[2] == "--x=1"
     path = pathlib.Path(found[1].removeprefix("--config="))
     assert path.name == "massformer_r50.py" and path.is_file()
+    spaced = main.shipped_config(["main", "--config", "elsewhere/massformer_r50.py", "--x=1"])
+    assert spaced == found
     assert main.shipped_config(["--config=no/such.py"]) == ["--config=no/such.py"]
     assert main.shipped_config([f"--config={CONFIG}"]) == [f"--config={CONFIG}"]
 
@@ -105,3 +117,52 @@ def test_wrong_runtime_settings(capsys, tmp_path, data_dir, override, named):
     paths = [f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={data_dir}"]
     assert named in refused(capsys, f"--config={CONFIG}", *paths, override)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("config.json", "", "config.json is damaged"),
+        ("config.json", "[]", "config.json is damaged (it holds no keys)"),
+        ("evaluated", "", "evaluated holds '' and no step"),
+        ("evaluated", "four", "evaluated holds 'four' and no step"),
+    ],
+)
+def test_damaged_files_of_a_workdir(tmp_path, name, content, named):
+    """As a loss of power leaves them."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError) as raised:
+        workdir.claim(tmp_path, tiny_config.get_config(), write=False)
+        workdir.last_evaluation(tmp_path)
+    assert named in str(raised.value)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path, data_dir):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train_and_evaluate", interrupted)
+    paths = [f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={data_dir}"]
+    assert main.main([f"--config={CONFIG}", *paths]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [OS error 28]"),
+    ],
+)
+def test_a_full_disk_is_one_line(monkeypatch, capsys, tmp_path, data_dir, error):
+    """Also where it comes from a thread of the checkpoints, as the cause of another error."""
+
+    def full(*_):
+        raise RuntimeError("saving failed") from error
+
+    monkeypatch.setattr(loop, "train_and_evaluate", full)
+    paths = [f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={data_dir}"]
+    assert main.main([f"--config={CONFIG}", *paths]) == 5
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: the disk of ") and printed.count("\n") == 1

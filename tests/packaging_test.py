@@ -1,4 +1,4 @@
-"""What pyproject.toml says, what other files repeat of it, and what the wheel holds."""
+"""Tests of pyproject.toml, of what other files repeat of it, and of the wheel."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def test_citation_has_the_version_and_licence_of_the_package():
 
 
 def test_every_package_is_listed():
-    """One that is not listed is missing from the wheel, and only there."""
+    """A package that is not listed would be missing in the wheel, and nowhere else."""
     folders = {name for name, path in modules().items() if path.name == "__init__.py"}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"massformer_jax.configs"}
 

@@ -1,21 +1,27 @@
 """Segmentation of photographs of any size, from Python and from the shell."""
 
 import functools
+import io
 import pathlib
+import re
+import types
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from massformer_jax import predict
-from massformer_jax.classes import CLASSES
-from massformer_jax.data.images import decode_mask
+from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.data.images import decode_mask, encode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.inference import protocol
+from massformer_jax.inference import segmenter as segmenter_module
 from massformer_jax.inference.protocol import network_size
-from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.inference.segmenter import Segmenter, TooLargeError
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import normalize
 from massformer_jax.models.weights import Weights, load_weights
@@ -23,6 +29,8 @@ from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import init_state
 from tests.helpers import release, tiny_config
+
+DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +160,8 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     printed = capsys.readouterr()
     assert printed.out.count("->") == 3
     # Two photographs of one padded size are waited for once.
-    first, _, second, _ = printed.err.splitlines()
+    left_out, first, _, second, _ = printed.err.splitlines()
+    assert left_out.startswith(f"{folder}: left out notes.txt; photographs end in ")
     assert first == "preparing the network for up to 512x512 pixels…"
     assert second == "preparing the network for up to 256x256 pixels…"
 
@@ -219,3 +228,219 @@ def test_command_errors(workdir, tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and named in error
     assert not pathlib.Path(output).exists()
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """A folder with PNG and JPEG photographs; nothing may be computed of them."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "b_overlay.jpg"):
+        cv2.imwrite(str(folder / name), photograph(40, 50))
+    (tmp_path / "linked").symlink_to(folder)
+    monkeypatch.setattr(Segmenter, "load", lambda *_, **__: pytest.fail("too late"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "inputs, output, options, named",
+    [
+        (["photographs"], "photographs", [], "a.png"),
+        (["photographs/a.png"], "photographs", [], "a.png"),
+        (["photographs/a.png"], "photographs/../linked", [], "a.png"),
+        (["linked"], "photographs", [], "a.png"),
+        (["photographs/b.jpg", "photographs/b_overlay.jpg"], "linked", ["--overlay"], "b_overlay"),
+        # It is not read here, but it is no mask either.
+        (["photographs/b.jpg", "other/a.jpg"], "photographs", [], "a.png is there"),
+    ],
+)
+def test_a_photograph_is_never_written_over(photographs, capsys, inputs, output, options, named):
+    root = photographs.parent
+    (root / "other").mkdir()
+    cv2.imwrite(str(root / "other" / "a.jpg"), photograph(40, 50))
+    before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    command = ["--checkpoint", "x", "--output", str(root / output), *options]
+    assert predict.main([*command, *(str(root / path) for path in inputs)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and named in error
+    assert {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()} == before
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A segmenter that sees class 3 everywhere, in the place of that which a command loads."""
+    labels = lambda image: np.full(image.shape[:2], 3, np.uint8)  # noqa: E731
+    segmenter = types.SimpleNamespace(palette=PALETTE, predict=labels)
+    monkeypatch.setattr(Segmenter, "load", lambda *_, **__: segmenter)
+    return segmenter
+
+
+def test_older_masks_are_written_over(tmp_path, quick):
+    cv2.imwrite(str(tmp_path / "a.jpg"), photograph(40, 50))
+    command = ["--checkpoint", "x", "--output", str(tmp_path), str(tmp_path / "a.jpg")]
+    assert predict.main(command) == predict.main(command) == 0
+    assert (decode_mask(tmp_path / "a.png") == 3).all()
+
+
+def test_what_is_left_out_of_a_folder_is_named(tmp_path, quick, capsys):
+    """Hidden files are passed over; a folder with the name of a photograph is a folder."""
+    folder = tmp_path / "photographs"
+    (folder / "x.jpg").mkdir(parents=True)
+    (folder / "deep").mkdir()
+    cv2.imwrite(str(folder / "a.jpg"), photograph(40, 50))
+    for name in ("b.heic", "c.AVIF", "._a.jpg", ".hidden.png", "d.gif", "e.jp2"):
+        (folder / name).write_bytes(b"")
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out")]
+    assert predict.main([*command, str(folder)]) == 0
+    first, *waits = capsys.readouterr().err.splitlines()
+    named = "b.heic, c.AVIF, d.gif, deep, e.jp2, x.jpg"
+    assert first == f"{folder}: left out {named}; photographs end in .bmp, .jpeg, .jpg, .png, " + (
+        ".tif, .tiff, .webp"
+    )
+    assert not waits and [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
+    (folder / "a.jpg").unlink()
+    assert predict.main([*command, str(folder)]) == 2
+    assert f"), but {named}\n" in capsys.readouterr().err
+
+
+def test_a_link_to_nothing_fails_by_its_name(tmp_path, quick, capsys):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.jpg"), photograph(40, 50))
+    (folder / "b.jpg").symlink_to("nowhere")
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), str(folder)]
+    assert predict.main(command) == 1
+    assert capsys.readouterr().err == f"error: {folder / 'b.jpg'}: No such file or directory\n"
+
+
+def test_photographs_that_differ_in_composition_alone_get_no_common_mask(tmp_path, quick, capsys):
+    for i, name in enumerate(("caf\u00e9.jpg", "cafe\u0301.jpg")):
+        (tmp_path / str(i)).mkdir()
+        cv2.imwrite(str(tmp_path / str(i) / name), photograph(40, 50))
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out")]
+    assert predict.main([*command, str(tmp_path / "0"), str(tmp_path / "1")]) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+def out_of_memory(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.")
+
+
+def no_memory(*_):
+    raise MemoryError
+
+
+def bug(*_):
+    raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
+def pretend(segmenter, small):
+    """Makes a segmenter compute class 1, and call `small` of photographs with 50 rows or more."""
+
+    def labels(params, batch_stats, shown, size):
+        return small() if size[0] >= 50 else np.ones((1, *size), np.uint8)
+
+    segmenter._labels = segmenter._scores = labels
+    return segmenter
+
+
+@pytest.mark.parametrize("failure", [out_of_memory, no_memory])
+def test_a_photograph_that_is_too_large_does_not_stop_the_others(
+    workdir, tmp_path, capsys, monkeypatch, failure
+):
+    segmenter = pretend(Segmenter.load(workdir), failure)
+    monkeypatch.setattr(Segmenter, "load", lambda *_, **__: segmenter)
+    for name, height in (("a", 60), ("b", 40)):
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), photograph(height, 70))
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), str(tmp_path)]
+    assert predict.main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'a.jpg'}: 60 rows of 70 pixels in one piece need")
+    assert "--window" in error and error.count("\n") == 1
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.png"]
+    with pytest.raises(TooLargeError, match="60 rows of 70"):
+        segmenter.scores(photograph(60, 70))
+
+
+def test_another_failure_of_the_devices_is_a_bug(workdir):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        pretend(Segmenter.load(workdir), bug).predict(photograph(60, 70))
+
+
+def test_paths_and_pil_images_are_photographs(workdir, tmp_path):
+    """All give the same labels, which may be written to."""
+    segmenter, pixels = Segmenter.load(workdir), photograph(200, 250)
+    segmenter._labels = lambda params, stats, shown, size: jnp.asarray(shown[..., 0])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        path = tmp_path / "a.png"
+        for image in (pixels, str(path), path, opened, jnp.asarray(pixels)):
+            labels = segmenter.predict(image)
+            np.testing.assert_array_equal(labels, pixels[..., 0])
+            labels[0, 0] = 6
+
+
+def turned(pixels):
+    """A photograph that its EXIF tag turns by a quarter."""
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = 6
+    return image
+
+
+@pytest.mark.parametrize(
+    "pil, array",
+    [
+        (lambda x: Image.fromarray(x[..., 0]), lambda x: x[..., :1].repeat(3, 2)),
+        (lambda x: Image.fromarray(x).convert("RGBA"), lambda x: x),
+        (
+            lambda x: Image.fromarray(x[..., 0].astype(np.uint16) * 257),
+            lambda x: x[..., :1].repeat(3, 2),
+        ),
+        (turned, lambda x: np.rot90(x, -1)),
+    ],
+)
+def test_pil_images_are_seen_as_their_files(pil, array, tmp_path):
+    image, expected = pil(photograph(30, 40)), array(photograph(30, 40))
+    np.testing.assert_array_equal(segmenter_module._pixels(image), expected)
+    image.save(tmp_path / "a.png", exif=image.getexif())
+    np.testing.assert_array_equal(segmenter_module._pixels(tmp_path / "a.png"), expected)
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(segmenter_module._pixels(image), expected)
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        ([[1, 2], [3, 4]], "a list is no photograph; pass a path"),
+        (None, "a NoneType is no photograph"),
+        (np.zeros((0, 5, 3), np.uint8), "an image of shape (0, 5, 3)"),
+        (Image.fromarray(np.zeros((4, 5), np.float32)), "a PIL image of mode F"),
+        (Image.open(io.BytesIO(encode_mask(np.eye(99, dtype=np.uint8))[:-40])), "cannot be read"),
+    ],
+)
+def test_what_is_no_photograph_is_one_clear_error(segmenter, image, words):
+    for ask in (segmenter.predict, segmenter.scores):
+        with pytest.raises(InputError, match=re.escape(words)):
+            ask(image)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"windows": "512"}, "there is no argument 'windows'; use dtype, devices, resolution, wi"),
+        ({"window": 512}, "window is 512; pass text"),
+        ({"scales": 1.5}, "scales is 1.5; pass several numbers"),
+        ({"scales": "12"}, "scales is '12'; pass several numbers"),
+        ({"flip": "no"}, "flip is 'no'; pass True or False"),
+        ({"devices": 0}, "devices is 0, and there are 8"),
+    ],
+)
+def test_wrong_settings_are_one_clear_error(workdir, settings, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        Segmenter.load(workdir, **settings)
+
+
+def test_scales_may_be_a_list(workdir):
+    assert Segmenter.load(workdir, scales=[1, 0.5])._protocol.scales == (1.0, 0.5)
+    with pytest.raises(InputError, match="no argument 'tta'"):
+        Segmenter(load_weights(workdir, DEVICE), tta=True)

@@ -1,31 +1,25 @@
 """The check of headers: what can be said about a pair of files without decoding them."""
 
 import dataclasses
+import io
 import os
-import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from massformer_jax.classes import CLASSES, PALETTE
-from massformer_jax.data.images import (
-    EXIF_ORIENTATION,
-    TURNED_BY_A_QUARTER,
-    ImageError,
-    decode_image,
-)
-from massformer_jax.data.png import SIGNATURE
+from massformer_jax.classes import CLASSES
+from massformer_jax.data.images import ImageError, decode_image
+from massformer_jax.data.label_png import LabelMapError, check_label_map
+from massformer_jax.data.orientation import TURNED_BY_A_QUARTER, UPRIGHT, orientation
+from massformer_jax.data.png import RGB, PngError, open_png
 from massformer_jax.data_builders.mass13k.release_folder import Pair
 from massformer_jax.data_builders.mass13k.report import Remark
 
-UPRIGHT = 1  # the EXIF orientation of a photograph that is stored as it is seen
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-GREY, RGB, PALETTED = 0, 2, 3  # PNG's colour types that can hold labels; 4 and 6 have transparency
-_COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTED: "palette", 4: "grey+alpha", 6: "RGBA"}
+_NO_PERMISSION = ("no permission", "may not be read; change its permissions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +68,7 @@ def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
     remarks: list[Remark] = []
     image_size = mask_size = None
     try:
-        image_size, orientation = _check_photograph(pair.image, remarks)
+        image_size, turned_by = _check_photograph(pair.image, remarks)
     except _Refused as problem:
         remarks.append(Remark("problem", problem.args[0], pair.image, problem.args[1]))
     num_bytes = pair.image.stat().st_size
@@ -86,16 +80,16 @@ def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
             remarks.append(Remark("problem", problem.args[0], pair.mask, problem.args[1]))
     if image_size is None or (pair.mask is not None and mask_size is None):
         return None, remarks
-    turned = orientation in TURNED_BY_A_QUARTER
+    turned = turned_by in TURNED_BY_A_QUARTER
     height, width = image_size[::-1] if turned else image_size
     turn = UPRIGHT
     if pair.mask is not None and mask_size != (height, width):
         if not turned or mask_size != image_size:
             remarks.append(_misfit(pair.mask, mask_size, (height, width)))
             return None, remarks
-        turn = orientation
-    if orientation != UPRIGHT:
-        message = f"turned by its EXIF tag ({orientation}); " + (
+        turn = turned_by
+    if turned_by != UPRIGHT:
+        message = f"turned by its XMP or EXIF tag ({turned_by}); " + (
             "its label map was not, and is stored turned likewise"
             if turn != UPRIGHT
             else "its label map is taken to be upright, as the released reader takes it"
@@ -119,7 +113,7 @@ def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int
     """Checks a photograph, and adds a remark on what is odd.
 
     Returns:
-        Its (height, width) as it is stored, and its EXIF orientation.
+        Its (height, width) as it is stored, and its orientation.
 
     Raises:
         _Refused: the file has a problem.
@@ -134,7 +128,7 @@ def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int
         if image.mode == "L":
             message = "a grey photograph; some readers deliver one channel"
             remarks.append(Remark("oddity", "grey photograph", path, message))
-        orientation = image.getexif().get(EXIF_ORIENTATION, UPRIGHT)
+        turned_by = orientation(image)
         width, height = image.size
     if not _ends_with(path, _JPEG_END):  # truncated, or a camera has appended something
         try:
@@ -142,8 +136,7 @@ def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int
         except ImageError as error:
             message = "the JPEG is truncated or damaged; copy or download it again"
             raise _Refused("truncated photograph", message) from error
-    known = orientation in range(1, 9)  # decoders ignore any other value
-    return (height, width), orientation if known else UPRIGHT
+    return (height, width), turned_by
 
 
 def _check_label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
@@ -152,56 +145,21 @@ def _check_label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
     Raises:
         _Refused: the file has a problem.
     """
-    with _opened(path, "label map") as image:
-        if image.format != "PNG":
-            message = f"is a {image.format}, whatever its name; export the label map as PNG"
-            raise _Refused("label map of another format", message)
-        width, height = image.size
-        palette = image.palette.palette if image.palette else b""
-    depth, colour = png_kind(_first_bytes(path))
-    if colour not in (GREY, RGB, PALETTED) or (depth != 8 and colour != PALETTED):
-        message = f"the label map holds {depth}-bit {_COLOUR_TYPES.get(colour, 'other')} pixels; "
-        raise _Refused(
-            "label map of other pixels",
-            message
-            + "save it as an 8-bit grey PNG, a palette PNG, or RGB in the dataset's colours",
-        )
-    if not _ends_with(path, _PNG_END):
-        message = "the label map is truncated; copy or download it again"
-        raise _Refused("truncated label map", message)
-    if colour == PALETTED and (swapped := _swapped_colour(palette)) is not None:
-        label, name = swapped
-        message = f"its palette shows label {label} in the colour of {name}: are its indices "
-        raise _Refused("other palette", message + "labels? Save it as an 8-bit grey PNG of labels")
-    if colour == RGB:
+    try:
+        with _readable(path, "label map") as file:
+            header = check_label_map(file, colours=True, classes=len(CLASSES))
+    except LabelMapError as error:
+        raise _Refused(error.kind, str(error)) from error
+    if not _ends_with(path, _PNG_END):  # truncated, or something is appended
+        try:
+            open_png(path.read_bytes())
+        except PngError as error:
+            message = "the label map is truncated; copy or download it again"
+            raise _Refused("truncated label map", message) from error
+    if header.colour == RGB:
         message = "an RGB label map, stored as the labels of its colours"
         remarks.append(Remark("oddity", "RGB label map", path, message))
-    return height, width
-
-
-def png_kind(data: bytes) -> tuple[int, int]:
-    """Returns (bits per sample, colour type) of a PNG file, from its first 26 bytes.
-
-    Raises:
-        ValueError: the bytes are not those of a PNG file.
-    """
-    if not data.startswith(SIGNATURE) or len(data) < 26:
-        raise ValueError("not a PNG")
-    return struct.unpack_from("BB", data, 24)
-
-
-def _swapped_colour(palette: bytes) -> tuple[int, str] | None:
-    """Returns a label that the palette shows in the colour of another class, and that class.
-
-    Colours that are not the dataset's tell nothing, and neither does black, with which unused
-    entries are filled.
-    """
-    colours = np.frombuffer(palette[: 3 * len(CLASSES)], np.uint8).reshape(-1, 3)
-    for label, colour in enumerate(colours):
-        same = np.flatnonzero((colour == PALETTE).all(1))
-        if same.size and same[0] != label and colour.any():
-            return label, CLASSES[same[0]]
-    return None
+    return header.height, header.width
 
 
 def _opened(path: Path, what: str) -> Image.Image:
@@ -214,27 +172,40 @@ def _opened(path: Path, what: str) -> Image.Image:
     Raises:
         _Refused: there is no readable header.
     """
-    if path.stat().st_size == 0:
-        raise _Refused("empty file", "the file is empty; copy or download it again")
+    _readable(path, what).close()
     try:
         return Image.open(path)
     except Image.DecompressionBombError as error:
         message = f"the header says more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; "
         raise _Refused("absurd size", message + "replace the file") from error
     except PermissionError as error:
-        raise _Refused("no permission", "may not be read; change its permissions") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if _first_bytes(path).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-            message = f"holds a web page instead of a {what}; download it again"
-            raise _Refused("web page", message) from error
+        raise _Refused(*_NO_PERMISSION) from error
+    except Exception as error:  # of many types, all undocumented, if the header is damaged
         message = f"not a readable {what}; replace the file"
         raise _Refused(f"unreadable {what}", message) from error
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Reads enough of a file to tell what it is."""
-    with path.open("rb") as file:
-        return file.read(64)
+def _readable(path: Path, what: str) -> io.BufferedIOBase:
+    """Opens a file that may be an image.
+
+    Args:
+        path: the file.
+        what: what a message calls it.
+
+    Raises:
+        _Refused: it is empty, or a web page, or may not be read.
+    """
+    try:
+        file = path.open("rb")
+    except PermissionError as error:
+        raise _Refused(*_NO_PERMISSION) from error
+    start = file.read(64)
+    if not start:
+        raise _Refused("empty file", "the file is empty; copy or download it again")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        message = f"holds a web page instead of a {what}; download it again"
+        raise _Refused("web page", message)
+    return file
 
 
 def _ends_with(path: Path, end: bytes) -> bool:

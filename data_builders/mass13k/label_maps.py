@@ -17,8 +17,8 @@ from PIL import Image
 
 from massformer_jax.classes import IGNORE, PALETTE
 from massformer_jax.data.images import ImageError
-from massformer_jax.data.png import SIGNATURE
-from massformer_jax.data_builders.mass13k.headers import GREY, PALETTED, RGB, UPRIGHT, png_kind
+from massformer_jax.data.orientation import UPRIGHT
+from massformer_jax.data.png import GREY, PALETTED, RGB, SIGNATURE, Header, open_png, read_header
 
 _STRIP = 64  # number of rows whose colours are looked up at once: a megabyte of codes
 _NO_LABEL = 254
@@ -50,9 +50,15 @@ def grey_label_map(data: bytes, turn: int = UPRIGHT) -> tuple[bytes, list[int]]:
     Raises:
         ImageError: the file is damaged, or holds a colour that belongs to no class.
     """
-    if png_kind(data)[1] == RGB:
-        return _colour_thread().submit(_grey_label_map, data, turn).result()
-    return _grey_label_map(data, turn)
+    try:
+        header = read_header(io.BytesIO(data))
+        if header.colour == RGB:
+            return _colour_thread().submit(_grey_label_map, data, header, turn).result()
+        return _grey_label_map(data, header, turn)
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError("the label map is damaged; copy or download it again") from error
 
 
 @functools.cache
@@ -64,14 +70,11 @@ def _colour_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1)
 
 
-def _grey_label_map(data: bytes, turn: int) -> tuple[bytes, list[int]]:
+def _grey_label_map(data: bytes, header: Header, turn: int) -> tuple[bytes, list[int]]:
     """Does the work of `grey_label_map` in whichever thread calls it."""
-    depth, colour = png_kind(data)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError("the label map is damaged; copy or download it again") from error
+    colour, depth = header.colour, header.depth
+    image = open_png(data)
+    image.load()
     if colour == RGB:
         image = Image.fromarray(_labels_of_colours(image))
     if turn != UPRIGHT:
@@ -111,6 +114,8 @@ def _without_palette(data: bytes) -> bytes:
             chunk = chunk[:4] + body + struct.pack(">I", zlib.crc32(body))
         if name in (b"IHDR", b"IDAT", b"IEND"):  # all others describe colours, or are text
             parts.append(chunk)
+        if name == b"IEND":  # some editors append something
+            break
         position += length + 12
     return b"".join(parts)
 

@@ -31,6 +31,7 @@ from massformer_jax.data_builders.mass13k.shards import (
     read_findings,
     write_shard,
 )
+from massformer_jax.data_builders.mass13k.sources import write_sources
 
 REPORT_FILE = "build_report.json"
 # A reader keeps each shard's file open and can read any record of it, so few large shards are best.
@@ -131,6 +132,7 @@ class Builder(FileReaderBuilder):
             _write_here(shards, self.info.features)
 
         counts = {split: Counts() for split in shards}
+        sources = {split: {} for split in shards}
         split_infos = []
         for split, split_shards in shards.items():
             lengths = []
@@ -138,6 +140,7 @@ class Builder(FileReaderBuilder):
                 findings = read_findings(shard)
                 counts[split].add(findings.counts)
                 remarks.extend(findings.remarks)
+                sources[split] |= findings.sources
                 lengths.append(findings.counts.examples)
             split_info = tfds.core.SplitInfo(
                 name=split,
@@ -149,6 +152,7 @@ class Builder(FileReaderBuilder):
         raise_problems(remarks, self._strict)
         report = Report(counts, remarks)
         (folder / REPORT_FILE).write_text(report.to_json(root))
+        write_sources(folder, sources)
         print(report)
         self.info.set_splits(tfds.core.SplitDict(split_infos))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from massformer_jax.data_builders.mass13k.report import DatasetError, Remark
+from massformer_jax.files import composed
 
 # For the name of a split in TFDS, the name of its folders in the release.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -137,6 +138,8 @@ def _files_by_stem(
 ) -> dict[str, Path]:
     """Finds the files with these suffixes, in upper or lower case, and remarks on all others.
 
+    Their stems are in composed letters, see `files.composed`.
+
     Args:
         folder: is searched, without the folders in it.
         suffixes: in lower case.
@@ -156,9 +159,9 @@ def _files_by_stem(
         elif not path.exists():
             message = "a link to a file that is not there; copy the file here"
             remarks.append(Remark("problem", "broken link", path, message))
-        elif path.stem in files:
-            message = f"{files[path.stem].name} has the same stem; remove one of them"
+        elif (stem := composed(path.stem)) in files:
+            message = f"{files[stem].name} has the same stem; remove one of them"
             remarks.append(Remark("problem", "stem twice", path, message))
         else:
-            files[path.stem] = path
+            files[stem] = path
     return files

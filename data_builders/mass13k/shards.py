@@ -6,24 +6,23 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from massformer_jax.classes import CLASSES, IGNORE
 from massformer_jax.data.ahead import map_ahead
-from massformer_jax.data.images import ImageError
+from massformer_jax.data.images import ImageError, decode_reduced
 from massformer_jax.data_builders.mass13k.headers import Source
 from massformer_jax.data_builders.mass13k.label_maps import grey_label_map, ignored_label_map
 from massformer_jax.data_builders.mass13k.report import Counts, Remark
+from massformer_jax.data_builders.mass13k.sources import Fingerprint, fingerprint
 from massformer_jax.files import written_atomically
 
 # Groups of one record, since a random read decodes a whole group. No compression, since it would
 # take 20 ms per example and make JPEG and PNG files no smaller.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Photographs are tried at an eighth of their size, which takes half as long as at full size.
-_TRIED_SCALE = 8
+_TRIED_SCALE = 8  # photographs are tried at an eighth of their size
 
 # Each thread holds one example and its decoded label map, so that six threads need at most 500 MB.
 NUM_THREADS = min(os.cpu_count() or 1, 6)
@@ -40,10 +39,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """The counts and remarks of a shard, found while it was written."""
+    """The counts, remarks and sources of a shard, found while it was written."""
 
     counts: Counts
     remarks: list[Remark]
+    sources: dict[str, Fingerprint]  # by the name of the photograph
 
 
 def write_shard(
@@ -63,13 +63,15 @@ def write_shard(
         progress: is called after each example.
     """
     serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
-    counts, remarks = Counts(), []
+    counts, remarks, sources = Counts(), [], {}
 
     def prepare(source: Source) -> tuple[bytes | None, Counts, list[Remark]]:
         """Makes the record of a pair, or None if it has a problem."""
         example, counted, found = read_example(source)
         if example is None:
             return None, counted, found
+        mask = source.pair.mask.read_bytes() if source.pair.mask else None
+        sources[source.pair.image.name] = fingerprint(example["image"], mask)
         proto = serializer.get_tf_example(features.encode_example(example))
         # Features in a fixed order, so that the same files give the same bytes everywhere.
         return proto.SerializeToString(deterministic=True), counted, found
@@ -95,6 +97,7 @@ def write_shard(
     findings = {
         "counts": counts.to_json(),
         "remarks": [{**dataclasses.asdict(r), "path": str(r.path)} for r in remarks],
+        "sources": sources,
     }
     _findings_file(shard).write_text(json.dumps(findings))
 
@@ -105,7 +108,8 @@ def read_findings(shard: Shard) -> Findings:
     findings = json.loads(file.read_text())
     file.unlink()
     remarks = [Remark(**{**r, "path": Path(r["path"])}) for r in findings["remarks"]]
-    return Findings(Counts.from_json(findings["counts"]), remarks)
+    sources = {name: tuple(found) for name, found in findings["sources"].items()}
+    return Findings(Counts.from_json(findings["counts"]), remarks, sources)
 
 
 def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
@@ -153,16 +157,18 @@ def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
 
 
 def _is_decodable(image: bytes, source: Source) -> bool:
-    """Tells whether the decoder of training makes an upright photograph of the size in the header.
+    """Tells whether the readers make an upright photograph of the size in the header.
 
     Single damaged blocks are not noticed, since OpenCV fills them in.
     """
     try:
-        reduced = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    except cv2.error:
+        reduced = decode_reduced(image)
+    except ImageError:
         return False
-    expected = (-(-source.height // _TRIED_SCALE), -(-source.width // _TRIED_SCALE))
-    return reduced is not None and reduced.shape == expected
+    return reduced.shape[:2] == (
+        -(-source.height // _TRIED_SCALE),
+        -(-source.width // _TRIED_SCALE),
+    )
 
 
 def _check_labels(path: Path, histogram: list[int]) -> Iterator[Remark]:

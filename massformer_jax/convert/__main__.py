@@ -24,6 +24,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="massformer_r50 or massformer_r18_lite (default: what the file's tensors tell)",
     )
+    parser.add_argument(
+        "--key", help="where in a .pth file the state dict lies, as in model.ema (default: found)"
+    )
     parser.add_argument("--to-torch", action="store_true", help="write .safetensors for PyTorch")
     return parser
 
@@ -39,13 +42,21 @@ def _convert(args: argparse.Namespace) -> None:
 
     from massformer_jax.convert.weights import weights_of, write_safetensors
     from massformer_jax.convert.weights_file import read_weights
+    from massformer_jax.files import check_outputs, files_below
     from massformer_jax.models.build import architecture
     from massformer_jax.models.weights import load_weights, save_weights
 
     output = pathlib.Path(args.output)
     if args.to_torch:
+        for option in ("key", "model"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} is of files of PyTorch; leave it out with --to-torch")
         if output.suffix != ".safetensors":
             raise InputError(f"--output {output}: name a file that ends in .safetensors")
+        folder = pathlib.Path(args.input)
+        read = [folder / path for path in files_below(folder)] if folder.is_dir() else []
+        # A checkpoint has no such files: one there may be what this command wrote before.
+        check_outputs([output], [path for path in read if path.suffix != ".safetensors"])
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         weights = load_weights(args.input, device)
         write_safetensors(weights, output)
@@ -53,7 +64,10 @@ def _convert(args: argparse.Namespace) -> None:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"--output {output} exists; name a new folder")
         named = architecture(args.model) if args.model else None
-        weights = weights_of(read_weights(args.input), named)
+        source = read_weights(args.input, args.key)
+        for note in source.notes:
+            print(f"{args.input}: {note}")
+        weights = weights_of(source, named)
         save_weights(output, weights)
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
     what = "MaSSFormer" if "classes" in weights.architecture else "encoder only"

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from massformer_jax.convert import torch_pickle
-from massformer_jax.convert.torch_pickle import PickleError, Storage, Tensor
+from massformer_jax.convert.torch_pickle import Opaque, PickleError, Storage, Tensor
 from massformer_jax.errors import InputError
 
 # mmengine keeps all logged numbers of a run in the pickle: some 50 MB after 80,000 steps.
@@ -62,7 +62,7 @@ class TorchFile:
             elif self._bytes[:1] == b"\x80":  # how a pickle begins
                 self.tree, self._find = _open_legacy(self._bytes)
             else:
-                raise PickleError("it is no file of torch.save")
+                raise PickleError(f"it is {_kind(self._bytes[:64])}, no file of torch.save")
         except PickleError as error:
             raise self._error(error) from error
 
@@ -102,7 +102,38 @@ class TorchFile:
             raise self._error(error) from error
 
     def _error(self, error: PickleError) -> InputError:
-        return InputError(f"{self._path}: {error}; download or save it again")
+        advice = "" if ";" in str(error) else "; download or save it again"
+        return InputError(f"{self._path}: {error}{advice}")
+
+
+_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull brings the file itself)",
+    b"\x89HDF": "an HDF5 file, as Keras writes it",
+    b"\x1f\x8b": "a compressed file (gunzip it)",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}  # how other files begin that are taken for weights
+
+
+def _kind(start: bytes) -> str:
+    """Returns what a file is that begins so."""
+    if start.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+        return "a web page"
+    return next(
+        (kind for magic, kind in _KINDS.items() if start.startswith(magic)), "of no known kind"
+    )
+
+
+def _pickled(tree: Any) -> str:
+    """Returns what a pickle holds that is no file of torch.save."""
+    keys = [key for key in tree if isinstance(key, str)] if isinstance(tree, dict) else []
+    inner = tree.get("model") if keys else None
+    values = [*(inner.values() if isinstance(inner, dict) else ()), *(tree[key] for key in keys)]
+    arrays = any(isinstance(value, Opaque) and "numpy" in value.name for value in values)
+    if "__author__" in keys or "matching_heuristics" in keys or "blobs" in keys:
+        return "a pickle of NumPy arrays as detectron2 and Caffe2 keep them"
+    return "a pickle of NumPy arrays" if arrays else "a plain pickle"
 
 
 # Takes a storage and the size of one number in bytes. Returns where the storage begins in the file,
@@ -178,7 +209,12 @@ def _open_zip(data: mmap.mmap) -> tuple[Any, _Finder]:
         raise PickleError("entries of its zip archive overlap or have the same name")
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise PickleError("it is a zip archive without the one data.pkl of torch.save")
+        what = (
+            "an archive of NumPy arrays"
+            if any(n.endswith(".npy") for n in names)
+            else "a zip archive"
+        )
+        raise PickleError(f"it is {what} without the one data.pkl of torch.save")
     prefix = pickles[0].removesuffix("data.pkl")
 
     def locate(name: str) -> tuple[int, int]:
@@ -219,8 +255,12 @@ def _open_zip(data: mmap.mmap) -> tuple[Any, _Finder]:
 
 def _open_legacy(data: mmap.mmap) -> tuple[Any, _Finder]:
     window = _Window(data, 0, len(data))
-    if torch_pickle.load(window)[0] != _LEGACY_MAGIC:
-        raise PickleError("it is a pickle, but no file of torch.save")
+    first, _ = torch_pickle.load(window)
+    if first != _LEGACY_MAGIC:
+        raise PickleError(
+            f"it is {_pickled(first)}, no file of torch.save; load it with what wrote it and save "
+            "the tensors by torch.save"
+        )
     if torch_pickle.load(window)[0] != _LEGACY_PROTOCOL:
         raise PickleError("its protocol version is unknown")
     system, _ = torch_pickle.load(window)

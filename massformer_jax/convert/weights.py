@@ -1,6 +1,5 @@
 """Converts weights in PyTorch's names and layouts to ours, and back."""
 
-import functools
 import json
 import os
 import re
@@ -22,8 +21,22 @@ from massformer_jax.convert.names import (
 from massformer_jax.convert.weights_file import WeightsFile
 from massformer_jax.errors import InputError
 from massformer_jax.files import written_atomically
-from massformer_jax.models.build import ARCHITECTURES, abstract_encoder, abstract_weights
+from massformer_jax.models.build import (
+    ARCHITECTURES,
+    abstract_encoder,
+    abstract_weights,
+    check_architecture,
+)
+from massformer_jax.models.finite import check_numbers
 from massformer_jax.models.weights import Weights
+
+_BOTTLENECK = "backbone.layer1.0.conv3.weight"  # a ResNet of 50 layers or more has it
+# (whether blocks have three convolutions, blocks of each stage): layers
+_OTHER_RESNETS = {
+    (False, (3, 4, 6, 3)): 34,
+    (True, (3, 4, 23, 3)): 101,
+    (True, (3, 8, 36, 3)): 152,
+}
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> dict[str, int] | None:
@@ -32,7 +45,7 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> dict[str, int] | None:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         found = {
-            "encoder_depth": 50 if "backbone.layer1.0.conv3.weight" in shapes else 18,
+            "encoder_depth": 50 if _BOTTLENECK in shapes else 18,
             "decoder_width": shapes[f"{head}.pixel_decoder.pixel_decoder.conv_avg.conv.weight"][0],
             "ffn_width": shapes[f"{decoder}.0.ffn.layers.0.0.weight"][0],
             "layers": len({m[1] for n in shapes if (m := re.match(rf"{decoder}\.(\d+)\.", n))}),
@@ -41,11 +54,11 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> dict[str, int] | None:
         }
     except (KeyError, IndexError):
         return None
-    # Beyond these limits no model can be built, or none in a reasonable time.
-    limits = {"decoder_width": 4096, "ffn_width": 2**16, "layers": 64, "queries": 10_000}
-    if any(not 1 <= found[key] <= most for key, most in (limits | {"classes": 255}).items()):
+    try:
+        check_architecture(found)
+    except InputError:
         return None
-    return None if found["decoder_width"] % 8 else found
+    return found
 
 
 def is_encoder(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -63,22 +76,18 @@ def weights_of(source: WeightsFile, architecture: Mapping[str, Any] | None = Non
         architecture: keyword arguments of MaSSFormer; None to recognise them.
 
     Raises:
-        InputError: the tensors do not fit the model, or the model is not recognised; the message
-            names the file.
+        InputError: the tensors do not fit the model, or the model is not recognised, or numbers
+            are not finite; the message names the file.
     """
     tensors = source.tensors
     known, alone = recognise(tensors), is_encoder(tensors)
     if alone:
-        depth = 50 if "backbone.layer1.0.conv3.weight" in tensors else 18
+        depth = _encoder_depth(source)
         known = next(a for a in ARCHITECTURES.values() if a["encoder_depth"] == depth)
     if architecture is not None:
         classes = known["classes"] if known else architecture["classes"]
         architecture = {**architecture, "classes": classes}
-    # Tensors that are not recognised are compared with the released model that shares most names.
-    nearest = functools.partial(
-        max, ARCHITECTURES.values(), key=lambda a: len(_names(a) & set(tensors))
-    )
-    architecture = dict(architecture or known or nearest())
+    architecture = dict(architecture or known or _nearest(tensors))
     depth, classes = architecture["encoder_depth"], architecture["classes"]
     like = abstract_encoder(depth) if alone else abstract_weights(architecture)
     try:
@@ -88,16 +97,14 @@ def weights_of(source: WeightsFile, architecture: Mapping[str, Any] | None = Non
                 + ", ".join(source.not_tensors[:5])
             )
         params, batch_stats = from_torch(tensors, like)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is found below
+            params, batch_stats = jax.tree.map(
+                lambda x: np.ascontiguousarray(x, np.float32), (params, batch_stats)
+            )
+        check_numbers(params, batch_stats, called=torch_name)
+        counters = _counters(tensors)
     except InputError as error:
         raise InputError(f"{source.path}: {error}") from error
-    params, batch_stats = jax.tree.map(
-        lambda x: np.ascontiguousarray(x, np.float32), (params, batch_stats)
-    )
-    counters = {
-        name: int(tensor)
-        for name, tensor in tensors.items()
-        if name.split(".")[-1] == COUNTER and tensor.ndim == 0
-    }
     fits = source.classes is not None and len(source.classes) == classes
     return Weights(
         step=source.iteration or 0,
@@ -108,6 +115,48 @@ def weights_of(source: WeightsFile, architecture: Mapping[str, Any] | None = Non
         params=params,
         batch_stats=batch_stats,
     )
+
+
+def _encoder_depth(source: WeightsFile) -> int:
+    """Returns the depth of a ResNet that stands alone; raises InputError for one we do not have."""
+    bottleneck = _BOTTLENECK in source.tensors
+    blocks = tuple(
+        len(
+            {
+                m[1]
+                for name in source.tensors
+                if (m := re.match(rf"backbone\.layer{i}\.(\d+)\.", name))
+            }
+        )
+        for i in range(1, 5)
+    )
+    depth = _OTHER_RESNETS.get((bottleneck, blocks))
+    if depth is not None:
+        raise InputError(
+            f"{source.path} holds a ResNet-{depth}; the encoder is a ResNet-18 or a ResNet-50: "
+            "pass one of those"
+        )
+    return 50 if bottleneck else 18
+
+
+def _nearest(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Returns the released model whose names differ least from those of tensors."""
+    given = {name for name in tensors if name.split(".")[-1] != COUNTER}
+    return min(ARCHITECTURES.values(), key=lambda a: len(_names(a) ^ given))
+
+
+def _counters(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Returns torch's counts of training steps; raises InputError for what is no count."""
+    counters = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.split(".")[-1] == COUNTER and tensor.ndim == 0
+    }
+    for name, tensor in counters.items():
+        real = jax.numpy.issubdtype(tensor.dtype, jax.numpy.floating) or tensor.dtype.kind in "iub"
+        if not real or not 0 <= float(tensor) < 2**63:
+            raise InputError(f"{name} is {tensor.item()}, which is no number of steps; set it to 0")
+    return {name: int(tensor) for name, tensor in counters.items()}
 
 
 def _names(architecture: Mapping[str, Any]) -> set[str]:

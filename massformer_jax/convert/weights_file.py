@@ -8,20 +8,15 @@ import hashlib
 import json
 import os
 import pathlib
-import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 
+from massformer_jax.convert.state_dict import find_state_dict, is_tensor, released_names
 from massformer_jax.convert.torch_file import TorchFile
-from massformer_jax.convert.torch_pickle import Tensor
 from massformer_jax.errors import InputError
 
-# How names begin in torchvision's ResNet, which is the released encoder; in a MaSSFormer they have
-# a prefix.
-_ENCODER = re.compile(r"(conv1|bn1|layer[1-4]|fc)\.")
 _MAX_HEADER_BYTES = 8 * 2**20  # of a .safetensors file, enough for some 80,000 tensors
 # Size of all tensors over the size of the file, at most: strides of 0 would let a small file stand
 # for tensors of any size.
@@ -38,6 +33,7 @@ class WeightsFile(NamedTuple):
         iteration: training steps so far, or None if the file does not tell.
         classes: names of the classes, likewise.
         palette: RGB of each class, likewise.
+        notes: lines that say which part of the file was taken, and how names were changed.
     """
 
     path: pathlib.Path
@@ -46,6 +42,7 @@ class WeightsFile(NamedTuple):
     iteration: int | None
     classes: tuple[str, ...] | None
     palette: tuple[tuple[int, int, int], ...] | None
+    notes: tuple[str, ...] = ()
 
     def provenance(self) -> dict[str, Any]:
         """Returns the file's name, SHA-256 and iteration, which a converted checkpoint keeps."""
@@ -54,57 +51,79 @@ class WeightsFile(NamedTuple):
         return {"file": self.path.name, "sha256": digest, "iteration": self.iteration}
 
 
-def read_weights(path: str | os.PathLike) -> WeightsFile:
-    """Reads a file of weights.
+def read_weights(path: str | os.PathLike, key: str | None = None) -> WeightsFile:
+    """Reads a file of weights, of `torch.save` or of safetensors, whatever its name is.
 
-    A file whose name ends in `.safetensors` has this format. Any other is read as a file of
-    `torch.save`: a state dict, or a dictionary with one under `state_dict`, as mmengine writes it.
-    If all names have the prefix `module.`, it is removed. Names of a ResNet get the prefix
-    `backbone.` if they lack it.
+    A file of `torch.save` holds a state dict, or dictionaries with one. `state_dict.py` says which
+    one is taken, and what is done to names.
+
+    Args:
+        path: the file.
+        key: where in a file of `torch.save` the state dict lies; None to find it.
 
     Raises:
-        InputError: the file cannot be read, is broken, or holds no state dict.
+        InputError: the file cannot be read, is broken, or holds no state dict, or several.
     """
     path = pathlib.Path(path)
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
-    tensors, not_tensors, meta = read(path)
-    if not tensors:
-        raise InputError(f"{path} holds no state dict (tensors by name); pass a file of weights")
+    if _is_safetensors(path):
+        if key is not None:
+            raise InputError(f"{path} is a .safetensors file, which has no keys; leave --key out")
+        tensors, not_tensors, meta, notes = _read_safetensors(path)
+    else:
+        tensors, not_tensors, meta, notes = _read_torch(path, key)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if size > _MAX_EXPANSION * path.stat().st_size:
         raise InputError(f"{path}: its tensors would fill {size:,} bytes; save them contiguous")
-    names = [_released_name(name) for name in _without_module(tensors)]
+    scalars = {name for name, tensor in tensors.items() if tensor.ndim == 0}
+    released, changes = released_names(list(tensors), scalars)
+    names = list(released.values())
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0][:80]
         raise InputError(f"{path} holds {twice} twice, with and without a prefix; remove one")
     classes, palette = _classes(meta)
-    iteration = meta.get("iter")
+    iteration = meta.get("iter") if isinstance(meta, dict) else None
     return WeightsFile(
         path,
-        dict(zip(names, tensors.values(), strict=True)),
+        {name: tensors[own] for own, name in released.items()},
         tuple(not_tensors),
         iteration if type(iteration) is int and 0 <= iteration < 2**31 else None,
         classes,
         palette,
+        (*notes, *changes),
     )
 
 
-def _read_torch(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str], Mapping]:
+# Tensors by name, names of what is no tensor, what the file says of them, and notes.
+_Content = tuple[dict[str, np.ndarray], list[str], Any, list[str]]
+
+
+def _read_torch(path: pathlib.Path, key: str | None) -> _Content:
     file = TorchFile(path)
-    tree = file.tree if isinstance(file.tree, dict) else {}
-    state = tree.get("state_dict", tree)
-    state = state if isinstance(state, dict) else {}
-    meta = tree.get("meta")
-    tensors = {k: file.array(v) for k, v in state.items() if _named_tensor(k, v)}
-    others = [str(key)[:80] for key, value in state.items() if not _named_tensor(key, value)]
-    return tensors, others, meta if isinstance(meta, dict) else {}
+    found = find_state_dict(file.tree, key)
+    if isinstance(found, str):
+        raise InputError(f"{path} {found}")
+    tensors = {k: file.array(v) for k, v in found.entries.items() if is_tensor(k, v)}
+    not_tensors = [str(k)[:80] for k, v in found.entries.items() if not is_tensor(k, v)]
+    meta = file.tree.get("meta")
+    return tensors, not_tensors, meta if isinstance(meta, dict) else {}, found.notes()
 
 
-def _named_tensor(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+def _is_safetensors(path: pathlib.Path) -> bool:
+    """Tells by its first bytes whether a file is one of safetensors; by its name if they do not."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file; pass a file of weights")
+    try:
+        with open(path, "rb") as file:
+            first = file.read(9)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(first) == 9 and first[8:] == b"{" and int.from_bytes(first[:8], "little") < 2**32:
+        return True
+    torch_s = first[:4] == b"PK\x03\x04" or first[:1] == b"\x80"
+    return path.suffix == ".safetensors" and not torch_s
 
 
-def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str], Mapping]:
+def _read_safetensors(path: pathlib.Path) -> _Content:
     try:
         with open(path, "rb") as file:
             header = int.from_bytes(file.read(8), "little")
@@ -121,20 +140,12 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[s
     except (AttributeError, TypeError) as error:
         # The dtype is one that NumPy lacks, for instance 8-bit floats.
         raise InputError(f"{path} holds a dtype that is not read; save it as float32") from error
+    if not tensors:
+        raise InputError(f"{path} holds no state dict (tensors by name); pass a file of weights")
     try:
-        return tensors, [], json.loads(meta.get("massformer", "{}"))
+        return tensors, [], json.loads(meta.get("massformer", "{}")), []
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its metadata `massformer` is no JSON; remove it") from error
-
-
-def _without_module(names: Mapping[str, Any]) -> list[str]:
-    """Returns the names without `module.`, which distributed training puts before all of them."""
-    wrapped = all(name.startswith("module.") for name in names)
-    return [name.removeprefix("module.") if wrapped else name for name in names]
-
-
-def _released_name(name: str) -> str:
-    return f"backbone.{name}" if _ENCODER.match(name) else name
 
 
 def _classes(meta: Any) -> tuple[tuple[str, ...] | None, tuple | None]:

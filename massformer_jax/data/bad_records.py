@@ -1,4 +1,4 @@
-"""What training does about records that cannot be used."""
+"""What training and evaluations do about records that cannot be used."""
 
 import logging
 import threading
@@ -16,8 +16,8 @@ class RecordError(InputError):
 class BadRecords:
     """The bad records that this process has met in a split; too many of them are an error.
 
-    Each record counts once. Each process has a count of its own, which begins anew after a restart.
-    The crops do not depend on it.
+    Each record counts once. Each process has a count of its own, which begins anew after a restart
+    and with each evaluation. The crops do not depend on it.
     """
 
     def __init__(self, total: int, policy: str, max_share: float):
@@ -34,8 +34,14 @@ class BadRecords:
         if policy not in _POLICIES:
             raise RecordError(f"on_bad_record={policy!r} is unknown; take 'skip' or 'fail'")
         self._total, self._policy, self._max_share = total, policy, max_share
-        self._found: set[int] = set()
+        self._found: dict[int, str] = {}
         self._lock = threading.Lock()  # the threads of the pipeline share this object
+
+    @property
+    def messages(self) -> list[str]:
+        """What is wrong with the bad records, a line for each, in their order in the split."""
+        with self._lock:
+            return [self._found[number] for number in sorted(self._found)]
 
     def add(self, number: int, error: InputError) -> None:
         """Counts and logs a record, unless it is known already.
@@ -53,7 +59,7 @@ class BadRecords:
         with self._lock:
             if number in self._found:
                 return
-            self._found.add(number)
+            self._found[number] = str(error)
             count = len(self._found)
         _log.warning("skipped %s (bad record %d of %d)", error, count, self._total)
         if count > self._max_share * self._total:

@@ -117,9 +117,7 @@ def cut_images(
     Raises:
         ImageError: the file is not an image, is damaged, or has another size.
     """
-    if (found := image_size(data, name)) != shape:
-        sizes = (f"{w}x{h}" for h, w in (found, shape))
-        raise ImageError("{}: the photograph is {}, its label map {}".format(name, *sizes))
+    check_size(data, name, shape)
     shrunk = min(shape[axis] / place.size[axis] for place in places for axis in (0, 1))
     reduce = 1 if exact else max(r for r in (1, 2, 4, 8) if r <= max(shrunk, 1))
     axes = [  # rows and columns of each place
@@ -142,6 +140,22 @@ def cut_images(
         )
         for rows, columns in axes
     ]
+
+
+def check_size(data: bytes, name: str, shape: tuple[int, int]) -> None:
+    """Checks that a photograph has the size of its label map.
+
+    Args:
+        data: the bytes of the image file.
+        name: what an error calls the photograph.
+        shape: the (height, width) of the label map, in pixels.
+
+    Raises:
+        ImageError: the photograph has another size, or is no image.
+    """
+    if (found := image_size(data, name)) != shape:
+        sizes = (f"{w}x{h}" for h, w in (found, shape))
+        raise ImageError("{}: the photograph is {}, its label map {}".format(name, *sizes))
 
 
 def is_varied(label: UInt8[np.ndarray, "h w"], max_class_share: float) -> bool:

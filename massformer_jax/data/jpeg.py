@@ -17,6 +17,11 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _END_OF_IMAGE, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1)
 _OTHER_FRAMES = tuple(set(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC})  # tables and an extension
+_TABLES_AND_TEXTS = (0xC4, 0xCC, 0xDB, 0xDC, *range(0xE0, 0xF0), 0xFE)
+_ALONE = (0x01, *range(0xD0, 0xD8))  # markers without a segment
+# Between segments decoders pass over everything that is no marker: fill bytes of 0xff, and bytes
+# that cameras and editors leave there.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 # A scan's data end at the first byte pair that is neither a stuffed 0xff nor a restart marker.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -37,36 +42,36 @@ class Layout(NamedTuple):
 
 
 class JpegError(ValueError):
-    """The error of a JPEG that ends before its end-of-image marker."""
+    """The error of a JPEG whose markers do not lead to an end-of-image marker."""
 
 
 def read_layout(data: bytes) -> Layout | None:
-    """Walks the markers of a JPEG from its start to its end.
+    """Walks the markers of a JPEG from its start to its end, as libjpeg does.
 
     A look at the last two bytes would not do: cameras append data after the end, and a thumbnail in
-    the EXIF block has an end of its own.
+    the EXIF block has an end of its own. Bytes between the segments are passed over, as OpenCV and
+    Pillow do, whose decoder is libjpeg.
 
     Returns:
         The layout, or None if the rows are coded in several passes (a progressive file) or in
         another unusual way.
 
     Raises:
-        JpegError: the markers do not lead to an end.
+        JpegError: the markers do not lead to an end, or there is one that decoders do not know.
     """
     frame, kind, interval = 0, 0, 0
     scans: list[tuple[int, int]] = []
     position = len(_START)
-    while position + 1 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
+    while found := _MARKER.search(data, position):
+        marker, position = data[found.end() - 1], found.end()
         if marker == _END_OF_IMAGE:
             sequential = kind in _SEQUENTIAL_FRAMES and len(scans) == 1
             return _layout(data, frame, scans[0], interval) if sequential else None
-        if marker == 0xFF:  # a fill byte
-            position += 1
+        if marker in _ALONE:
             continue
-        position += 2
         segment = position
-        position += int.from_bytes(data[segment : segment + 2], "big")
+        # The length includes its own two bytes. Decoders take 0 and 1 for 2.
+        position += max(2, int.from_bytes(data[segment : segment + 2], "big"))
         if marker in _SEQUENTIAL_FRAMES or marker in _OTHER_FRAMES:
             frame, kind = segment, marker
         elif marker == _RESTART_INTERVAL:
@@ -77,7 +82,22 @@ def read_layout(data: bytes) -> Layout | None:
                 break
             scans.append((position, end.start()))
             position = end.start()
+        elif marker not in _TABLES_AND_TEXTS:
+            break
+    # A text behind the coded data may claim to be longer than it is, and so hide the end.
+    hidden = kind in _SEQUENTIAL_FRAMES and len(scans) == 1 and data.endswith(_END)
+    if hidden and _is_whole(data[: scans[0][1]] + _END):
+        return None
     raise JpegError("the JPEG is truncated or corrupt")
+
+
+def _is_whole(data: bytes) -> bool:
+    """Tells whether a JPEG can be decoded without any warning, such as one of missing data."""
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _layout(data: bytes, frame: int, scan: tuple[int, int], interval: int) -> Layout | None:

@@ -6,77 +6,17 @@ Python's lock. The arrays stay uint8: normalisation and edge maps are made on th
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
 
 from massformer_jax.data import transforms
 from massformer_jax.data.bad_records import BadRecords, RecordError
-from massformer_jax.data.crops import ResizedCrop
+from massformer_jax.data.crops import ResizedCrop, check_size
 from massformer_jax.data.images import ImageError, decode_image, decode_mask
-from massformer_jax.errors import InputError
-
-_BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
-_KEPT_ENCODED = {
-    "image": tfds.decode.SkipDecoding(),
-    "segmentation_mask": tfds.decode.SkipDecoding(),
-}
-
-
-class PipelineError(InputError):
-    """The error of a dataset or a setting that cannot be used; the message is one line."""
-
-
-def open_split(data_dir: str | os.PathLike, split: str) -> Sequence[dict[str, Any]]:
-    """Opens a split, whose records can then be read in any order.
-
-    Args:
-        data_dir: the folder given to the build command; the newest version below it is read.
-        split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
-
-    Returns:
-        A sequence of records {'image': bytes of a JPEG file, 'segmentation_mask': bytes of a PNG
-        file, 'file_name': bytes, ...}.
-
-    Raises:
-        PipelineError: there is no complete dataset, or it has no such split.
-    """
-    builder = _newest(data_dir)
-    name = re.split(r"[\[+]", split)[0]
-    if name not in builder.info.splits:
-        present = ", ".join(builder.info.splits)
-        raise PipelineError(f"{builder.data_dir}: no split {name!r}; it has {present}")
-    return builder.as_data_source(split, decoders=_KEPT_ENCODED)
-
-
-def split_names(data_dir: str | os.PathLike) -> list[str]:
-    """Returns the names of the splits that the dataset has.
-
-    Raises:
-        PipelineError: there is no complete dataset.
-    """
-    return list(_newest(data_dir).info.splits)
-
-
-def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
-    """Returns the builder of the dataset's newest complete version."""
-    versions = [
-        info.parent
-        for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
-        # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    if not versions:
-        raise PipelineError(
-            f"{data_dir}: no mass13k dataset; build it with `{_BUILD_COMMAND} {data_dir}`"
-        )
-    newest = max(versions, key=lambda path: tfds.core.Version(path.name))
-    return tfds.builder_from_directory(newest)
+from massformer_jax.data.records import PipelineError, open_split, read_record
 
 
 def train_dataset(
@@ -105,7 +45,7 @@ def train_dataset(
 
     Args:
         data_dir: the folder given to the build command.
-        split: which photographs, see `open_split`.
+        split: which photographs, see `records.open_split`.
         batch_size: number of crops per step over all hosts; each host delivers an equal share.
         seed: decides order and augmentation.
         crop_size: edge of the square crops, in pixels.
@@ -207,16 +147,19 @@ def eval_examples(
     host_index: int = 0,
     host_count: int = 1,
     num_threads: int = 4,
+    bad_records: BadRecords | None = None,
 ) -> Iterator[dict]:
     """Returns this host's whole photographs with their label maps; all hosts see each one once.
 
     Args:
         data_dir: the folder given to the build command.
-        split: which photographs, see `open_split`.
+        split: which photographs, see `records.open_split`.
         host_index: `jax.process_index()`.
         host_count: `jax.process_count()`; this host takes every `host_count`-th photograph.
         num_threads: number of threads that decode. As many decoded photographs wait in memory, each
             of which takes 48 MB at 12 megapixels.
+        bad_records: gets the records that cannot be used, which are then left out; or raises an
+            error. If it is None, the first such record is an error.
 
     Returns:
         An iterator over {'image': uint8 [h w 3], 'label': uint8 [h w], 'file_name': str}.
@@ -224,14 +167,15 @@ def eval_examples(
     Raises:
         PipelineError: there is no such dataset or split. This is raised by the call itself, not by
             the iterator.
-        InputError: from the iterator, at a damaged photograph or label map.
+        InputError: from the iterator, see `BadRecords.add`.
     """
     records = open_split(data_dir, split)
     if host_index >= len(records):
         return iter(())
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
-    dataset = grain.MapDataset.source(records)[host_index::host_count].map(Decode())
-    return iter(dataset.to_iter_dataset(options))
+    bad_records = bad_records or BadRecords(len(records), "fail", 0.0)
+    numbers = grain.MapDataset.range(len(records))[host_index::host_count]
+    return iter(numbers.map(ReadWhole(records, bad_records)).to_iter_dataset(options))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,17 +196,30 @@ class Read(grain.transforms.RandomMap):
         for offset in range(len(self.records)):
             number = (int(element) + offset) % len(self.records)
             try:
-                return self.crop.random_map(self._record(number), rng)
+                return self.crop.random_map(read_record(self.records, number), rng)
             except (ImageError, RecordError) as error:
                 self.bad_records.add(number, error)
         raise PipelineError("no record of the split can be read; build the dataset again")
 
-    def _record(self, number: int) -> dict[str, Any]:
-        """Reads a record, and raises RecordError whatever the reader raises."""
+
+@dataclasses.dataclass(frozen=True)
+class ReadWhole(grain.transforms.Map):
+    """The transform from the number of a record to what `Decode` makes of it, None if it is bad."""
+
+    records: grain.sources.RandomAccessDataSource
+    bad_records: BadRecords
+
+    def map(self, element: int) -> dict[str, Any] | None:
+        """Reads and decodes the record `element`.
+
+        Raises:
+            InputError: see `BadRecords.add`.
+        """
         try:
-            return self.records[number]
-        except Exception as error:  # the reader's errors have many types, all undocumented
-            raise RecordError(f"record {number} of the split cannot be read: {error}") from error
+            return Decode().map(read_record(self.records, int(element)))
+        except (ImageError, RecordError) as error:
+            self.bad_records.add(int(element), error)
+            return None  # grain leaves it out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,11 +230,10 @@ class Decode(grain.transforms.Map):
         """Decodes a record to {'image', 'label', 'file_name'}, see `eval_examples`.
 
         Raises:
-            ImageError: one of the files is damaged. It names the file.
+            ImageError: one of the files is damaged, or their sizes differ. It names the file.
         """
         name = element["file_name"].decode()
-        return {
-            "image": decode_image(element["image"], name),
-            "label": decode_mask(element["segmentation_mask"], f"label map of {name}"),
-            "file_name": name,
-        }
+        image = decode_image(element["image"], name)
+        label = decode_mask(element["segmentation_mask"], f"label map of {name}")
+        check_size(element["image"], name, label.shape)
+        return {"image": image, "label": label, "file_name": name}

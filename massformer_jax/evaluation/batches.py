@@ -8,6 +8,10 @@ import numpy as np
 from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import Shown, show
 
+# Photographs of sizes that have not made a batch yet may wait, up to as many as are in this number
+# of batches: each takes 48 MB at 12 megapixels.
+_WAITING_BATCHES = 4
+
 
 class Batch(NamedTuple):
     """Photographs of one size; the first `count` are real, the others are copies that fill it up.
@@ -31,7 +35,8 @@ def batches_by_size(
     """Yields a batch as soon as `batch_size` photographs of one size have come, at last the rest.
 
     Sizes are never mixed: the network sees the whole image, so padding to a common size would
-    change the answers.
+    change the answers. If there are so many sizes that too many photographs wait, those of the most
+    frequent one go on with copies.
 
     Args:
         examples: each with `image`, uint8 [h, w, 3], and `label`, uint8 [h, w].
@@ -40,14 +45,15 @@ def batches_by_size(
     """
     collected: dict[tuple, list] = {}
     for example in examples:
-        same = collected.setdefault(example["image"].shape, [])
-        same.append(example)
-        if len(same) == batch_size:
-            yield _batch(same, batch_size, protocol)
-            same.clear()
+        size = example["image"].shape
+        collected.setdefault(size, []).append(example)
+        if len(collected[size]) == batch_size:
+            yield _batch(collected.pop(size), batch_size, protocol)
+        elif sum(map(len, collected.values())) >= _WAITING_BATCHES * batch_size:
+            fullest = max(collected, key=lambda size: len(collected[size]))
+            yield _batch(collected.pop(fullest), batch_size, protocol)
     for rest in collected.values():
-        if rest:
-            yield _batch(rest, batch_size, protocol)
+        yield _batch(rest, batch_size, protocol)
 
 
 def _batch(examples: list, batch_size: int, protocol: Protocol) -> Batch:

@@ -11,10 +11,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from massformer_jax.data.bad_records import BadRecords
+from massformer_jax.errors import InputError
 from massformer_jax.evaluation.batches import batches_by_size
 from massformer_jax.evaluation.one_behind import one_behind
 from massformer_jax.evaluation.output import PhotographFiles, Writer, mask_name, write_results
 from massformer_jax.evaluation.progress import EvaluationProgress
+from massformer_jax.evaluation.provenance import Dataset, Model, provenance, provenance_text
 from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
 from massformer_jax.inference.views import label_function
 from massformer_jax.metrics.counts import (
@@ -29,11 +32,17 @@ from massformer_jax.metrics.scores import (
     best_constant_miou,
     evaluation_summary,
     format_table,
+    ignored_share,
+    ignored_text,
     mean_iou,
+    nothing_labelled,
+    percent,
 )
 from massformer_jax.models.build import model_graph
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.report.collect import Gallery
+
+_NAMED = 10  # photographs that were left out are named in what is printed, up to this number
 
 
 def evaluation_function(
@@ -85,7 +94,9 @@ def evaluate(
     pictures: int,
     save_predictions: bool = False,
     total: int | None = None,
-    split: str = "",
+    bad_records: BadRecords | None = None,
+    dataset: Dataset,
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """Evaluates all examples and writes scores, pictures and label maps into `output`.
 
@@ -109,19 +120,25 @@ def evaluate(
         pictures: number of examples of which the truth and the prediction are drawn.
         save_predictions: whether all label maps are written.
         total: number of examples, for the progress bar; None if it is unknown.
-        split: data split of the examples; "validation" and "test" are shown among the published
-            results.
+        bad_records: gets the records that are left out while the examples are read.
+        dataset: where the examples are from. All of MaSS13K's validation or test split are shown
+            among the published results.
+        model: where the weights are from.
 
     Returns:
-        What `metrics.json` holds: `metrics.scores.evaluation_summary`, `protocol`, and
-        `best_constant_mIoU`, the best mIoU that one class everywhere can reach.
+        What `metrics.json` holds: `metrics.scores.evaluation_summary`, `protocol`,
+        `best_constant_mIoU`, the best mIoU that one class everywhere can reach, `skipped`, a line
+        for each record that was left out, and `provenance`.
+
+    Raises:
+        InputError: no photograph is left, in any process.
     """
 
     def start(batch):
         return evaluate_batch(params, batch_stats, batch.images, batch.labels)
 
     first_process = processes.is_first()
-    names, pool = [], zero_counts(len(classes))
+    names, sizes, pool = [], [], zero_counts(len(classes))
     gallery = Gallery(len(classes), BOUNDARY_RATIO)
     batches = batches_by_size(examples, sharding.photographs_at_once(mesh), protocol)
     with Writer() as writer, EvaluationProgress(total, shown=first_process) as progress:
@@ -136,40 +153,75 @@ def evaluate(
         for batch, (predictions, counts) in one_behind(start, batches):
             pool = add_counts(pool, Counts(*(field[: batch.count] for field in counts)))
             names += [mask_name(example) for example in batch.examples]
+            sizes += [example["label"].shape for example in batch.examples]
             progress.update(batch.count, mean_iou(pool))
             photographs.write(batch.examples, predictions, gallery.choose(names, pool))
     names, pool = pool_processes(names, pool)
+    sizes = [tuple(size) for size in _of_all_processes(sizes)]
+    skipped = _of_all_processes(bad_records.messages if bad_records else [])
+    if not names:
+        why = f": {skipped[0]}" if skipped else ""
+        raise InputError(f"none of the photographs can be evaluated{why}; build the dataset again")
     summary = {
         "protocol": dataclasses.asdict(protocol),
         **evaluation_summary(names, pool, boundary_ratio=BOUNDARY_RATIO, tolerances=TOLERANCES),
         "classes": list(classes),
         "best_constant_mIoU": best_constant_miou(pool),
+        "ignored_share": ignored_share(pool, sizes),
+        "skipped": skipped,
+        "provenance": provenance(dataset, names, sizes, model),
     }
     drawn = gallery.pictures(summary)
     if first_process:
-        write_results(output, summary, drawn, protocol=protocol, split=split)
+        write_results(output, summary, drawn, protocol=protocol)
     return summary
 
 
 def pool_processes(names: list[str], pool: Counts) -> tuple[list[str], Counts]:
     """Returns names and counts (int64 [n ...]) of all images, one process after the other."""
-    shares = processes.gather_bytes(json.dumps(names).encode())
     fields = []
     # Counts travel as bytes: arrays on devices have 32 bits and cannot count beyond 2^31.
     for field in pool:
         parts = processes.gather_bytes(field.tobytes())
         fields.append(np.frombuffer(b"".join(parts), np.int64).reshape(-1, *field.shape[1:]))
-    return [name for share in shares for name in json.loads(share)], Counts(*fields)
+    return _of_all_processes(names), Counts(*fields)
+
+
+def _of_all_processes(mine: list) -> list:
+    """Returns what JSON can hold, of one process after the other."""
+    return [
+        item
+        for share in processes.gather_bytes(json.dumps(mine).encode())
+        for item in json.loads(share)
+    ]
 
 
 def evaluation_text(summary: Mapping[str, Any], classes: Sequence[str]) -> str:
     """Returns what is printed of an evaluation.
 
-    It is the table of scores, the number of photographs, and the best mIoU of a constant answer to
-    compare with.
+    It is the table of scores, the number of photographs, the best mIoU of a constant answer to
+    compare with, the share of the pixels that count in no score, which photographs were left out,
+    and where all this comes from. If nothing is labelled, that is said in the place of the scores.
     """
-    constant = 100 * summary["best_constant_mIoU"]
-    return (
-        f"{format_table(dict(summary), classes)}\n{len(summary['images'])} photographs; "
-        f"one class everywhere has a mean IoU of {constant:.2f} at best"
+    count, constant = len(summary["images"]), percent(summary["best_constant_mIoU"])
+    scores = (
+        f"nothing is labelled in these {count} photographs, so there are no scores\n"
+        if nothing_labelled(summary)
+        else f"{format_table(dict(summary), classes)}\n{count} photographs; "
+        f"one class everywhere has a mean IoU of {constant} at best\n"
+        f"{ignored_text(summary['ignored_share'])}\n"
     )
+    after = f"{_skipped_text(summary['skipped'])}{provenance_text(summary['provenance'])}"
+    return scores + after
+
+
+def _skipped_text(skipped: Sequence[str]) -> str:
+    """Returns lines that name the records that were left out, or nothing if there are none."""
+    if not skipped:
+        return ""
+    named = [f"  {line}" for line in skipped[:_NAMED]]
+    if len(skipped) > _NAMED:
+        named.append(f"  and {len(skipped) - _NAMED} more, named in metrics.json")
+    count = f"{len(skipped)} photograph" + "s" * (len(skipped) > 1)
+    lines = [f"{count} could not be read, and the scores are those of all others:", *named]
+    return "\n".join([*lines, ""])

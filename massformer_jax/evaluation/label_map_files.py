@@ -14,7 +14,7 @@ from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.evaluation.one_behind import one_behind
-from massformer_jax.files import files_below
+from massformer_jax.files import pngs_below
 from massformer_jax.metrics.counts import (
     BOUNDARY_RATIO,
     TOLERANCES,
@@ -28,7 +28,8 @@ LabelMap = UInt8[np.ndarray, "h w"]
 
 
 class Pair(NamedTuple):
-    """The two files of one image; `name` is their path below the two folders."""
+    """The two files of one image; `name` is their path below the two folders, in composed
+    letters (see `files.composed`)."""
 
     name: str
     prediction: pathlib.Path
@@ -40,18 +41,17 @@ def find_pairs(
 ) -> tuple[list[Pair], list[str]]:
     """Returns the PNG files that both folders have, sorted, and what is wrong with the others.
 
-    Hidden files are passed over, as are files that are no PNG.
+    Hidden files are passed over, as are files that are no PNG. Links to folders are followed.
 
     Raises:
-        InputError: a folder is missing, or there is no PNG in the one with the labels.
+        InputError: a folder is missing, or there is no PNG in the one with the labels, or a folder
+            holds a name twice (see `files.pngs_below`).
+        OSError: a folder may not be read.
     """
-    found = []
-    for folder in (pathlib.Path(predictions), pathlib.Path(labels)):
+    for folder in map(pathlib.Path, (predictions, labels)):
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder; name one that holds a PNG for each image")
-        below = (path for path in files_below(folder) if path.suffix.lower() == ".png")
-        found.append({str(path): folder / path for path in below})
-    ours, truths = found
+    ours, truths = map(pngs_below, (predictions, labels))
     if not truths:
         raise InputError(f"{labels} holds no PNG; --labels names the folder of the label maps")
     problems = [f"{name}: no prediction" for name in truths.keys() - ours.keys()]
@@ -65,7 +65,7 @@ def read_pair(pair: Pair, num_classes: int) -> tuple[list[LabelMap], list[str]]:
     maps, problems = [], []
     for path, allowed in ((pair.prediction, ()), (pair.label, (IGNORE,))):
         try:
-            labels = decode_mask(path)
+            labels = decode_mask(path, classes=num_classes)
         except InputError as error:
             problems.append(str(error))
             continue

@@ -23,7 +23,6 @@ from massformer_jax.report.pictures import Picture
 
 # Rows of each panel at most: the pictures are to be looked at, and scores do not depend on them.
 PICTURE_HEIGHT = 768
-PUBLISHED = {"validation": "val", "test": "test"}  # names of the splits here and in the paper
 
 
 class Writer:
@@ -145,7 +144,6 @@ def write_results(
     pictures: Mapping[str, Picture],
     *,
     protocol: Protocol,
-    split: str,
 ) -> None:
     """Writes `metrics.json`, `row.md` and `report.html` of an evaluation.
 
@@ -154,7 +152,6 @@ def write_results(
         summary: what `metrics.json` holds.
         pictures: the worst photographs, by the names of their label maps.
         protocol: how the network saw the photographs.
-        split: data split of the photographs.
     """
     name = folder.parent.name
     write_json(folder / "metrics.json", summary)
@@ -164,11 +161,5 @@ def write_results(
         for key, value in dataclasses.asdict(protocol).items()
         if key == "resolution" or value != getattr(DEFAULT_PROTOCOL, key)
     }
-    page = evaluation_page(
-        name,
-        summary,
-        pictures,
-        split=PUBLISHED.get(split),
-        details={"split": split, **unusual},
-    )
+    page = evaluation_page(name, summary, pictures, among_published=True, details=unusual)
     write_atomically(folder / "report.html", page.encode())

@@ -6,6 +6,8 @@ import time
 import jax
 import tqdm
 
+from massformer_jax.metrics.scores import percent
+
 LINE_EVERY = 60  # seconds from one line to the next, where no bar can be drawn
 
 
@@ -35,7 +37,7 @@ class EvaluationProgress:
     def update(self, count: int, mean_iou: float) -> None:
         """Adds `count` photographs to those done, and shows the new mIoU, a fraction in 0..1."""
         self._done += count
-        self._bar.set_postfix_str(f"mIoU {100 * mean_iou:.2f}", refresh=False)
+        self._bar.set_postfix_str(f"mIoU {percent(mean_iou)}", refresh=False)
         self._bar.update(count)
         now = time.monotonic()
         if self._shown and self._bar.disable and now - self._printed >= LINE_EVERY:
@@ -44,7 +46,7 @@ class EvaluationProgress:
             each = (now - self._begun) / self._done
             print(
                 f"evaluated {self._done}{of_total} photographs, {each:.2f} s each; "
-                f"mIoU {100 * mean_iou:.2f} so far",
+                f"mIoU {percent(mean_iou)} so far",
                 flush=True,
             )
 

@@ -6,7 +6,6 @@ Nothing here needs JAX: `views` does what a protocol asks for.
 """
 
 import dataclasses
-import math
 import re
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int
 from massformer_jax.data.sizes import resized_size
 from massformer_jax.errors import InputError
 
+_LARGEST_SCALE = 16
 RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
 BLENDS = ("average", "smooth")
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
@@ -39,7 +39,7 @@ def network_size(height: int, width: int, resolution: str) -> tuple[int, int]:
         return resized_size(
             height, width, long_edge=RELEASE_LONG_EDGE, short_edge=RELEASE_SHORT_EDGE
         )
-    parts = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", resolution)
+    parts = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", resolution)
     if not parts:
         raise InputError(f"resolution is {resolution!r}; use native, release or HxW (3072x4096)")
     factor = min(int(parts[1]) / height, int(parts[2]) / width)
@@ -86,8 +86,11 @@ class Protocol:
             raise InputError(
                 f"stride is {self.stride}, more than window, {self.window}: there would be gaps"
             )
-        if not self.scales or any(not 0 < scale < math.inf for scale in self.scales):
-            raise InputError(f"scales is {tuple(self.scales)}; use factors above 0: 0.5, 1, 1.5")
+        if not self.scales or any(not 0 < scale <= _LARGEST_SCALE for scale in self.scales):
+            raise InputError(
+                f"scales is {tuple(self.scales)}; use factors above 0 and up to "
+                f"{_LARGEST_SCALE}: 0.5, 1, 1.5"
+            )
 
     @property
     def seen_once(self) -> bool:

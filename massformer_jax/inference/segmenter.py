@@ -1,12 +1,16 @@
 """A trained model that segments photographs: the interface from Python."""
 
+import dataclasses
 import os
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
+from massformer_jax.data.images import decode_image
+from massformer_jax.data.orientation import orientation, upright
 from massformer_jax.errors import InputError
 from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import label_function, score_function, show
@@ -14,6 +18,10 @@ from massformer_jax.models.build import model_graph
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel import sharding
+
+
+class TooLargeError(InputError):
+    """The error of a photograph for which the memory does not suffice."""
 
 
 class Segmenter:
@@ -33,13 +41,13 @@ class Segmenter:
         **protocol: Any,
     ):
         """Places weights, which may lie anywhere, on the devices; other arguments: see `load`."""
-        self._protocol = Protocol(**protocol)
+        self._protocol = _protocol(protocol)
         computation(dtype)
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
         graph = model_graph(weights.architecture, training=False)
         there = jax.local_devices()
-        if devices > len(there):
+        if not 1 <= devices <= len(there):
             raise InputError(f"devices is {devices}, and there are {len(there)}")
         mesh = sharding.make_mesh(there[:devices], {sharding.SPATIAL: devices})
         self._weights = jax.device_put(
@@ -70,36 +78,105 @@ class Segmenter:
                 `massformer_jax.inference.protocol.Protocol`; by default in one piece, as they are.
 
         Raises:
-            InputError: no checkpoint there, an unknown protocol or dtype, too few devices.
+            InputError: no checkpoint there, an unknown argument, protocol or dtype, too few
+                devices.
         """
+        _protocol(protocol)  # before the weights are read, which takes longer
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         weights = load_weights(directory, device)
         return cls(weights, dtype=dtype, devices=devices, **protocol)
 
-    def predict(self, image: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-        """Returns the class of every pixel.
+    def predict(self, image: Any) -> UInt8[np.ndarray, "h w"]:
+        """Returns the class of every pixel, in an array that may be written to.
 
         Args:
-            image: a photograph, RGB, uint8 [h, w, 3].
+            image: a photograph: the path of a file, or a PIL image, both of which are turned
+                upright as their metadata say; or an array, RGB, uint8 [h, w, 3].
 
         Raises:
-            InputError: an array of another shape or dtype.
+            InputError: a damaged file, or something else, such as an array of another shape.
+            TooLargeError: the memory does not suffice; windows need less.
+            OSError: the path cannot be read.
         """
-        return np.asarray(self._run(self._labels, image))[0]
+        return np.array(self._run(self._labels, image)[0])
 
-    def scores(self, image: np.ndarray) -> Float[np.ndarray, "h w k"]:
+    def scores(self, image: Any) -> Float[np.ndarray, "h w k"]:
         """Returns class scores of every pixel, float32, at least 0; not normalised over classes.
 
         Where there are several views (scales, mirror images), they are means of probabilities.
-        Arguments and errors are those of `predict`.
+        Arguments and errors are those of `predict`. The array is read-only, because a copy of it
+        would take hundreds of megabytes.
         """
-        return np.asarray(self._run(self._scores, image))[0]
+        return self._run(self._scores, image)[0]
 
-    def _run(self, function, image):
-        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+    def _run(self, function, image) -> np.ndarray:
+        pixels = _pixels(image)
+        try:
+            shown = show(self._protocol, [pixels])
+            return np.asarray(function(*self._weights, shown, pixels.shape[:2]))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            h, w = pixels.shape[:2]
+            shown = f"windows of {self._protocol.window}" if self._protocol.window else "one piece"
+            raise TooLargeError(
+                f"{h} rows of {w} pixels in {shown} need more memory than there is; show smaller "
+                "windows, for instance of 1024x1024"
+            ) from error
+
+
+def _protocol(settings: dict[str, Any]) -> Protocol:
+    """Returns the protocol of these settings; raises InputError if one is unknown or wrong."""
+    known = {field.name: type(field.default) for field in dataclasses.fields(Protocol)}
+    examples = {str: "text", bool: "True or False", tuple: "several numbers: (1.0, 1.5)"}
+    for name, value in settings.items():
+        if name not in known:
             raise InputError(
-                f"an image of shape {image.shape} and dtype {image.dtype}; "
-                "pass RGB as uint8 [height, width, 3]"
+                f"there is no argument {name!r}; use dtype, devices, {', '.join(known)}"
             )
-        shown = show(self._protocol, [image])
-        return function(*self._weights, shown, image.shape[:2])
+        kind = known[name]
+        numbers = isinstance(value, list | tuple) and all(isinstance(x, int | float) for x in value)
+        if not (numbers if kind is tuple else isinstance(value, kind)):
+            raise InputError(f"{name} is {value!r}; pass {examples[kind]}")
+    if "scales" in settings:
+        settings = {**settings, "scales": tuple(map(float, settings["scales"]))}
+    return Protocol(**settings)
+
+
+def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of what `Segmenter.predict` takes for a photograph, RGB and upright."""
+    if isinstance(image, str | os.PathLike):
+        return decode_image(image)
+    if isinstance(image, Image.Image):
+        return _pixels_of_pil(image)
+    if not hasattr(image, "__array__"):
+        raise InputError(
+            f"a {type(image).__name__} is no photograph; pass a path, a PIL image, or RGB as uint8 "
+            "[height, width, 3]"
+        )
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise InputError(
+            f"an image of shape {pixels.shape} and dtype {pixels.dtype}; "
+            "pass RGB as uint8 [height, width, 3]"
+        )
+    return pixels
+
+
+def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of a PIL image, as `decode_image` returns those of its file."""
+    if image.mode in ("I", "F") or not image.width or not image.height:
+        raise InputError(
+            f"a PIL image of mode {image.mode} and size {image.width}x{image.height}; convert it "
+            "to RGB"
+        )
+    turned = orientation(image)
+    try:
+        if image.mode.startswith("I;16"):
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            pixels = np.repeat(grey[..., None], 3, 2)
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"a PIL image that cannot be read: {error}") from error
+    return upright(pixels, turned)

@@ -21,7 +21,7 @@ from massformer_jax.ops.boundaries import boundary, class_bits, contours, spread
 # 2103.16562) has 0.02, the matting-level benchmark 0.001: 5 pixels of a 4096x3072 photograph.
 BOUNDARY_RATIO = 0.001
 # Distances by which a contour may be off, see `tolerance_pixels`.
-TOLERANCES = (0.0075, 0.001)
+TOLERANCES = (0.0075, 0.001, 1.0)
 
 _TILE = 1120  # pixels along each side at most, unless the margins are wider
 _ROWS_PER_BYTE = 8

@@ -8,7 +8,7 @@ images. docs/metrics.md defines each score.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,11 @@ def best_constant_miou(pool: Counts) -> float:
     """Computes the mIoU, 0..1, of the best answer that gives all pixels the same class.
 
     The IoU of that class is its share of the labelled pixels; the IoU of the other classes that
-    occur is 0.
+    occur is 0. It is NaN if nothing is labelled.
     """
     label = np.asarray(pool.label.sum(0), np.float64)
+    if not label.any():
+        return math.nan
     return float(label.max() / label.sum() / np.count_nonzero(label))
 
 
@@ -123,6 +125,28 @@ def mean_iou(pool: Counts) -> float:
     intersect = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - intersect
     return float((intersect[union > 0] / union[union > 0]).mean()) if union.any() else math.nan
+
+
+def ignored_share(pool: Counts, sizes: Sequence[tuple[int, int]]) -> float:
+    """Computes the share of all pixels, 0..1, that are labelled 255 and so count in no score.
+
+    Args:
+        pool: counts of n images.
+        sizes: their (height, width), in pixels.
+    """
+    pixels = sum(height * width for height, width in sizes)
+    return float(1 - pool.confusion.sum() / pixels) if pixels else math.nan
+
+
+def ignored_text(share: float) -> str:
+    """Returns a share of ignored pixels as text, in percent; a small one does not become none."""
+    few = "less than 0.01" if 0 < share < 0.0001 else percent(share)
+    return f"{few} % of all pixels are ignored (255)"
+
+
+def nothing_labelled(summary: Mapping[str, Any]) -> bool:
+    """Tells whether all pixels of an evaluation are ignored, so that there are no scores."""
+    return not np.any(summary["confusion"])
 
 
 def one_image(pool: Counts, i: int) -> Counts:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key, PyTree
 
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import MaSSFormer
-from massformer_jax.models.resnet import ResNet
+from massformer_jax.models.resnet import BLOCKS, ResNet
 from massformer_jax.tree import leaves_by_path
 
 # The released models.
@@ -51,13 +51,78 @@ def architecture(name: str) -> dict[str, int]:
     return dict(ARCHITECTURES[name])
 
 
+# The smallest and the largest value of all arguments but the depth. Beyond the largest no model is
+# built in a reasonable time, and a label is a byte of which 255 says "ignored".
+_LIMITS = {
+    "decoder_width": (8, 4096),
+    "ffn_width": (1, 2**16),
+    "layers": (1, 64),
+    "queries": (1, 10_000),
+    "classes": (1, 255),
+}
+_HEADS = 8  # of attention; they divide the decoder's width
+
+
+def check_architecture(architecture: Mapping[str, Any], *, training: bool = False) -> None:
+    """Checks that MaSSFormer(**architecture) can be built.
+
+    Args:
+        architecture: keyword arguments of MaSSFormer; of an encoder alone only `encoder_depth`.
+        training: whether it is also to be trained, which gives each class of a photograph a query
+            of its own.
+
+    Raises:
+        InputError: it cannot; names the key, as `architecture.KEY`.
+    """
+    if not isinstance(architecture, Mapping):
+        raise InputError(
+            f"architecture is {str(architecture)[:40]!r}; it must have keys and values"
+        )
+    known = ("encoder_depth", *_LIMITS)
+    unknown = sorted(str(key) for key in architecture if key not in known)
+    missing = [key for key in known if key not in architecture]
+    if unknown:
+        raise InputError(f"there is no architecture.{unknown[0][:40]}; use {', '.join(known)}")
+    if missing and (training or set(architecture) != {"encoder_depth"}):
+        raise InputError(f"architecture.{missing[0]} is missing")
+    for key, value in architecture.items():
+        if type(value) is not int:
+            raise InputError(
+                f"architecture.{key} is {str(value)[:40]!r}; it must be a whole number"
+            )
+    if architecture["encoder_depth"] not in BLOCKS:
+        depths = " or ".join(map(str, sorted(BLOCKS)))
+        raise InputError(
+            f"architecture.encoder_depth is {architecture['encoder_depth']}; it must be {depths}"
+        )
+    for key, (least, most) in _LIMITS.items():
+        if key in architecture and not least <= architecture[key] <= most:
+            raise InputError(
+                f"architecture.{key} is {architecture[key]}; it must be {least} to {most}"
+            )
+    if architecture.get("decoder_width", _HEADS) % _HEADS:
+        raise InputError(
+            f"architecture.decoder_width is {architecture['decoder_width']}; it must be a multiple "
+            f"of {_HEADS}"
+        )
+    if training and architecture["queries"] < architecture["classes"]:
+        raise InputError(
+            f"architecture.queries is {architecture['queries']}; it must be at least the number of "
+            f"classes, {architecture['classes']}"
+        )
+
+
 def model_graph(architecture: Mapping[str, Any], *, training: bool) -> nnx.GraphDef:
     """Returns the structure of MaSSFormer(**architecture), without weights.
 
     Args:
         architecture: keyword arguments of MaSSFormer.
         training: whether to normalise with batch statistics and update the running ones.
+
+    Raises:
+        InputError: there is no such model; see `check_architecture`.
     """
+    check_architecture(architecture)
     abstract = nnx.eval_shape(lambda: MaSSFormer(**architecture, rngs=_rngs(jax.random.key(0))))
     graph, _, _ = nnx.split(
         nnx.view(abstract, use_running_average=not training), nnx.Param, nnx.BatchStat
@@ -90,14 +155,24 @@ def compute_params(params: Any, dtype: DTypeLike) -> Any:
 
 
 def abstract_weights(architecture: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns shapes and dtypes of (params, batch_stats)."""
+    """Returns shapes and dtypes of (params, batch_stats).
+
+    Raises:
+        InputError: there is no such model; see `check_architecture`.
+    """
+    check_architecture(architecture)
     return jax.eval_shape(
         functools.partial(init_weights, architecture=architecture), abstract_key()
     )
 
 
 def abstract_encoder(depth: int) -> tuple[Any, Any]:
-    """Returns shapes and dtypes of the encoder's (params, batch_stats), under `backbone`."""
+    """Returns shapes and dtypes of the encoder's (params, batch_stats), under `backbone`.
+
+    Raises:
+        InputError: there is no encoder of this depth.
+    """
+    check_architecture({"encoder_depth": depth})
     params, batch_stats = jax.eval_shape(
         lambda key: _weights(ResNet(depth, rngs=_rngs(key))), abstract_key()
     )

@@ -1,12 +1,15 @@
 """Weights on disk: everything that is needed to predict, or to begin training with.
 
 A folder of weights holds STEP/ with `model`, the arrays, and `meta`, JSON with the architecture,
-class names and palette, and for converted weights with where they came from. A training run keeps
-such folders in its workdir, as `best/` and, with more in them, as `checkpoints/`.
+class names and palette, and for converted weights with where they came from; and `checksums.json`,
+with which the rest is compared before it is read. A training run keeps such folders in its workdir,
+as `best/` and, with more in them, as `checkpoints/`.
 """
 
 import os
 import pathlib
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +19,15 @@ from etils import epath
 from massformer_jax.classes import CLASSES, class_palette
 from massformer_jax.errors import InputError
 from massformer_jax.models.build import abstract_encoder, abstract_weights
+from massformer_jax.models.checksums import damage, write_checksums
+from massformer_jax.models.finite import check_numbers
 
 LAST, BEST = "checkpoints", "best"  # folders of a workdir
+
+
+def say_on_stderr(line: str) -> None:
+    """Prints a line on standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Weights(NamedTuple):
@@ -46,33 +56,51 @@ def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
     )
     with ocp.CheckpointManager(epath.Path(directory).resolve()) as manager:
         manager.save(weights.step, args=items)
+    write_checksums(pathlib.Path(directory) / str(weights.step))
 
 
 def load_weights(
-    directory: str | os.PathLike, sharding: jax.sharding.Sharding, *, encoder: bool = False
+    directory: str | os.PathLike,
+    sharding: jax.sharding.Sharding,
+    *,
+    encoder: bool = False,
+    step: int | None = None,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> Weights:
     """Returns the weights in a workdir: the best ones, or the last if none were evaluated.
+
+    What is damaged is passed over, and said: after the best weights come those of the last states,
+    the newest first.
 
     Args:
         directory: a workdir, a folder `checkpoints` or `best` of one, or converted weights.
         sharding: where each array goes.
         encoder: whether an encoder alone will do.
+        step: takes the weights of this step, and no others.
+        say: prints a line.
 
     Raises:
-        InputError: there is no complete checkpoint, or there is an encoder alone where that will
-            not do.
+        InputError: there is no complete and undamaged checkpoint, or its weights are not finite,
+            or there is an encoder alone where that will not do.
     """
     root = pathlib.Path(directory)
-    for folder in (root / BEST, root / LAST, root):
-        steps = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
-        if steps:
-            break
-    else:
-        raise InputError(f"{directory} holds no checkpoint; pass the --workdir of a training run")
+    found = [
+        folder / str(number)
+        for folder in (root / BEST, root / LAST, root)
+        for number in reversed(steps_in(folder))
+        if step in (None, number)
+    ]
+    if not found:
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise InputError(f"{directory} holds {what}; pass the --workdir of a training run")
+    path = undamaged(found, say)
+    step, folder = int(path.name), path.parent
     with ocp.CheckpointManager(epath.Path(folder).resolve()) as manager:
-        step = max(manager.all_steps())
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        like = _abstract(meta["architecture"])
+        try:
+            like = _abstract(meta["architecture"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         if "classes" not in meta["architecture"] and not encoder:
             raise InputError(f"{directory} holds an encoder alone; use it as config.init_from")
         like = jax.tree.map(
@@ -81,11 +109,38 @@ def load_weights(
         arrays = manager.restore(
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(like))
         )["model"]
+    try:
+        check_numbers(**arrays)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     classes = tuple(meta["classes"])
     palette = tuple(tuple(rgb) for rgb in meta.get("palette") or class_palette(len(classes)))
     return Weights(
         step, meta["architecture"], classes, **arrays, palette=palette, source=meta.get("source")
     )
+
+
+def steps_in(folder: pathlib.Path) -> list[int]:
+    """Returns the steps of which a folder holds a checkpoint, in order."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def undamaged(checkpoints: Sequence[pathlib.Path], say: Callable[[str], None]) -> pathlib.Path:
+    """Returns the first checkpoint that is what was written; says which ones before it are not.
+
+    Raises:
+        InputError: there is none; names the first.
+    """
+    wrong = []
+    for path in checkpoints:
+        problem = damage(path)
+        if not problem:
+            for line in wrong:
+                say(f"{line}; {path} is taken instead")
+            return path
+        wrong.append(f"{path} is damaged: {problem}")
+    more = f" (and {len(wrong) - 1} more are damaged)" if len(wrong) > 1 else ""
+    raise InputError(f"{wrong[0]}{more}; take a copy of it, or train or convert again")
 
 
 def weights_item(params: Any, batch_stats: Any) -> ocp.args.StandardSave:

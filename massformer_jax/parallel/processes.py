@@ -91,6 +91,11 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def wait_for_all() -> None:
+    """Waits until every process has come here."""
+    gather_bytes(b"")
+
+
 def gather_bytes(mine: bytes) -> list[bytes]:
     """Returns what each process passed, in order of the processes, on all of them."""
     if jax.process_count() == 1:

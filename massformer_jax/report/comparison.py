@@ -14,14 +14,14 @@ from massformer_jax.report.pictures import Picture
 from massformer_jax.report.worst import ranked_scores, score_table, worst
 
 _RESAMPLINGS = 2000  # number of them, for the interval of a mean
-_SETTINGS = ("classes", "boundary_ratio", "tolerances")
+_SETTINGS = ("classes", "boundary_ratio")
 
 
 def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     """Checks that two evaluations have the same images, classes and settings.
 
     Raises:
-        InputError: they differ in one of these.
+        InputError: they differ in one of these. Of tolerances of BF1, one that both have will do.
     """
     for key in _SETTINGS:
         if first[key] != second[key]:
@@ -29,6 +29,11 @@ def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> Non
                 f"{key} is {first[key]} in the first evaluation and {second[key]} in the second; "
                 "evaluate both in the same way"
             )
+    if _tolerances(first) and _tolerances(second) and not _common(first, second)["tolerances"]:
+        raise InputError(
+            f"tolerances is {first['tolerances']} in the first evaluation and "
+            f"{second['tolerances']} in the second; evaluate both with one of them"
+        )
     for mine, other, where in ((first, second, "second"), (second, first, "first")):
         missing = [name for name in mine["images"] if name not in other["images"]]
         if missing:
@@ -41,6 +46,7 @@ def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> Non
 
 def changed_most(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Returns the images to show: those whose scores fell or rose most, for any class and score."""
+    first, second = _common(first, second), _common(second, first)
     change = np.subtract(*(_table(summary, first) for summary in (second, first)))
     names = list(first["images"])
     return [names[i] for i in worst(np.concatenate([change, -change], axis=1))]
@@ -64,6 +70,7 @@ def comparison_page(
     """
     first, second = summaries
     check_comparable(first, second)
+    first, second = summaries = _common(first, second), _common(second, first)
     classes, measures = first["classes"], ranked_scores(first)
     both = [_table(summary, first) for summary in summaries]
     images = list(first["images"])
@@ -80,7 +87,11 @@ def comparison_page(
         (f"Errors of {names[1]}", ("photo", "errors_b")),
     )
     sections = [
-        ("scores", "Scores", _figures(names, summaries, measures, both)),
+        (
+            "scores",
+            "Scores",
+            _figures(names, summaries, measures, both) + _origins(names, summaries),
+        ),
         ("classes-of", "Classes", _class_deltas(summaries)),
         (
             "distribution",
@@ -114,6 +125,21 @@ def mean_change(change: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
     means = [rng.choice(change, change.size).mean() for _ in range(_RESAMPLINGS)]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(change.mean()), float(low), float(high)
+
+
+def _common(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an evaluation without the scores at tolerances that another does not have.
+
+    An earlier version of the package had fewer tolerances.
+    """
+    shared = [t for t in _tolerances(mine) if t in _tolerances(other)]
+    lacking = {name for name in mine if "BF1" in name and name not in other}
+    return {**{k: v for k, v in mine.items() if k not in lacking}, "tolerances": shared}
+
+
+def _tolerances(summary: Mapping[str, Any]) -> list:
+    tolerances = summary.get("tolerances")
+    return tolerances if isinstance(tolerances, list) else []
 
 
 def _table(summary: Mapping[str, Any], like: Mapping[str, Any]) -> np.ndarray:
@@ -156,6 +182,27 @@ def _figures(names, summaries, measures, both) -> str:
         f'<div class="wide"><table id="summary"><thead><tr>{head}</tr></thead>'
         f'<tbody>{"".join(rows)}</tbody></table></div><p class="note">In percent, over '
         f"{len(summaries[0]['images'])} images.</p>"
+    )
+
+
+def _origins(names, summaries) -> str:
+    """Returns a table of where both evaluations come from, empty if nothing tells."""
+    facts = [
+        {**tables.provenance_facts(summary), **tables.ignored_fact(summary)}
+        for summary in summaries
+    ]
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(key)}</th>'
+        + "".join(f"<td>{html.escape(of.get(key, '-'))}</td>" for of in facts)
+        + "</tr>"
+        for key in dict.fromkeys([*facts[0], *facts[1]])
+    )
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in ("", *names))
+    return (
+        f'<details id="origins"><summary>Where they come from</summary><div class="wide"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
 
 

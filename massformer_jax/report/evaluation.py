@@ -21,17 +21,19 @@ def evaluation_page(
     summary: Mapping[str, Any],
     pictures: Mapping[str, Picture],
     *,
-    split: str | None = None,
+    among_published: bool = False,
     details: Mapping[str, str] | None = None,
 ) -> str:
     """Returns HTML of at most `document.MOST_BYTES` that shows an evaluation.
 
     Args:
         name: name of the run or the method.
-        summary: what `scores.evaluation_summary` returns, or what was read from JSON of it.
+        summary: what `scores.evaluation_summary` returns, or what was read from JSON of it; with
+            its `provenance`, if that is known.
         pictures: pictures by the name of the image; images may lack one.
-        split: data split, "val" or "test", to show the run among the published methods.
-        details: facts that are shown above the scores, for instance the step of the checkpoint.
+        among_published: whether to show the run among the published methods, or why it may not
+            stand there.
+        details: further facts that are shown above the scores.
     """
     classes, images = summary["classes"], summary["images"]
     measures = ranked_scores(summary)
@@ -60,8 +62,8 @@ def evaluation_page(
         ("worst", "Worst images", document.gallery(classes, measures, ())),
         ("all", "All images", document.image_table()),
     ]
-    if split:
-        among = tables.published_table(name, summary, split)
+    if among_published:
+        among = tables.published_table(name, summary)
         sections.append(("methods", "Among the published", among))
     data = document.script_data(names, [name], classes, measures, [table], _PANELS)
     return document.document(f"Evaluation of {name}", sections, data, wanted)
@@ -74,12 +76,15 @@ def _head(summary, measures, details: Mapping[str, str]) -> str:
         for key, value in [*figures, ("aAcc", summary["aAcc"])]
     )
     facts = {
+        **tables.provenance_facts(summary),
         **details,
         "images": str(len(summary["images"])),
+        **tables.ignored_fact(summary),
         "boundaries of BIoU": f"{100 * summary['boundary_ratio']:g}% of the diagonal",
     }
     listed = "".join(
         f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd></div>"
         for key, value in facts.items()
     )
-    return f'<dl class="figures">{shown}</dl><dl class="facts">{listed}</dl>'
+    config = tables.config_text(summary)
+    return f'<dl class="figures">{shown}</dl><dl class="facts">{listed}</dl>{config}'

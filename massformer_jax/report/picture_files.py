@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 from massformer_jax.classes import class_palette
-from massformer_jax.data.images import decode_image, decode_mask, image_size
+from massformer_jax.data.images import decode_image, decode_mask, image_size, mask_size
 from massformer_jax.errors import InputError
-from massformer_jax.files import files_below
+from massformer_jax.files import composed, files_below, pngs_below
 from massformer_jax.report.pictures import Picture, draw
 
 
@@ -32,19 +32,17 @@ def find_photographs(
     by_stem = {}
     for path in files_below(images):
         if (mimetypes.guess_type(path)[0] or "").startswith("image/"):
-            by_stem.setdefault(path.with_suffix(""), []).append(path)
+            by_stem.setdefault(composed(path.with_suffix("")), []).append(path)
     found, problems = {}, []
-    for path in files_below(labels):
-        if path.suffix.lower() != ".png":
-            continue
-        candidates = by_stem.get(path.with_suffix(""), [])
+    for name, label in pngs_below(labels).items() if labels.is_dir() else ():
+        candidates = by_stem.get(str(pathlib.Path(name).with_suffix("")), [])
         if len(candidates) != 1:
             several = " and ".join(map(str, candidates))
-            problems.append(f"{path}: {several or 'no photograph'} in {images}")
+            problems.append(f"{name}: {several or 'no photograph'} in {images}")
             continue
-        photograph = found[str(path)] = images / candidates[0]
+        photograph = found[name] = images / candidates[0]
         try:
-            (h, w), (i, j) = image_size(photograph), image_size(labels / path)
+            (h, w), (i, j) = image_size(photograph), mask_size(label)
         except (InputError, OSError) as error:
             problems.append(str(error))
             continue
@@ -69,7 +67,8 @@ def read_pictures(
     """Reads the files of some images, one after the other, and draws each; returns the pictures.
 
     Args:
-        names: paths of the label maps and predictions below their folders.
+        names: paths of the label maps and predictions below their folders, as `files.pngs_below`
+            names them.
         labels: folder of the label maps.
         predictions: folders of predictions, by the suffix of their layers (see `pictures.draw`).
         photographs: what `find_photographs` returned, or nothing.
@@ -80,11 +79,16 @@ def read_pictures(
         InputError: a file is no image.
         OSError: a file cannot be read.
     """
+    truths = pngs_below(labels)
+    ours = {suffix: pngs_below(folder) for suffix, folder in predictions.items()}
     return {
         name: draw(
             decode_image(photographs[name]) if name in photographs else None,
-            decode_mask(pathlib.Path(labels, name)),
-            {suffix: decode_mask(pathlib.Path(path, name)) for suffix, path in predictions.items()},
+            decode_mask(truths[name], classes=num_classes),
+            {
+                suffix: decode_mask(files[name], classes=num_classes)
+                for suffix, files in ours.items()
+            },
             boundary_ratio=boundary_ratio,
             palette=class_palette(num_classes),
         )

@@ -1,6 +1,7 @@
 """Tables of scores as HTML. All text that is not from here is escaped here."""
 
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 from massformer_jax.metrics import published, scores
 
 _COLUMNS = ("IoU", "Acc", "Precision", "Dice", "BIoU")
-_BENCHMARK = {"val": 500, "test": 1500}  # number of images in each data split
 
 
 def number(value: float | None) -> float:
@@ -107,44 +107,87 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
     )
 
 
-def published_table(name: str, summary: Mapping[str, Any], split: str) -> str:
+def published_table(name: str, summary: Mapping[str, Any]) -> str:
     """Returns a table of the published methods and the run, the best mIoU first.
+
+    For a run that may not stand among them (see `published.comparable`), it is a sentence that says
+    so.
 
     Args:
         name: what to call the run.
-        summary: its scores.
-        split: data split, "val" or "test".
+        summary: its scores and its provenance.
     """
-    given = {key: number(summary.get(key)) for key in ("mIoU", "mBIoU", published.BF1)}
-    rows = [
-        (getattr(m, split), m.name, m.backbone, f"{m.params:.2f}", f"{m.gmacs:,.0f}")
-        for m in published.published()
-    ]
-    rows.append((published.run_scores(given), name, "this run", "-", "-"))
-    rows.sort(key=lambda row: -np.nan_to_num(row[0].miou))
+    split, reason = published.comparable(summary)
+    row = html.escape(published.markdown_row(name, summary))
+    as_row = (
+        f'<p>As a row in Markdown: <code id="markdown">{row}</code> '
+        '<button type="button" data-copy="markdown">Copy</button></p>'
+    )
+    if split is None:
+        return f'<p class="note" id="incomparable">{html.escape(reason)}</p>{as_row}'
     body = []
-    for values, method, backbone, params, gmacs in rows:
-        ours = ' class="ours" aria-current="true"' if backbone == "this run" else ""
-        cells = [backbone, *published.cells(values), params, gmacs]
-        body.append(
-            f'<tr{ours}><th scope="row">{html.escape(method)}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            + "</tr>"
+    for entry in published.rows(name, summary, split):
+        ours = ' class="ours" aria-current="true"' if entry.ours else ""
+        cells = "".join(
+            f"<td>{html.escape(cell)}</td>"
+            for cell in (entry.backbone, *entry.cells, entry.source or published.THIS_RUN)
         )
+        body.append(f'<tr{ours}><th scope="row">{html.escape(entry.method)}</th>{cells}</tr>')
     head = "".join(
-        f'<th scope="col">{text}</th>'
-        for text in ("method", "backbone", "mIoU", "BIoU", "BF1", "parameters, M", "GMAC")
+        f'<th scope="col">{html.escape(text)}</th>'
+        for text in ("method", "backbone", *published.COLUMNS, "source")
     )
-    images, asked = len(summary["images"]), _BENCHMARK[split]
-    other = f" This run saw {images} images, the benchmark has {asked}." if images != asked else ""
-    row = html.escape(published.markdown_row(name, given))
+    sources = "".join(
+        f"<dt>{html.escape(key)}</dt><dd>{html.escape(text)}</dd>"
+        for key, text in published.SOURCES.items()
+    )
     return (
-        f'<p class="note">MaSS13K {split}, as printed in the paper. {html.escape(published.NOTE)}'
-        f'{other}</p><div class="wide"><table id="published"><thead><tr>{head}</tr></thead><tbody>'
-        f"{''.join(body)}</tbody></table></div><p>As a row in Markdown: "
-        f'<code id="markdown">{row}</code> <button type="button" data-copy="markdown">Copy'
-        "</button></p>"
+        f'<p class="note">MaSS13K {split}, as published. {html.escape(published.NOTE)}</p>'
+        f'<div class="wide"><table id="published"><thead><tr>{head}</tr></thead><tbody>'
+        f'{"".join(body)}</tbody></table></div><dl class="note">{sources}</dl>{as_row}'
     )
+
+
+def ignored_fact(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the share of ignored pixels as a fact; empty if the evaluation does not tell it."""
+    share = summary.get("ignored_share")
+    return {} if share is None else {"labels": scores.ignored_text(share)}
+
+
+def provenance_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Returns where an evaluation comes from, in texts by what they tell; empty if nothing does."""
+    provenance = summary.get("provenance")
+    known = provenance if isinstance(provenance, Mapping) else {}
+    dataset = known.get("dataset")
+    found = dataset if isinstance(dataset, Mapping) else {}
+    facts = {key: known.get(key) for key in ("date", "version", "checkpoint", "step")}
+    for key, unit, name in (("parameters", 1e6, "parameters, M"), ("macs", 1e9, "GMAC")):
+        if isinstance(known.get(key), int | float):
+            facts[name] = f"{known[key] / unit:,.2f}"
+    if isinstance(known.get("architecture"), Mapping):
+        facts["architecture"] = _listed(known["architecture"])
+    facts["dataset"] = found.get("name")
+    facts["split"] = found.get("split")
+    facts["folder of the dataset"] = found.get("folder")
+    if found:
+        facts["MaSS13K"] = found.get("mass13k") or f"no: {found.get('reason')}"
+    facts["predictions"] = known.get("predictions")
+    facts["command"] = known.get("command")
+    return {key: str(value) for key, value in facts.items() if value is not None}
+
+
+def config_text(summary: Mapping[str, Any]) -> str:
+    """Returns the config of a run as HTML that is closed at first, empty if there is none."""
+    provenance = summary.get("provenance")
+    config = provenance.get("config") if isinstance(provenance, Mapping) else None
+    if not config:
+        return ""
+    text = html.escape(json.dumps(config, indent=1))
+    return f'<details id="config"><summary>config</summary><pre>{text}</pre></details>'
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _bar(value: float | None) -> str:

@@ -10,9 +10,10 @@ A workdir holds
 The position in the data is no part of a state: it follows from the step, for any number of
 processes (`pipeline.stream_position`). Orbax writes into a temporary folder and renames it: what
 has a step's name is complete. Every process writes its own arrays; one renames, when all have
-written.
+written, and then lists the checksums of all files (`massformer_jax.models.checksums`).
 """
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from massformer_jax.classes import class_names
+from massformer_jax.errors import InputError
 from massformer_jax.files import written_atomically
-from massformer_jax.models.weights import BEST, LAST, weights_item
+from massformer_jax.models.checksums import damage, write_checksums
+from massformer_jax.models.weights import BEST, LAST, steps_in, weights_item
+from massformer_jax.parallel import processes
+from massformer_jax.parallel.processes import say
 from massformer_jax.training.state import TrainState
 
 NONFINITE = "nonfinite"
@@ -34,29 +39,36 @@ KEPT = 2  # if the newest is damaged by a failing disk, there is one before it
 class Checkpoints:
     """The states and the best weights of a run.
 
+    What is damaged is set aside at the start, so that the run continues from the state before it.
     Used as a context manager, it waits at the end for what is still being written.
 
     Args:
         workdir: folder of the run; made if it is missing.
         architecture: keyword arguments of MaSSFormer, which are written beside the weights.
         every: number of steps from one state to the next.
+        step: continues from the state after this step; None for the newest.
+
+    Raises:
+        InputError: there are states and all are damaged, or there is none after `step`.
     """
 
-    def __init__(self, workdir: pathlib.Path, architecture: Mapping[str, Any], *, every: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        architecture: Mapping[str, Any],
+        *,
+        every: int,
+        step: int | None = None,
+    ):
         self._architecture, self._every = architecture, every
-        self._states = ocp.CheckpointManager(
-            epath.Path(workdir) / LAST,
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, create=True),
-        )
-        self._best = ocp.CheckpointManager(
-            epath.Path(workdir) / BEST,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=1,
-                best_fn=lambda metrics: metrics["mIoU"],
-                best_mode="max",
-                create=True,
-            ),
-        )
+        states, best = (pathlib.Path(workdir) / name for name in (LAST, BEST))
+        if processes.is_first():
+            set_damaged_aside(states, step=step, needed=True)
+            set_damaged_aside(best, step=None, needed=False)
+        processes.wait_for_all()
+        self._states = ocp.CheckpointManager(epath.Path(states), options=_options(states, KEPT))
+        best_of = {"best_fn": lambda metrics: metrics["mIoU"], "best_mode": "max"}
+        self._best = ocp.CheckpointManager(epath.Path(best), options=_options(best, 1, **best_of))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -122,9 +134,69 @@ class Checkpoints:
         return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
 
 
+def set_damaged_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -> None:
+    """Renames checkpoints that are not what was written, and says which, down to a sound one.
+
+    Nothing is deleted: 2000/ becomes 2000.damaged/, which no command looks at.
+
+    Args:
+        folder: of checkpoints.
+        step: the one to continue from; later ones are set aside, too. None for the newest.
+        needed: whether it is an error if all are damaged.
+
+    Raises:
+        InputError: all are damaged, or there is none of `step`, or that one is damaged.
+    """
+    steps = steps_in(folder)
+    if step is not None and step not in steps:
+        there = f"those of {', '.join(map(str, steps))}" if steps else "none"
+        raise InputError(f"{folder} holds no state of step {step}, but {there}")
+    later = [number for number in steps if step is not None and number > step]
+    aside = {number: f"is later than step {step}" for number in later}
+    for number in reversed(steps[: len(steps) - len(later)]):
+        problem = damage(folder / str(number))
+        if not problem:
+            break
+        if number == step:
+            raise InputError(f"{folder / str(step)} is damaged: {problem}; name another --step")
+        aside[number] = f"is damaged: {problem}"
+    else:
+        if steps and needed:
+            raise InputError(
+                f"{folder / str(steps[-1])} {aside[steps[-1]]}, and no other state is sound; "
+                "restore one from a copy, or start again in another --workdir"
+            )
+    for number, reason in aside.items():
+        kept = _free_name(folder / f"{number}.damaged")
+        (folder / str(number)).rename(kept)
+        say(f"{folder / str(number)} {reason}; it is now {kept.name}")
+
+
+def _free_name(path: pathlib.Path) -> pathlib.Path:
+    names = (path.with_name(f"{path.name}{i or ''}") for i in itertools.count())
+    return next(name for name in names if not name.exists())
+
+
+def _options(folder: pathlib.Path, kept: int, **best: Any) -> ocp.CheckpointManagerOptions:
+    """Returns options of a manager that lists the checksums of what it has written."""
+
+    def seal():
+        # Called when all is written, before the folder gets its name.
+        if processes.is_first():
+            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):
+                write_checksums(unnamed)
+
+    return ocp.CheckpointManagerOptions(
+        max_to_keep=kept,
+        create=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+        **best,
+    )
+
+
 def has_state(workdir: pathlib.Path) -> bool:
     """Tells whether there is a complete state to continue from."""
-    return any(path.name.isdigit() for path in (workdir / LAST).glob("*"))
+    return bool(steps_in(workdir / LAST))
 
 
 def save_nonfinite(
@@ -141,6 +213,8 @@ def save_nonfinite(
     folder = workdir / NONFINITE
     with ocp.CheckpointManager(epath.Path(folder)) as manager:
         _save(manager, state, architecture)
+    if processes.is_first():
+        write_checksums(folder / str(int(state.step)))
     with (
         written_atomically(folder / f"batch_{jax.process_index()}.npz") as part,
         part.open("wb") as file,

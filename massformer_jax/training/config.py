@@ -4,13 +4,14 @@ The defaults are the released recipe. A file in configs/ takes them and changes 
 """
 
 import dataclasses
+from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 from massformer_jax.inference.protocol import Protocol
-from massformer_jax.models.build import architecture
+from massformer_jax.models.build import architecture, check_architecture
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel.sharding import check_batch_size
@@ -55,7 +56,9 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
         "short_edges": tuple(int(3072 * x * 0.1) for x in range(5, 21)),  # 0.5 to 2 times 4K
         "max_long_edge": 8192,
         "threads": 8,  # per process; each makes about 20 crops per second and core
-        "on_bad_record": "skip",  # takes the next one, for up to 1 % of them; or "fail"
+        # What cannot be read: training takes the next one, for up to 1 % of them, and an evaluation
+        # leaves it out and names it; or "fail".
+        "on_bad_record": "skip",
         "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
     }
     # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
@@ -106,6 +109,12 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         InputError: it cannot; names the key.
     """
     check_batch_size(config.batch_size, mesh)
+    check_architecture(config.architecture.to_dict(), training=True)
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f"seed is {config.seed}; it must be 0 to {2**32 - 1}")
+    for rule in config.shardings:
+        if not _is_rule(rule):
+            raise InputError(f"shardings has {rule!r}; a rule is (regular expression, axes)")
     crop = config.data.crop_size
     if crop < STRIDE or crop % STRIDE:
         raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
@@ -121,6 +130,14 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         raise InputError(f"on_nonfinite is {config.on_nonfinite!r}; use 'halt' or 'skip'")
     parse_steps(config.profile_steps)
     evaluation_protocol(config)
+
+
+def _is_rule(rule: Any) -> bool:
+    """Tells whether this is a rule of `sharding.parameter_specs`: a text, and one or several."""
+    if not isinstance(rule, list | tuple) or len(rule) != 2:
+        return False
+    axes = rule[1] if isinstance(rule[1], list | tuple) else (rule[1] or "-",)
+    return isinstance(rule[0], str) and all(isinstance(axis, str | None) for axis in axes)
 
 
 def evaluation_protocol(config: ml_collections.ConfigDict) -> Protocol:

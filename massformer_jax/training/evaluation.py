@@ -1,6 +1,8 @@
 """Evaluations of a run: on the way, and of a workdir that is trained already."""
 
 import functools
+import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +12,11 @@ import ml_collections
 
 from massformer_jax.classes import CLASSES
 from massformer_jax.data import pipeline
+from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.errors import InputError
 from massformer_jax.evaluation.evaluate import evaluate, evaluation_function, evaluation_text
+from massformer_jax.evaluation.provenance import Dataset, Model
+from massformer_jax.models.build import check_architecture
 from massformer_jax.models.weights import load_weights
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
@@ -62,9 +67,13 @@ class Evaluations:
         """
         step = int(state.step)
         output = self._workdir / "eval"
-        summary = self._evaluate(state.params, state.batch_stats, output, asked=asked)
-        progress.write(step, {f"eval/{name}": summary[name] for name in SCALARS})
-        checkpoints.save_best(state, summary["mIoU"])
+        origin = {"checkpoint": str(self._workdir), "step": step}
+        summary = self._evaluate(
+            state.params, state.batch_stats, output, asked=asked, origin=origin
+        )
+        if not math.isnan(summary["mIoU"]):  # it is where nothing is labelled
+            progress.write(step, {f"eval/{name}": summary[name] for name in SCALARS})
+            checkpoints.save_best(state, summary["mIoU"])
         if processes.is_first():
             note_evaluation(self._workdir, step)
         say(f"evaluation after step {step}\n{evaluation_text(summary, CLASSES)}")
@@ -72,17 +81,24 @@ class Evaluations:
 
 
 def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[str, Any]]:
-    """Returns evaluate_weights(params, batch_stats, output, asked) -> summary, for config.eval.
+    """Returns evaluate_weights(params, batch_stats, output, asked, origin) -> summary.
 
-    Each process evaluates its own share of the photographs on its own devices, at its own pace; the
-    counts are pooled at the end. `asked` says whether to give up, raising Preempted.
+    It does what config.eval says. Each process evaluates its own share of the photographs on its
+    own devices, at its own pace; the counts are pooled at the end. `asked` says whether to give up,
+    raising Preempted. `origin` says where the weights come from, as fields of `Model`.
 
     Raises:
-        InputError: there is no such split or protocol, at once.
+        InputError: there is no such split, protocol or architecture, at once.
     """
     mesh = sharding.evaluation_mesh(jax.local_devices(), config.mesh.to_dict())
     protocol = evaluation_protocol(config)
     architecture = config.architecture.to_dict()
+    check_architecture(architecture)
+    if architecture["classes"] != len(CLASSES):
+        raise InputError(
+            f"architecture.classes is {architecture['classes']}; the dataset's labels are of "
+            f"{len(CLASSES)} classes"
+        )
     evaluate_batch = evaluation_function(architecture, mesh, protocol=protocol, dtype=config.dtype)
     examples = functools.partial(
         pipeline.eval_examples,
@@ -94,12 +110,19 @@ def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[
     )
     records = pipeline.open_split(config.data.data_dir, config.eval.split)
     total = len(range(jax.process_index(), len(records), jax.process_count()))
+    # However many are skipped: a run does not lose its evaluations, or itself, to a part of them.
+    counted = functools.partial(BadRecords, len(records), config.data.on_bad_record, 1.0)
+    counted()  # refuses an unknown policy at once
+    info = records.dataset_info
+    dataset = Dataset(str(info.data_dir), info.full_name, config.eval.split)
+    described = {"architecture": architecture, "config": json.loads(config.to_json())}
 
-    def evaluate_weights(params, batch_stats, output, asked=lambda: False):
+    def evaluate_weights(params, batch_stats, output, asked=lambda: False, *, origin):
+        bad_records = counted()
         return evaluate(
             evaluate_batch,
             *processes.on_local_devices((params, batch_stats), mesh),
-            until_asked(examples(), asked),
+            until_asked(examples(bad_records=bad_records), asked),
             mesh=mesh,
             classes=CLASSES,
             protocol=protocol,
@@ -107,21 +130,30 @@ def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[
             pictures=config.eval.pictures,
             save_predictions=config.eval.save_predictions,
             total=total,
-            split=config.eval.split,
+            bad_records=bad_records,
+            dataset=dataset,
+            model=Model(**origin, **described),
         )
 
     return evaluate_weights
 
 
-def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def evaluate_workdir(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int | None = None
+) -> None:
     """Evaluates the best weights of a workdir, or the last where none are the best yet.
+
+    Args:
+        config: the one that it was trained with.
+        workdir: folder of the run.
+        step: evaluates the weights of this step instead.
 
     Raises:
         InputError: the workdir holds no weights, or those of another architecture.
     """
     evaluate_weights = weights_evaluation(config)
     mesh = sharding.make_mesh(jax.devices())
-    weights = load_weights(workdir, sharding.replicated(mesh))
+    weights = load_weights(workdir, sharding.replicated(mesh), step=step)
     for key, value in config.architecture.items():
         if weights.architecture.get(key) != value:
             raise InputError(
@@ -129,5 +161,6 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -
                 f"{weights.architecture.get(key)}, the config {value}; use the config it was "
                 "trained with"
             )
-    summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval")
+    origin = {"checkpoint": str(workdir), "step": weights.step, "source": weights.source}
+    summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval", origin=origin)
     say(f"evaluation of step {weights.step}\n{evaluation_text(summary, weights.classes)}")

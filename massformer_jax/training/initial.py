@@ -13,6 +13,7 @@ from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.models.weights import Weights, load_weights
+from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import has_state
 from massformer_jax.training.state import TrainState
 
@@ -90,5 +91,7 @@ def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
         params, batch_stats = jax.device_get((weights.params, weights.batch_stats))
         return weights._replace(params=params, batch_stats=batch_stats)
     source = read_weights(path)
+    for note in source.notes:
+        say(f"{path}: {note}")
     known = recognise(source.tensors) or is_encoder(source.tensors)
     return weights_of(source, None if known else architecture)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -28,10 +29,17 @@ from massformer_jax.training.stopping import Preempted, stop_notice
 from massformer_jax.training.workdir import claim
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, continue_from: int | None = None
+) -> None:
     """Trains to `config.total_steps`, continuing what `workdir` holds, and evaluates on the way.
 
     Of several processes all call it; the first one prints and writes what is written once.
+
+    Args:
+        config: see `training.config.released_recipe`.
+        workdir: folder of the run.
+        continue_from: the step whose state is continued; None for the newest.
 
     Raises:
         InputError: the config cannot be trained here, or the workdir belongs to another one.
@@ -41,6 +49,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     mesh = sharding.make_mesh(jax.devices(), config.mesh.to_dict())
     validate(config, mesh)
     architecture, total = config.architecture.to_dict(), config.total_steps
+    halts = config.on_nonfinite == "halt"
     batches, evaluations = input_batches(config), Evaluations(config, workdir)
     initial = initial_weights(config, workdir)
     optimizer = recipe_optimizer(**config.optimizer, total_steps=total)
@@ -58,18 +67,28 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         shardings=shardings,
         **config.loss,
     )
-    every = config.checkpoint_every
-    with stop_notice() as notice, Checkpoints(workdir, architecture, every=every) as checkpoints:
+    with (
+        stop_notice() as notice,
+        Checkpoints(
+            workdir, architecture, every=config.checkpoint_every, step=continue_from
+        ) as checkpoints,
+    ):
         state = checkpoints.restore(shapes, shardings)
         if state is None:
             state = fresh_state(config, optimizer, shardings, initial)
+        elif halts:
+            # Steps that were left out before, when the policy was another one, end no run now.
+            state = state._replace(skipped=jnp.zeros_like(state.skipped))
         del initial
         first = int(state.step)
         set_position(batches, config, first)
         say_what_runs(state, first, total, mesh)
-        profile = Profile(parse_steps(config.profile_steps), workdir / "profile")
-        finite = FiniteWatch(workdir, architecture, halts=config.on_nonfinite == "halt")
-        with run_progress(config, workdir, first) as progress:
+        finite = FiniteWatch(workdir, architecture, halts=halts)
+        steps = parse_steps(config.profile_steps)
+        with (
+            run_progress(config, workdir, first) as progress,
+            Profile(steps, workdir / "profile") as profile,
+        ):
             if evaluations.is_missing(first):
                 evaluations.run(state, checkpoints, progress, asked=notice.now)
             for i in range(first + 1, total + 1):

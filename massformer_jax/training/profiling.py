@@ -38,6 +38,18 @@ class Profile:
     def __init__(self, steps: range, folder: pathlib.Path):
         self._steps, self._folder, self._running = steps, folder, False
 
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Ends a trace that the run's end has cut short."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            print(
+                f"the trace of the steps from {self._steps.start} is in {self._folder}", flush=True
+            )
+
     @contextlib.contextmanager
     def step(self, i: int) -> Iterator[None]:
         """Encloses all that the host does for step `i`, from its input on."""

@@ -1,6 +1,7 @@
 """The progress of a training run: lines on the terminal, and scalars for TensorBoard."""
 
 import contextlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +91,10 @@ class Progress:
         numbers = {name: float(value) for name, value in terms.items()}
         speed = self._speed(step)
         print(self._line(step, numbers, speed), flush=True)
-        numbers |= speed | {"learning_rate": float(self._schedule(step - 1))}
+        # Of the step: the optimizer counts those before it that were applied.
+        finite = math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])
+        applied = step - 1 - (round(numbers["skipped"]) - (not finite))
+        numbers |= speed | {"learning_rate": float(self._schedule(applied))}
         self.write(step, {f"train/{name}": value for name, value in numbers.items()})
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:

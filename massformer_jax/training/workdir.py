@@ -23,7 +23,13 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
     path = workdir / "config.json"
     mine = _by_key(config.to_json())
     if path.exists():
-        theirs = _by_key(path.read_text())
+        try:
+            theirs = _by_key(path.read_text())
+        except ValueError as error:
+            raise InputError(
+                f"{path} is damaged ({error}); remove it if the workdir is of this config, and the "
+                "same command writes it again"
+            ) from error
         differing = [
             f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
             for key in sorted(mine.keys() | theirs.keys())
@@ -40,9 +46,19 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
 
 
 def last_evaluation(workdir: pathlib.Path) -> int:
-    """Returns the last step whose evaluation came to its end, 0 if none did."""
+    """Returns the last step whose evaluation came to its end, 0 if none did.
+
+    Raises:
+        InputError: the file that says so is damaged.
+    """
     path = workdir / EVALUATED
-    return int(path.read_text()) if path.exists() else 0
+    text = path.read_text(errors="replace").strip() if path.exists() else "0"
+    if not text.isdecimal():
+        raise InputError(
+            f"{path} holds {text[:20]!r} and no step; write the last evaluated step into it, or "
+            "remove it to evaluate the newest state again"
+        )
+    return int(text)
 
 
 def note_evaluation(workdir: pathlib.Path, step: int) -> None:
@@ -53,4 +69,6 @@ def note_evaluation(workdir: pathlib.Path, step: int) -> None:
 def _by_key(config: str) -> dict[str, Any]:
     """Returns the values of a config in JSON by their dotted keys."""
     tree = json.loads(config)
+    if not isinstance(tree, dict):
+        raise ValueError("it holds no keys")
     return leaves_by_path(tree, separator=".", is_leaf=lambda node: not isinstance(node, dict))

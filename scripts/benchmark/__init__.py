@@ -1,1 +1,1 @@
-"""Time, memory and FLOPs of the network, its layers and the data pipeline: docs/performance.md."""
+"""Measurements of the network, its layers and the data pipeline, for docs/performance.md."""

@@ -1,24 +1,27 @@
-"""Time, memory and FLOPs of the network on this machine, or memory on a TPU by its compiler.
+"""Measures time, memory and FLOPs of the network on this machine, or compiles it for a TPU.
 
     python -m scripts.benchmark --task inference --model massformer_r50 --size 1024x1024
     python -m scripts.benchmark --task train --model massformer_r50 --size 1024x1024 --batch 16 \\
         --topology v5e:4x4 --json
     python -m scripts.benchmark --task deform_conv --size 1024x1024 --compare
 
-It runs from a checkout and needs jax, flax, optax and numpy, nothing else; PyTorch for `--compare`
-and libtpu (no TPU) for `--topology`. Weights and images are made up. Results: docs/performance.md.
+It runs from a checkout and needs jax, flax, optax and numpy, and nothing else. `--compare` also
+needs PyTorch, and `--topology` needs libtpu, but no TPU. Weights and images are made up.
+docs/performance.md shows the results.
 
 With `--json` the output is one object on one line:
-    seconds            median of the timed runs; null if it was only compiled
-    temp_bytes         temporaries of one device, by the compiler
-    argument_bytes     arguments of one device, by the compiler
-    flops              of the whole batch: matrix products and convolutions, a multiplication and an
-                       addition counted as two, bodies of loops as often as they run
+    seconds            median of the timed runs; null if the program was only compiled
+    temp_bytes         temporaries of one device, as the compiler gives them
+    argument_bytes     arguments of one device, as the compiler gives them
+    flops              FLOPs of the whole batch: matrix products and convolutions, where a
+                       multiplication and an addition count as two and the body of a loop counts
+                       as often as it runs
     device             processor, with the number of cores or devices that were used
-    versions           of Python and the libraries
-    layers             (deform_conv, --compare) the same for each deformable convolution
-and task, model, size, batch, dtype, topology, runs, compile_seconds, date. For deform_conv, seconds
-and FLOPs are sums over the layers, forward and backward, and bytes those of the largest one.
+    versions           versions of Python and the libraries
+    layers             the same for each deformable convolution (with deform_conv or --compare)
+It also has task, model, size, batch, dtype, topology, runs, compile_seconds and date. For
+deform_conv, seconds and FLOPs are sums over the layers, forward and backward, and the bytes are
+those of the largest layer.
 """
 
 import argparse
@@ -82,8 +85,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the JSON object."""
-    # Not above: `main` prepares the environment before jax is imported.
+    """Returns the JSON object of the measurement."""
+    # These imports are here because `main` prepares the environment before jax is imported.
     from massformer_jax.models.build import architecture
     from scripts.benchmark.layers import measure_layers, total
     from scripts.benchmark.networks import devices_for, measure_network
@@ -119,7 +122,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(record: dict[str, Any]) -> str:
-    """Writes the record for people."""
+    """Returns the record as text for people."""
     where = record["device"] if record["topology"] is None else f"{record['device']}, compiled only"
     took = "not run"
     if record["seconds"] is not None:

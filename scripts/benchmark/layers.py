@@ -1,4 +1,4 @@
-"""The network's deformable convolutions one by one, ours and PyTorch's in one process."""
+"""Measures each deformable convolution of the network, ours and PyTorch's in one process."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,17 +16,20 @@ from scripts.benchmark.values import make_values
 
 
 class Layer(NamedTuple):
-    """One deformable convolution, as the network has it for an image of a certain size."""
+    """A deformable convolution of the network."""
 
     name: str
-    stride: int  # of its map
+    stride: int  # how much smaller its map is than the image
     features_in: int
     features_out: int
-    taps: int  # k, of k x k
+    taps: int  # k, for a kernel of k x k taps
 
 
 def layers(width: int) -> list[Layer]:
-    """Returns those of a pixel decoder of this width (docs/deform_conv.md), coarsest map first."""
+    """Returns the layers of a pixel decoder of this width, coarsest map first.
+
+    docs/deform_conv.md explains their names.
+    """
     return [
         Layer("CST 1, 3x3", 32, width, width, 3),
         Layer("CST 2, 3x3", 16, width, width, 3),
@@ -37,7 +40,7 @@ def layers(width: int) -> list[Layer]:
 
 
 def layer_named(name: str, width: int) -> Layer:
-    """Returns one of `layers`."""
+    """Returns the one of `layers` with this name."""
     return next(layer for layer in layers(width) if layer.name == name)
 
 
@@ -51,11 +54,11 @@ def measure_layers(
     runs: int,
     compare: bool,
 ) -> list[dict[str, Any]]:
-    """Measures each layer, forward (`forward`) and forward and backward (`gradient`).
+    """Measures each layer: the forward pass (`forward`), and both passes (`gradient`).
 
-    Offsets are normal, 2 pixels wide, at every position. With `compare` PyTorch computes the same
-    numbers on the same kind of device; `difference` is the largest of the results, relative to the
-    largest result.
+    The offsets of every position are normally distributed, with a standard deviation of 2 pixels.
+    With `compare`, PyTorch computes the same numbers on the same kind of device. `difference` is
+    the largest difference of the results, relative to the largest result.
     """
     mesh = sharding.make_mesh(list(devices))
     found = []
@@ -83,9 +86,9 @@ def measure_layers(
 def layer_arguments(
     layer: Layer, batch: int, height: int, width: int, dtype: str, mesh: jax.sharding.Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns what `deform_conv` takes, and `cotangent`, from which the backward pass starts.
+    """Returns the arguments of `deform_conv`, and `cotangent`, which the backward pass starts from.
 
-    Offsets and modulation are float32 whatever `dtype` is, as in the network.
+    Offsets and modulation are float32, whatever `dtype` is, as in the network.
     """
     taps = layer.taps**2
     dtype = computation(dtype).arrays
@@ -106,7 +109,7 @@ def layer_arguments(
 
 
 def total(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Adds up the layers' seconds and FLOPs, forward and backward, and takes the most of bytes."""
+    """Returns the sums of the layers' seconds and FLOPs, both passes, and the largest bytes."""
     parts = [layer["ours"]["gradient"] for layer in layers]
     seconds = [part["seconds"] for part in parts]
     return {
@@ -119,7 +122,7 @@ def total(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def forward(dtype: str) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
-    """Returns the deformable convolution of `layer_arguments`."""
+    """Returns a function that computes a deformable convolution from `layer_arguments`."""
 
     def run(a):
         with computing(dtype):
@@ -129,7 +132,7 @@ def forward(dtype: str) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
 
 
 def gradient(dtype: str) -> Callable[[Mapping[str, jax.Array]], tuple[jax.Array, tuple]]:
-    """Returns the same, with the gradients of its four inputs."""
+    """Returns a function that also computes the gradients of the four inputs."""
 
     def run(a):
         inputs = (a["x"], a["offsets"], a["modulation"], a["kernel"])
@@ -141,7 +144,7 @@ def gradient(dtype: str) -> Callable[[Mapping[str, jax.Array]], tuple[jax.Array,
 
 
 def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str, Any]:
-    """Measures PyTorch with the same values."""
+    """Measures PyTorch's deformable convolution with the same values."""
     layer = pytorch_layer(values)
     expected = np.asarray(forward(dtype)(values).astype(jnp.float32))
     result = layer.forward().float().cpu().numpy().transpose(0, 2, 3, 1)

@@ -1,10 +1,11 @@
-"""Times the metrics of one pair of label maps against the plain OpenCV way.
+"""Times the metrics of one pair of label maps, ours and a plain version with OpenCV.
 
     python -m scripts.benchmark.metrics [--size 3072x4096] [--repeats 9]
 
-The plain way is the released evaluator's: a mask for each class of prediction and label, eroded
-five times by a 3x3 square, and histograms of the labels. What it counts has to be equal. The
-contours of BF1, which the release omits, are timed apart: a distance transform for each of them.
+The plain version does what the released evaluator does: it makes a mask for each class of
+prediction and label, erodes it five times by a 3x3 square, and takes histograms of the labels. Its
+counts must equal ours. The contours of BF1 (the boundary F1 score), which the release omits, are
+timed by themselves: the plain version computes a distance transform for each of them.
 """
 
 import argparse
@@ -24,7 +25,7 @@ CLASSES = 7
 
 
 def scene(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a prediction and a label map: a scene, shifted and with specks, and as it is."""
+    """Returns a prediction and a label map: the label map shifted and with specks, and a scene."""
     rng = np.random.default_rng(0)
     _, label = render_scene(rng, height, width, water=True)
     prediction = np.roll(np.where(label == 255, 0, label).astype(np.uint8), (3, 4), (0, 1))
@@ -41,7 +42,7 @@ def plain_boundary(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def plain_counts(prediction: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
-    """Counts intersection, prediction, label, boundary intersection and boundary union by class."""
+    """Returns, by class: intersection, prediction, label, boundary intersection, boundary union."""
     radius = counts.boundary_radius(*label.shape)
     boundaries = []
     for k in range(CLASSES):

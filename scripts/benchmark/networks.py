@@ -1,4 +1,4 @@
-"""Inference and training steps of the network, as programs without values."""
+"""Inference and training steps of the network, as functions and arguments without values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,20 +19,20 @@ from scripts.benchmark.run import measure
 from scripts.benchmark.values import placed
 from scripts.tpu_compiler import topology_devices
 
-# Points at which masks are compared in training, as in massformer_jax/training/config.py, which
-# needs ml_collections to be read.
+# Number of points at which masks are compared in training. It is repeated here because importing
+# massformer_jax/training/config.py needs ml_collections.
 POINTS = 12544
 
 
 def devices_for(topology: str | None, batch: int) -> list[jax.Device]:
-    """Returns the devices that share a batch: as many as divide it.
+    """Returns the devices that share a batch; their number divides the batch.
 
     Args:
-        topology: a slice of TPUs, such as v5e:4x4; None for the devices of this machine.
-        batch: how many images there are.
+        topology: a slice of TPUs, such as v5e:4x4, or None for the devices of this machine.
+        batch: the number of images.
 
     Raises:
-        InputError: there is no such topology, or no compiler for it.
+        InputError: there is no such topology, or its compiler is not installed.
     """
     found = topology_devices(topology) if topology else jax.devices()
     return found[: max(n for n in range(1, len(found) + 1) if batch % n == 0)]
@@ -63,10 +63,10 @@ def measure_network(
 def inference(
     architecture: Mapping[str, Any], size: tuple[int, int], batch: int, dtype: str, mesh: Mesh
 ) -> tuple[Callable, tuple]:
-    """Returns the function from photographs to label maps and its arguments, without values.
+    """Returns the function from photographs to label maps, and its arguments without values.
 
-    The photographs are uint8 [batch, *size, 3] and split over the mesh, their rows too if it has an
-    axis for them; the labels have their size.
+    The photographs are uint8 [batch, *size, 3] and split over the mesh. Their rows are split, too,
+    if the mesh has an axis for them. The label maps have the size of the photographs.
     """
     find = network_labels(model_graph(architecture, training=False), dtype=dtype, mesh=mesh)
 
@@ -88,7 +88,7 @@ def train(
     *,
     remat: bool = False,
 ) -> tuple[Callable, tuple]:
-    """Returns the training step of the released recipe and its arguments, without values.
+    """Returns the training step of the released recipe, and its arguments without values.
 
     Raises:
         InputError: the network cannot be trained with this size or batch.
@@ -113,7 +113,7 @@ def check_training(size: tuple[int, int], batch: int, mesh: Mesh) -> None:
     """Checks that the network can be trained with this size and batch.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot be trained with them.
     """
     sharding.check_batch_size(batch, mesh)
     if any(side % STRIDE for side in size):
@@ -123,7 +123,7 @@ def check_training(size: tuple[int, int], batch: int, mesh: Mesh) -> None:
 def training_batch(
     size: tuple[int, int], batch: int, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the crops and label maps that a training step takes, without values."""
+    """Returns the arguments of a training step without values: crops and label maps."""
     split = sharding.batch_sharded(mesh)
     return {
         "image": jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8, sharding=split),

@@ -1,10 +1,10 @@
-"""What padding disturbs least: measures the choice that docs/padding.md writes down.
+"""Measures which way of padding disturbs the answer least, for docs/padding.md.
 
     python -m scripts.benchmark.padding --checkpoint sample/run
 
-Scenes whose sides are multiples of 256 are segmented whole; then they are cut at the bottom and
-right and segmented again, padded in different ways back to the size they had. The closer the second
-answer is to the first on what was left, the better.
+Scenes whose sides are multiples of 256 are segmented whole. Then they are cut at the bottom and at
+the right, padded back to the size that they had, in different ways, and segmented again. A way of
+padding is the better, the closer the second answer is to the first on the part that was not cut.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
             whole = normalize(jnp.asarray(image))[None]
             expected = segment(whole)[:h, :w]
             for way, options in ways.items():
-                # As it is at inference: up to the next multiples of 256 only.
+                # This is what inference does: it pads only up to the next multiples of 256.
                 widths = ((0, 0), (0, -h % 256), (0, -w % 256), (0, 0))
                 got = segment(jnp.pad(whole[:, :h, :w], widths, **options))[:h, :w]
                 equal = (got.argmax(-1) == expected.argmax(-1)).mean()

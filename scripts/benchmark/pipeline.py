@@ -1,10 +1,10 @@
-"""How fast training crops are made: the numbers that docs/pipeline.md writes down.
+"""Measures how fast training crops are made, for docs/pipeline.md.
 
     python -m scripts.benchmark.pipeline --folder photographs
 
-Photographs of 12 megapixels are rendered into the folder once (half a minute). Then, on one core,
-the released steps and ours take turns at the same crops, drawn with the same random numbers, which
-have to be equal bit for bit before their colours are distorted.
+The first run renders photographs of 12 megapixels into the folder (half a minute). Then the
+released steps and ours take turns on one core. Both make the same crops, drawn with the same random
+numbers. The crops must be equal bit for bit before their colours are distorted.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CROP = ResizedCrop(1024, tuple(int(3072 * x * 0.1) for x in range(5, 21)), max_l
 
 
 def render(folder: pathlib.Path) -> None:
-    """Writes scenes with texture alike at all scales, which JPEG has to store as in photographs."""
+    """Writes scenes with texture at all scales, which JPEG has to store, as in photographs."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (height, width) in enumerate(SIZES):
         rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def render(folder: pathlib.Path) -> None:
 
 
 def records(folder: pathlib.Path, kind: str) -> list[dict[str, bytes]]:
-    """Reads what `render` wrote, as records of the dataset; `kind` is plain or restarts."""
+    """Returns what `render` wrote, as records of the dataset; `kind` is "plain" or "restarts"."""
     return [
         {
             "image": (folder / f"{seed}_{kind}.jpg").read_bytes(),
@@ -74,14 +74,14 @@ class Stages:
         self._time = time.perf_counter()
 
     def end(self, stage: str) -> None:
-        """Ends a stage, which the next one follows."""
+        """Ends a stage and begins the next one."""
         now = time.perf_counter()
         self.seconds[stage] += now - self._time
         self._time = now
 
 
 def released(record: dict, rng: np.random.Generator, stages: Stages) -> dict:
-    """Decodes all, resizes all, crops: plainly, with OpenCV and Pillow, as the release does."""
+    """Decodes all, resizes all and then crops, with OpenCV and Pillow, as the release does."""
     stages.start()
     image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR)
     stages.end("decode photograph")
@@ -115,7 +115,7 @@ def ours(record: dict, rng: np.random.Generator, stages: Stages, crop: ResizedCr
 
 
 def released_distortion(element: dict, rng: np.random.Generator, stages: Stages) -> dict:
-    """Flips and distorts as `PhotometricDistortion` does, in float arithmetic as the release."""
+    """Flips and distorts as `PhotometricDistortion` of the release does, in float arithmetic."""
     stages.start()
     image, label = element["image"], element["label"]
     if rng.random() < 0.5:
@@ -156,9 +156,9 @@ def our_distortion(elements: list[dict], rng: np.random.Generator, stages: Stage
 
 
 def measure(folder: pathlib.Path, count: int) -> dict[str, tuple[Stages, int]]:
-    """Returns stages and number of crops by way.
+    """Returns the stages and the number of crops, for each way.
 
-    The ways take turns, so that all share a slow minute.
+    The ways take turns, so that a slow minute of the machine affects all of them.
     """
     plain, restarts = records(folder, "plain"), records(folder, "restarts")
     ways = {
@@ -170,7 +170,7 @@ def measure(folder: pathlib.Path, count: int) -> dict[str, tuple[Stages, int]]:
     }
     results = {name: (Stages(), count * crops) for name, (_, crops) in ways.items()}
     results = {"(a) the released steps": (Stages(), count), **results}
-    for i in range(-2, count):  # the first two warm up
+    for i in range(-2, count):  # the first two only warm up
         stages = results["(a) the released steps"][0] if i >= 0 else Stages()
         expected = released(plain[i % len(plain)], np.random.default_rng(i % 2**32), stages)
         released_distortion(expected, np.random.default_rng(i % 2**32), stages)
@@ -186,7 +186,7 @@ def measure(folder: pathlib.Path, count: int) -> dict[str, tuple[Stages, int]]:
 
 
 def measure_reduced(folder: pathlib.Path, count: int) -> None:
-    """Prints how much faster and how different photographs decoded at a reduced size are."""
+    """Prints how much faster it is to decode at a reduced size, and how different the result is."""
     print("\nexact=False, where a photograph shrinks to half or less")
     print("|  size | exact, ms | reduced, ms | mean difference of 255 | 99th percentile |")
     record = records(folder, "plain")[0]

@@ -1,4 +1,4 @@
-"""PyTorch's deformable convolution, on the numbers that ours computes with."""
+"""PyTorch's deformable convolution, which computes with the same numbers as ours."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,18 +15,18 @@ _INPUTS = {"x": _MAP, "offsets": _SAME, "modulation": _SAME, "kernel": _KERNEL}
 
 
 class PytorchLayer(NamedTuple):
-    """A deformable convolution with its inputs; what it is called for has happened on return."""
+    """A deformable convolution with its inputs; its functions return when the work is done."""
 
     forward: Callable[[], Any]  # returns the tensor [b, o, h, w]
-    gradient: Callable[[], None]  # forward and backward
+    gradient: Callable[[], None]  # computes both passes
     implementation: str
     device: str  # cuda or cpu
     threads: int
 
     def memory(self, run: Callable[[], Any]) -> dict[str, int]:
-        """Returns `temp_bytes`, the most memory that `run` takes; nothing on a CPU.
+        """Returns `temp_bytes`, the most memory that `run` takes, or nothing on a CPU.
 
-        For the CPU PyTorch keeps no such account.
+        PyTorch does not count the memory of a CPU.
         """
         if self.device != "cuda":
             return {}
@@ -43,10 +43,10 @@ def pytorch_layer(values: Mapping[str, jax.Array], dtype: str | None = None) -> 
 
     Args:
         values: arrays for `scripts.benchmark.layers.layer_arguments`.
-        dtype: of all tensors; by default each has that of its array.
+        dtype: the dtype of all tensors; by default each has the dtype of its array.
 
     Raises:
-        InputError: there is no PyTorch.
+        InputError: PyTorch is not installed.
     """
     torch, function, implementation = _deform_conv()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,13 +77,13 @@ def pytorch_layer(values: Mapping[str, jax.Array], dtype: str | None = None) -> 
 
 
 def _deform_conv() -> tuple[Any, Callable, str]:
-    """Returns PyTorch, its function (x, offsets, modulation, kernel), and whose that is.
+    """Returns PyTorch, its function of (x, offsets, modulation, kernel), and where that is from.
 
-    It is that of torchvision where that is installed, else one made of PyTorch's own bilinear
-    sampling.
+    The function is torchvision's, where torchvision is installed. Otherwise it is made of PyTorch's
+    own bilinear sampling.
 
     Raises:
-        InputError: there is no PyTorch.
+        InputError: PyTorch is not installed.
     """
     try:
         import torch
@@ -91,11 +91,11 @@ def _deform_conv() -> tuple[Any, Callable, str]:
         raise InputError("--compare needs PyTorch: pip install torch") from error
     try:
         from torchvision.ops import deform_conv2d
-    except (ImportError, RuntimeError):  # the latter from one that was built for another PyTorch
+    except (ImportError, RuntimeError):  # RuntimeError: it was built for another PyTorch
         return torch, _grid_sample_deform_conv, f"grid_sample of torch {torch.__version__}"
 
     def call(x, offsets, modulation, kernel):
-        # It takes one dtype only.
+        # All its arguments must have the same dtype.
         offsets, modulation = offsets.to(x.dtype), modulation.to(x.dtype)
         padding = kernel.shape[-1] // 2
         return deform_conv2d(x, offsets, kernel, padding=padding, mask=modulation)
@@ -104,12 +104,13 @@ def _deform_conv() -> tuple[Any, Callable, str]:
 
 
 def _grid_sample_deform_conv(x, offsets, modulation, kernel):
-    """Computes by definition: samples of all taps, modulated, times the kernel."""
+    """Computes the definition: the modulated samples of all taps times the kernel."""
     import torch
 
     b, c, h, w = x.shape
     o, _, k, _ = kernel.shape
-    # [b, taps, h, w]; positions of grid_sample run from -1 to 1 between the corner pixels.
+    # dy and dx are [b, taps, h, w]. The positions of grid_sample run from -1 to 1 between the
+    # centres of the corner pixels.
     dy, dx = offsets.view(b, k * k, 2, h, w).unbind(2)
     tap = torch.arange(k, device=x.device) - k // 2
     rows, columns = (torch.arange(n, device=x.device) for n in (h, w))

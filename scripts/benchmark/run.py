@@ -9,27 +9,28 @@ from typing import Any, NamedTuple
 import jax
 
 from massformer_jax.errors import InputError
-from scripts.benchmark.flops import count_flops
+from massformer_jax.models.flops import count_flops
 from scripts.benchmark.values import make_values
 
 
 def measure(
     function: Callable, arguments: Sequence[Any], *, runs: int, donated: int | None = None
 ) -> dict[str, Any]:
-    """Compiles `function` for `arguments` without values, and runs it with values made up.
+    """Compiles `function` for `arguments` without values, and runs it with made-up values.
 
     Args:
-        function: jitted.
+        function: a jitted function.
         arguments: trees of ShapeDtypeStructs with shardings.
-        runs: how many are timed, after one that is not; 0 only compiles.
-        donated: which argument is used up and replaced by the first result, if any.
+        runs: the number of timed runs, after one run that is not timed; 0 only compiles.
+        donated: the index of the argument that is used up and replaced by the first result, if any.
 
     Returns:
-        `seconds` (median, None if not run), `compile_seconds` (with tracing), `temp_bytes` and
-        `argument_bytes` of one device, `flops` of all devices (see `scripts.benchmark.flops`).
+        A dictionary with `seconds` (the median, or None if nothing was run), `compile_seconds`
+        (including tracing), `temp_bytes` and `argument_bytes` of one device, and `flops` of all
+        devices (see `massformer_jax.models.flops`).
 
     Raises:
-        InputError: it does not fit into the device's memory.
+        InputError: the program does not fit into the device's memory.
     """
     program = compile_program(function, arguments)
     times = time_program(program, arguments, runs=runs, donated=donated) if runs else []
@@ -47,7 +48,7 @@ def compile_program(function: Callable, arguments: Sequence[Any]) -> Program:
     """Compiles a jitted function for arguments without values.
 
     Raises:
-        InputError: it does not fit into the device's memory.
+        InputError: the program does not fit into the device's memory.
     """
     start = time.perf_counter()
     traced = function.trace(*arguments)
@@ -72,12 +73,12 @@ def time_program(
     within: float = float("inf"),
     donated: int | None = None,
 ) -> list[float]:
-    """Returns the seconds of each run with values made up, see `run_seconds`.
+    """Returns the seconds of each run with made-up values, see `run_seconds`.
 
     Arguments and results stay on the device.
 
     Raises:
-        InputError: it does not fit into the device's memory.
+        InputError: the program does not fit into the device's memory.
     """
     values = [make_values(tree) for tree in arguments]
 
@@ -92,7 +93,7 @@ def time_program(
 
 @contextlib.contextmanager
 def out_of_memory_in_one_line():
-    """Turns the compiler's complaint into an InputError."""
+    """Turns the compiler's error about memory into an InputError with one line."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -103,9 +104,9 @@ def out_of_memory_in_one_line():
 
 
 def run_seconds(run: Callable[[], None], runs: int, within: float = float("inf")) -> list[float]:
-    """Returns the seconds of each of `runs` calls, after one that does not count.
+    """Returns the seconds of each of `runs` calls; one call before them does not count.
 
-    There are fewer, but three, if together they would take longer than `within` seconds.
+    There are fewer calls, but at least three, if all would take longer than `within` seconds.
     """
     run()
     times = []
@@ -117,12 +118,12 @@ def run_seconds(run: Callable[[], None], runs: int, within: float = float("inf")
 
 
 def median(times: Sequence[float]) -> float | None:
-    """Returns the median to four digits; None if there are no times."""
+    """Returns the median with four digits, or None if there are no times."""
     return _four_digits(statistics.median(times)) if times else None
 
 
 def summary(times: Sequence[float]) -> dict[str, Any]:
-    """Returns the median and the least of seconds, and how many there are."""
+    """Returns the median and the smallest of the times in seconds, and their number."""
     return {"seconds": median(times), "fastest": _four_digits(min(times)), "runs": len(times)}
 
 

@@ -3,7 +3,7 @@
     python -m scripts.benchmark.table
 
 Each result is what `python -m scripts.benchmark --json` printed, or what
-`python -m scripts.benchmark.gpu` wrote. Text outside of the two comments is kept.
+`python -m scripts.benchmark.gpu` wrote. Text outside the two comments is kept.
 """
 
 import json
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def load() -> list[dict[str, Any]]:
-    """Reads all results: networks before layers, small before large; those of a GPU at the end."""
+    """Returns all results: networks before layers, small before large, GPU results at the end."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks").glob("*.json"))]
     plain = [record for record in found if "measurement" not in record]
     plain.sort(key=lambda r: (r["task"], r["model"] != "massformer_r50", _pixels(r)))
@@ -38,7 +38,7 @@ def _pixels(record: Mapping[str, Any]) -> int:
 
 
 def tables(records: Sequence[Mapping[str, Any]]) -> str:
-    """Writes in Markdown tables of networks, of each comparison of layers, and of a GPU."""
+    """Returns tables in Markdown: of networks, of each comparison of layers, and of a GPU."""
     on_gpu = [record for record in records if "measurement" in record]
     records = [record for record in records if "measurement" not in record]
     networks = [record for record in records if "layers" not in record]

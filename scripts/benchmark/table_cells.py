@@ -5,7 +5,7 @@ from typing import Any
 
 
 def conditions(record: Mapping[str, Any]) -> str:
-    """Says where and when a result was measured, and with which version."""
+    """Returns a text: where and when a result was measured, and with which version."""
     device, versions = record["device"], record["versions"]
     if record.get("topology"):
         device = f"{record['topology']} ({device}), compiled only, libtpu {versions['libtpu']}"
@@ -14,12 +14,12 @@ def conditions(record: Mapping[str, Any]) -> str:
 
 
 def seconds(time: float | None) -> str:
-    """Writes a time with three digits."""
+    """Returns a time as text with three digits."""
     if time is None:
         return "not run"
     return f"{time:.2f} s" if time >= 1 else f"{1e3 * time:.3g} ms"
 
 
 def gigabytes(count: int) -> str:
-    """Writes a number of bytes."""
+    """Returns a number of bytes as text."""
     return f"{count / 1e9:.2f} GB"

@@ -1,4 +1,4 @@
-"""Values that are made up for weights and images."""
+"""Made-up values for weights and images."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ OFFSET_PIXELS = 2.0  # standard deviation of the offsets of the deformable convo
 
 
 def placed(tree: Any, where: jax.sharding.Sharding) -> Any:
-    """Returns a tree of ShapeDtypeStructs with a sharding."""
+    """Returns a tree of ShapeDtypeStructs that all have this sharding."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
 
 
 def make_values(tree: Any) -> Any:
-    """Returns arrays for a tree of ShapeDtypeStructs: weights of usual size, noise for images.
+    """Returns arrays for a tree of ShapeDtypeStructs: weights of the usual scale, noise for images.
 
-    A fresh network predicts offsets of zero, which would read the maps in order. Here the biases
-    that predict them are normal, so every tap reads somewhere else.
+    A fresh network predicts offsets of zero, and would read its maps in order. Here the biases that
+    predict the offsets are normally distributed, so that every tap reads at another place.
     """
     rng = np.random.default_rng(0)
 
@@ -32,7 +32,7 @@ def make_values(tree: Any) -> Any:
 def _values(rng: np.random.Generator, path: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     name = path.rsplit("/", 1)[-1]
     if dtype == np.uint8:
-        # Labels in blocks, so that every image has every class and edges between them.
+        # Labels are constant in blocks, so that every image has every class and edges.
         if name == "label":
             blocks = rng.integers(0, 7, (shape[0], 1 + shape[1] // 64, 1 + shape[2] // 64))
             return blocks.repeat(64, 1).repeat(64, 2)[:, : shape[1], : shape[2]].astype(dtype)

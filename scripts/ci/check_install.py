@@ -3,7 +3,7 @@
     python -I CHECKOUT/scripts/ci/check_install.py CHECKOUT
 
 Every module of the checkout must be importable from site-packages with the declared dependencies
-alone, and the configurations must be there with the text they have in the checkout.
+alone. The configurations must be installed, with the same text as in the checkout.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def main(checkout: Path) -> None:
-    """Runs the checks; ends with one line that says what is wrong."""
+    """Runs the checks, and ends with one line that says what is wrong, if anything is."""
     modules = _modules(checkout, "massformer_jax")
     # The wheel carries the builder of the dataset inside the package.
     modules += [f"massformer_jax.{name}" for name in _modules(checkout, "data_builders")]

@@ -1,4 +1,4 @@
-"""Checks what `make sample` left: the files it names, and a score that says it has learnt.
+"""Checks the results of `make sample`: its files, and a score which shows that it has learnt.
 
 python -m scripts.ci.check_sample sample
 """

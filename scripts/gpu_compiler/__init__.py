@@ -1,1 +1,1 @@
-"""Programs compiled for GPUs that are not there: whether they compile, and what they need."""
+"""Compilation for GPUs on a machine without one: whether programs compile, and what they need."""

@@ -1,26 +1,28 @@
-"""Compiles a program for a GPU on a machine without one: does it compile, what does it need and do?
+"""Compiles a program for a GPU on a machine without one, and tells what the program needs.
 
     python -m scripts.gpu_compiler --gpu h100 --task inference --model massformer_r50 \\
         --size 1024x1024 --dtype bfloat16 --hlo FILE
 
-It runs from a checkout and needs what `pip install ".[gpu-compiler]"` brings: the compiler, which
-wants neither a driver nor cuDNN. So nothing is tuned by trying it out: times, the algorithms of
-libraries and the memory that these take are not those of a real run.
+It runs from a checkout and needs what `pip install ".[gpu-compiler]"` installs: the compiler, which
+needs neither a driver nor cuDNN. So the compiler cannot try anything out on a GPU. There are no
+times, and the algorithms of libraries and their memory are not those of a real run.
 
 The compiler runs in a process of its own, since a fault in it ends the process. The output is one
 JSON object on one line:
-    temp_bytes         temporaries of one device, by the compiler; of several programs, the largest
+    temp_bytes         temporaries of one device, as the compiler gives them; if there are several
+                       programs, the largest
     argument_bytes     arguments of one device, likewise
     output_bytes       results of one device, likewise
-    kernels            how many of each kind the programs consist of, see launches.py
-    launches           how many of each kind a run launches, bodies of loops as often as they turn
-    kernel_count       their sums
-    launch_count
-    open_loops         loops that end when their data says so; launches counts one turn of them
-    trace_seconds      from Python to the compiler's input
-    compile_seconds    from there to the program
-and gpu, task, model, size, batch, dtype, mesh, versions, date. The exit status is 2 where what was
-asked for is impossible, and 1 where the compiler fails.
+    kernels            numbers of kernels in the programs, by kind, see launches.py
+    launches           numbers of launches in one run, by kind; the bodies of loops count as often
+                       as they run
+    kernel_count       sum of kernels
+    launch_count       sum of launches
+    open_loops         number of loops whose end depends on the data; launches counts one turn
+    trace_seconds      time from the Python function to the input of the compiler
+    compile_seconds    time from there to the compiled program
+It also has gpu, task, model, size, batch, dtype, mesh, versions and date. The exit status is 2 if
+the command line asks for what is impossible, and 1 if the compiler fails.
 """
 
 import argparse
@@ -46,7 +48,7 @@ TASKS = ("inference", "scores", "windows", "evaluation", "counts", "train", "ini
 
 
 class CompilerError(Exception):
-    """The compiler failed, or its process died; the message names the program."""
+    """A failure of the compiler, or the death of its process; the message names the program."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compile_apart(arguments: list[str]) -> dict[str, Any]:
-    """Returns the JSON object for a command line, made in another process.
+    """Returns the JSON object for a command line, which another process makes.
 
     Raises:
         CompilerError: the program does not compile, or the compiler aborts.
@@ -76,7 +78,7 @@ def compile_apart(arguments: list[str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.gpu_compiler", "--here", *arguments],
         cwd=ROOT,
-        # JAX_PLATFORMS: else JAX looks for a driver when it is imported. No flags for other
+        # Without JAX_PLATFORMS, JAX looks for a driver when it is imported. No flags for other
         # compilers, and no cache: what is asked is whether it compiles.
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": ""},
         capture_output=True,
@@ -95,7 +97,7 @@ def compile_apart(arguments: list[str]) -> dict[str, Any]:
 
 
 def _reason(stderr: str) -> str:
-    """Returns the line that the compiler dies with: XLA marks it by F and the date."""
+    """Returns the last line of a compiler that died, which XLA begins with F and the date."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     fatal = [line for line in lines if line.startswith("F") and line[1:5].isdigit()]
     return (fatal or lines or ["it said nothing"])[-1].strip()
@@ -148,7 +150,7 @@ def _axes(text: str) -> dict[str, int]:
 
 
 def _compile_here(args: argparse.Namespace) -> None:
-    """Compiles and prints; ends the process with status 2 where that is impossible."""
+    """Compiles and prints the object; ends the process with status 2 if that is impossible."""
     replace_jaxtyping()
     try:
         print(json.dumps(_measure(args)))
@@ -158,7 +160,7 @@ def _compile_here(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    # Not above: only the process that compiles needs jax, in the environment made for it.
+    # These imports are here because only the process that compiles needs jax.
     import jax
 
     from massformer_jax.parallel import sharding
@@ -175,7 +177,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         lowered = lower(function, arguments, mesh)
         traced = time.perf_counter()
-        # On several devices kernels are traced by the compiler, which asks the same context.
+        # On several devices the compiler traces the kernels, and reads the same context.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             compiled = lowered.compile()
         trace_seconds += traced - start

@@ -1,4 +1,4 @@
-"""What a compiled program launches on a GPU, read from its text: kernels, copies, library calls."""
+"""A count of what a compiled program launches on a GPU: kernels, copies, library calls."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scripts.program_text import COLLECTIVES, called, computations_of, parse, trips
 
-# They name arrays, or wait for what was started before, and launch nothing.
+# These name arrays, or wait for what was started before, and launch nothing.
 _FREE = {
     "", "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all",
     "partition-id", "replica-id", "optimization-barrier", "add-dependency", "opt-barrier",
@@ -21,18 +21,18 @@ _FUSION = re.compile(r'"fusion_backend_config":\{"kind":"([^"]*)"')
 
 
 class Launches(NamedTuple):
-    """What one program launches by kind: convolution, product, pallas, fusion, copy, and others."""
+    """The launches of a program by kind: convolution, product, pallas, fusion, copy and others."""
 
-    kernels: Counter  # as written
-    launches: Counter  # in one run: bodies of loops as often as they turn
-    open_loops: int  # which end when their data says so; their bodies are counted once
+    kernels: Counter  # in the program's text
+    launches: Counter  # in one run; bodies of loops count as often as they run
+    open_loops: int  # their end depends on the data; their bodies count once
 
 
 def count_launches(text: str) -> Launches:
-    """Adds up the entry computation and all that it calls; of branches, the longest.
+    """Counts the launches of the entry computation and of all that it calls.
 
-    What a library launches within one call, such as changes of layout around a convolution, does
-    not show.
+    Of several branches, the one with the most launches counts. The text does not show what a
+    library launches within one call, such as changes of layout around a convolution.
     """
     computations, entry = computations_of(text)
 
@@ -61,7 +61,7 @@ def count_launches(text: str) -> Launches:
 
 
 def _called(operation, rest, turns, computations):
-    """Returns the computations that run: a counted loop does not ask its condition."""
+    """Returns the computations that run; a loop with a known number of turns has no condition."""
     names = [name for name in called(rest) if name in computations]
     if operation == "while" and turns is not None:
         return [re.search(r"body=%?([\w.\-]+)", rest)[1]]
@@ -69,7 +69,7 @@ def _called(operation, rest, turns, computations):
 
 
 def _kind(operation: str, rest: str) -> str | None:
-    """Returns what an instruction launches; None for nothing."""
+    """Returns the kind of what an instruction launches, or None if it launches nothing."""
     if operation in _FREE or operation.endswith(("-done", "-update")):
         return None
     operation = operation.removesuffix("-start")

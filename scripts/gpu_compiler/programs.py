@@ -22,7 +22,7 @@ from scripts.benchmark.networks import check_training, training_batch
 from scripts.benchmark.values import placed
 from tests.helpers import configs
 
-# A jitted function and its arguments, without values.
+# A jitted function, and its arguments without values.
 Program = tuple[Callable, tuple]
 
 
@@ -43,11 +43,11 @@ class Programs:
     """The programs for one config, size and mesh; every method returns one or several.
 
     Args:
-        config: of `load_config`.
-        size: rows and columns of the images.
-        batch: how many there are.
-        dtype: that the network computes in.
-        mesh: of `sharding.make_mesh`.
+        config: a configuration from `load_config`.
+        size: the numbers of rows and columns of the images.
+        batch: the number of images.
+        dtype: the dtype in which the network computes.
+        mesh: a mesh from `sharding.make_mesh`.
     """
 
     def __init__(self, config: Any, size: tuple[int, int], batch: int, dtype: str, mesh: Mesh):
@@ -68,23 +68,24 @@ class Programs:
         return jax.ShapeDtypeStruct((self.batch, *shape), dtype, sharding=split)
 
     def inference(self) -> list[Program]:
-        """Returns what `predict` runs: from photographs to labels."""
+        """Returns the program that `predict` runs, from photographs to labels."""
         labels = network.network_labels(self.graph, dtype=self.dtype, mesh=self.mesh)
         function = jax.jit(labels, static_argnums=3)
         return [(function, (*self.weights, self.photographs, self.size))]
 
     def scores(self) -> list[Program]:
-        """Returns what `Segmenter.scores` and windows run: from photographs to scores."""
+        """Returns the program of `Segmenter.scores` and of windows, from photographs to scores."""
         scores = network.network_scores(self.graph, dtype=self.dtype, mesh=self.mesh)
         function = jax.jit(scores, static_argnums=3)
         return [(function, (*self.weights, self.photographs, self.size))]
 
     def windows(self) -> list[Program]:
-        """Returns all that windows and several views are put together with, without the network.
+        """Returns the programs that put windows and several views together, without the network.
 
-        A window has the size; the photograph is twice as large, and is shown smaller than it is.
+        A window has `size`. The photograph is shown twice as large as that, which is smaller than
+        it is.
         """
-        # Not above: it reads images, and so it needs more packages.
+        # This import is here because it needs more packages, to read images.
         from massformer_jax.inference import views
 
         shown = tuple(2 * side for side in self.size)
@@ -106,8 +107,8 @@ class Programs:
         ]
 
     def evaluation(self) -> list[Program]:
-        """Returns what `--mode=eval` runs: from photographs and labels to labels and counts."""
-        # Not above, likewise.
+        """Returns the program of `--mode=eval`: photographs and labels to labels and counts."""
+        # This import is here for the same reason.
         from massformer_jax.evaluation.evaluate import evaluation_function
 
         evaluate = jax.jit(evaluation_function(self.architecture, self.mesh, dtype=self.dtype))
@@ -115,13 +116,13 @@ class Programs:
         return [(evaluate, (*self.weights, self.photographs, labels))]
 
     def counts(self) -> list[Program]:
-        """Returns what `evaluate_files` runs: from two label maps to counts."""
+        """Returns the program that `evaluate_files` runs, from two label maps to counts."""
         count = functools.partial(image_counts, num_classes=self.config.architecture.classes)
         labels = self._photographs(jnp.uint8, *self.size)
         return [(jax.jit(jax.vmap(count)), (labels, labels))]
 
     def train(self) -> list[Program]:
-        """Returns one step of training, parameters split as the config says."""
+        """Returns one training step, with the parameters split as the config says."""
         check_training(self.size, self.batch, self.mesh)
         config, shardings = self.config, self._state_shardings()
         step = training_step(
@@ -139,7 +140,7 @@ class Programs:
         return [(step, (state, training_batch(self.size, self.batch, self.mesh)))]
 
     def initialization(self) -> list[Program]:
-        """Returns what makes the state before the first step."""
+        """Returns the program that makes the state before the first step."""
         init = functools.partial(
             init_state, architecture=self.architecture, optimizer=self.optimizer
         )

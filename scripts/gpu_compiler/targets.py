@@ -1,4 +1,4 @@
-"""The GPUs that programs are compiled for without having one."""
+"""The GPUs for which programs can be compiled on a machine without a GPU."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 
-# A GpuTargetConfigProto for each, in text. What belongs to the compute capability is from the
-# tables of NVIDIA's "CUDA C++ Programming Guide", the rest from the data sheets of the H100 SXM
-# with 80 GB and of the A100 SXM with 40 GB, the smaller one of two: what fits there fits the other.
+# A GpuTargetConfigProto for each GPU, as text. What belongs to the compute capability is from the
+# tables of NVIDIA's "CUDA C++ Programming Guide". The rest is from the data sheets of the H100 SXM
+# with 80 GB and of the A100 SXM with 40 GB. The latter also exists with 80 GB; what fits into the
+# smaller one fits into the larger one.
 _TARGETS = {
     "h100": """
 platform_name: "CUDA"
@@ -68,13 +69,13 @@ GPUS = tuple(_TARGETS)
 
 
 def target_devices(gpu: str, count: int) -> Sequence[jax.Device]:
-    """Returns devices of one host that need not be there: programs are compiled for them only.
+    """Returns devices of one host, for which programs can be compiled but not run.
 
-    The environment must have JAX_PLATFORMS=cpu: else JAX looks for a driver.
+    The environment must have JAX_PLATFORMS=cpu; otherwise JAX looks for a driver.
 
     Args:
         gpu: one of `GPUS`.
-        count: how many of them.
+        count: the number of devices.
 
     Raises:
         InputError: the compiler for GPUs is not installed.
@@ -84,11 +85,11 @@ def target_devices(gpu: str, count: int) -> Sequence[jax.Device]:
             platform="cuda",
             topology_name=gpu,
             target_config=_TARGETS[gpu],
-            # Slices, hosts per slice, GPUs per host.
+            # These are slices, hosts per slice, and GPUs per host.
             topology=f"1x1x{count}",
         ).devices
     except NotImplementedError as error:
-        # JAX knows no topologies of a platform without plugin.
+        # JAX knows no topologies of a platform whose plugin is not installed.
         raise InputError(
             'the compiler for GPUs is not installed: pip install ".[gpu-compiler]"'
         ) from error
@@ -97,13 +98,13 @@ def target_devices(gpu: str, count: int) -> Sequence[jax.Device]:
 def lower(function: Callable, arguments: Sequence[Any], mesh: Mesh) -> jax.stages.Lowered:
     """Returns the compiler's input for a jitted function on a mesh of `target_devices`.
 
-    Pallas asks the context for which GPU a kernel is meant, and otherwise the GPU that is not here.
-    A kernel inside `jax.shard_map` finds the mesh there anyway.
+    Pallas reads from the context for which GPU a kernel is meant. Without that it would ask a GPU
+    of this machine, which has none. A kernel inside `jax.shard_map` finds the mesh there anyway.
 
     Args:
-        function: jitted.
-        arguments: trees of ShapeDtypeStructs, and static ones.
-        mesh: that the function or the shardings of its arguments name.
+        function: a jitted function.
+        arguments: trees of ShapeDtypeStructs, and static arguments.
+        mesh: the mesh that the function or the shardings of its arguments name.
     """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return function.trace(*arguments).lower()

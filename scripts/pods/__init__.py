@@ -1,1 +1,1 @@
-"""Training and evaluation compiled for whole slices of TPUs, and the tables of docs/pods.md."""
+"""Compilation of training and evaluation for whole slices of TPUs, and tables for docs/pods.md."""

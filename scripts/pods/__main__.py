@@ -1,19 +1,19 @@
-"""Compiles training and evaluation for whole TPU slices, by the real compiler and without a TPU.
+"""Compiles training and evaluation for whole TPU slices with the real compiler, without a TPU.
 
     python -m scripts.pods train_v5e_256 evaluate_v5e_4    # some of PROGRAMS, minutes each
     python -m scripts.pods.table                           # then writes the tables
 
-It needs a checkout, jax, flax, optax, numpy and libtpu. A program's result is one JSON object in
-benchmarks/pods/, of one chip unless it says otherwise:
-    memory        bytes, by the compiler: arguments, outputs, aliased (outputs in the place of
-                  arguments), temporaries, code
-    hbm_bytes     read and written in one run, see scripts/pods/cost.py
-    cycles        of one run by the compiler's estimates, see scripts/pods/cost.py
-    collectives   a list of kind, devices, count, bytes put in, in one run, see
-                  scripts/pods/collectives.py; it and the two before are null where jaxlib cannot
+It needs a checkout, jax, flax, optax, numpy and libtpu. The result of a program is one JSON object
+in benchmarks/pods/. The figures are for one chip and one run, unless the list says otherwise:
+    memory        bytes, as the compiler gives them: arguments, outputs, aliased (outputs in the
+                  place of arguments), temporaries, code
+    hbm_bytes     bytes that are read and written, see scripts/pods/cost.py
+    cycles        sum of the compiler's estimates, see scripts/pods/cost.py
+    collectives   a list with kind, devices, count and bytes put in, see
+                  scripts/pods/collectives.py; this and the two above are null where jaxlib cannot
                   read the compiler's program
-    flops         of all chips, see scripts/benchmark/flops.py
-and what was compiled, for what and with what.
+    flops         FLOPs of all chips together, see massformer_jax/models/flops.py
+The object also says what was compiled, for which slice, and with which versions.
 """
 
 import argparse
@@ -56,15 +56,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(program: Program) -> dict[str, Any]:
-    """Compiles the program and reads what the compiler says of it.
+    """Compiles the program and returns what the compiler says of it.
 
     Raises:
-        InputError: there is no compiler for TPUs, or the program does not fit into the chips.
+        InputError: the compiler for TPUs is not installed, or the program does not fit into the
+            chips.
     """
-    # Not above: `main` prepares the environment before jax is imported.
+    # These imports are here because `main` prepares the environment before jax is imported.
     from massformer_jax.models.build import architecture
+    from massformer_jax.models.flops import count_flops
     from massformer_jax.parallel import sharding
-    from scripts.benchmark.flops import count_flops
     from scripts.benchmark.networks import inference, train
     from scripts.benchmark.run import out_of_memory_in_one_line
     from scripts.conditions import describe
@@ -88,7 +89,7 @@ def measure(program: Program) -> dict[str, Any]:
 
 
 def described(program: Program, device: str, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """Returns what is compiled, for what and with what."""
+    """Returns what is compiled, for which devices, when, and with which versions."""
     from scripts.conditions import versions
 
     return {
@@ -102,7 +103,7 @@ def described(program: Program, device: str, mesh: Mapping[str, int]) -> dict[st
 
 
 def memory(analysis: Any) -> dict[str, int]:
-    """Returns the bytes of one chip, from `compiled.memory_analysis()`."""
+    """Returns the bytes that one chip needs, from `compiled.memory_analysis()`."""
     return {
         "arguments": analysis.argument_size_in_bytes,
         "outputs": analysis.output_size_in_bytes,
@@ -113,7 +114,7 @@ def memory(analysis: Any) -> dict[str, int]:
 
 
 def _text(compiled: Any) -> str | None:
-    """Returns a program's text; None where the compiler writes what jaxlib, older, cannot read."""
+    """Returns the text of a program, or None if jaxlib is too old to read what was compiled."""
     import jax
 
     try:
@@ -124,7 +125,7 @@ def _text(compiled: Any) -> str | None:
 
 
 def read(text: str | None) -> dict[str, Any]:
-    """Returns what the text of a compiled program tells."""
+    """Returns traffic, cycles and collectives, read from the text of a compiled program."""
     if text is None:
         return {"hbm_bytes": None, "cycles": None, "collectives": None}
     found = collectives(text)

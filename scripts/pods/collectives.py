@@ -1,4 +1,4 @@
-"""Collectives of a compiled program, read from its text: kind, bytes, how often they run."""
+"""Collectives of a compiled program, read from its text: kind, bytes, number of runs."""
 
 import math
 import re
@@ -22,25 +22,25 @@ class Collective(NamedTuple):
     """One collective instruction."""
 
     kind: str
-    bytes: int  # that a device puts in, each time
-    devices: int  # that take part together
-    times: int  # that it runs
-    shapes: str  # of what it returns
+    bytes: int  # bytes that a device puts in each time
+    devices: int  # devices that take part together
+    times: int  # number of times that it runs
+    shapes: str  # shapes of what it returns
     source: str  # the operation it was made for, as jax names it
 
 
 def collectives(text: str) -> list[Collective]:
-    """Returns all collectives of a program's entry computation and of what it calls.
+    """Returns all collectives of the entry computation and of the computations that it calls.
 
     Raises:
-        ValueError: a loop that holds one has no known number of turns.
+        ValueError: it is not known how often a loop runs that holds a collective.
     """
     computations, entry = computations_of(text)
     return list(_inside(entry, computations, device_count(text)))
 
 
 def total_bytes(found: Iterable[Collective]) -> dict[str, int]:
-    """Returns the bytes by kind, each collective as often as it runs."""
+    """Returns the bytes by kind of collective, counted as often as each one runs."""
     totals: dict[str, int] = {}
     for one in found:
         totals[one.kind] = totals.get(one.kind, 0) + one.bytes * one.times
@@ -48,15 +48,15 @@ def total_bytes(found: Iterable[Collective]) -> dict[str, int]:
 
 
 def wire_seconds(found: Iterable[Collective], bandwidth: float) -> float:
-    """Returns how long they take on rings of links, one after the other.
+    """Returns the seconds that the collectives take on rings of links, one after the other.
 
-    Of n devices, each sends 2 (n - 1) / n of its bytes for an all-reduce, (n - 1) times what it
-    puts in for an all-gather, (n - 1) / n of it for a reduce-scatter or all-to-all, all of it
-    otherwise.
+    Each of n devices sends 2 (n - 1) / n of its bytes for an all-reduce, and (n - 1) times what it
+    puts in for an all-gather. For a reduce-scatter or all-to-all it sends (n - 1) / n of what it
+    puts in, and for all other kinds all of it.
 
     Args:
         found: the collectives.
-        bandwidth: of the links, in bytes per second and direction.
+        bandwidth: the bandwidth of the links, in bytes per second and direction.
     """
     shares = {
         "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -84,7 +84,8 @@ def _inside(name: str, computations: Mapping[str, list[str]], devices: int) -> I
             yield Collective(kind, size, _group_size(rest, devices), 1, shape, found)
             continue
         turns = trips(rest, computations) if kind == "while" else 1
-        # The TPU's compiler spreads a collective over other work: start, steps and end all show it.
+        # The TPU's compiler spreads a collective over other work, so that its start, its steps and
+        # its end all name it.
         if instruction.startswith("async-collective-done"):
             continue
         inner = [
@@ -106,7 +107,7 @@ def _bytes(shape: str) -> int:
 def _group_size(rest: str, devices: int) -> int:
     """Returns how many devices take part together.
 
-    It is written as `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['a'=2,'b'=4] {'b'}`.
+    The text gives the groups as `{{0,1},{2,3}}`, `[groups,size]<=[…]` or `mesh['a'=2,'b'=4] {'b'}`.
     """
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(found[1].split(","))

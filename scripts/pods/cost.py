@@ -1,7 +1,7 @@
-"""What a chip does in a compiled program, read from its text: bytes of its memory, and cycles.
+"""The cost of a compiled program for one chip, read from its text: memory traffic and cycles.
 
-The compiler's own `cost_analysis()` counts the body of a loop once; here it counts as often as the
-loop turns. A loop that ends when its data says so, as that of the matching, counts once.
+The compiler's own `cost_analysis()` counts the body of a loop once. Here it counts as often as it
+runs. A loop whose end depends on the data, such as the loop of the matching, counts once.
 """
 
 import re
@@ -13,26 +13,26 @@ from scripts.program_text import COLLECTIVES, array_bits, called, computations_o
 _PLACED = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _SHAPES = re.compile(rf"({_PLACED.pattern})")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# They name arrays and move none.
+# These instructions name arrays and move none.
 _FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
     "replica-id", "iota", "optimization-barrier", "copy-done", "slice-done", "all-gather-done",
     "all-reduce-done", "collective-permute-done", "async-done",
 }  # fmt: skip
-# Which operand they write into the place of their first one.
+# For each instruction, the operand that it writes into the place of its first operand.
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}
 _INSIDE = {"while", "conditional", "call"}
 
 
 class Cost(NamedTuple):
-    """What one chip does in one run of a program."""
+    """The cost of one run of a program for one chip."""
 
     bytes: int  # read from and written to the chip's main memory, without layouts' padding
-    cycles: int  # by the compiler's own estimate of every instruction; 0 if it gives none
+    cycles: int  # sum of the compiler's estimates of all instructions; 0 if it gives none
 
 
 def cost(text: str) -> Cost:
-    """Adds up all instructions of the entry computation and of the loops that it runs."""
+    """Returns the sum over all instructions of the entry computation and of its loops."""
     computations, entry = computations_of(text)
     parsed: dict[str, dict[str, _Instruction]] = {}
 
@@ -76,7 +76,7 @@ def _instructions(lines: list[str]) -> Iterator[tuple[str, _Instruction]]:
 
 
 def memory_bytes(shape: str) -> int:
-    """Returns the bytes of a shape or tuple that lie in main memory: not in space S(1) and up."""
+    """Returns the bytes of a shape or tuple in main memory, which is not space S(1) or above."""
     total = 0
     for dtype, sides, layout in _PLACED.findall(shape):
         if re.search(r"S\([1-9]", layout):
@@ -93,7 +93,7 @@ def _plain_bytes(one: _Instruction, around: Mapping[str, _Instruction]) -> int:
 def _read_and_written(one: _Instruction, shapes: list[str]) -> int:
     """Returns the bytes that an instruction reads and writes.
 
-    A slice or a gather reads what it returns; an update touches what it replaces, twice.
+    A slice or a gather reads as much as it returns. An update reads and writes what it replaces.
     """
     sizes = [memory_bytes(shape) for shape in shapes]
     result = memory_bytes(one.shape)
@@ -119,9 +119,9 @@ def _fusion_bytes(
         return name
 
     def part(user, name):
-        """Returns the bytes that an instruction reads of an operand; None for all of it."""
+        """Returns the bytes that an instruction reads of an operand, or None for all of it."""
         if user.kind == "tuple" or user.kind in COLLECTIVES:
-            # Passed on, or sent, which is not this memory's time.
+            # The operand is passed on, or sent, which takes no time of this memory.
             return 0
         if source(user.operands[0]) == name:
             if user.kind in _IN_PLACE:

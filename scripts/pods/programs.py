@@ -1,4 +1,4 @@
-"""What is compiled for slices of TPUs, and where the results lie."""
+"""The programs that are compiled for slices of TPUs, and the folder of the results."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ RESULTS = ROOT / "benchmarks/pods"
 
 
 class Program(NamedTuple):
-    """One program and the slice that it is compiled for."""
+    """A program and the slice that it is compiled for."""
 
     task: str  # train or evaluate
     topology: str
@@ -21,7 +21,8 @@ class Program(NamedTuple):
 
 _ALL = {"data": -1}
 _LARGE = (3072, 4096)
-# A chip alone takes two crops: the network's global context is normalised over the batch alone.
+# A single chip gets two crops: the network normalises its global context over the batch, and needs
+# at least two.
 PROGRAMS = {
     "train_v5e_1": Program("train", "v5e:1x1", 2, _ALL),
     "train_v5e_4": Program("train", "v5e:2x2", 4, _ALL),

@@ -2,7 +2,7 @@
 
     python -m scripts.pods.table
 
-Each result is what `python -m scripts.pods` wrote. Text outside of the two comments is kept.
+Each result is what `python -m scripts.pods` wrote. Text outside the two comments is kept.
 """
 
 import json
@@ -20,14 +20,14 @@ BEGIN = "<!-- From here on written by scripts/pods/table.py: change benchmarks/p
 
 
 class Chip(NamedTuple):
-    """The published figures of one chip: cloud.google.com/tpu/docs/v5e and /v5p."""
+    """The published figures of one chip, from cloud.google.com/tpu/docs/v5e and /v5p."""
 
-    flops: float  # a second, bfloat16
+    flops: float  # per second, in bfloat16
     memory: float  # bytes
-    memory_bandwidth: float  # bytes a second
-    links: float  # bytes a second over all links, one way: half of the bidirectional figure
-    # Not published: the peak divided by what the matrix units do a cycle, 2 · 128 · 128 FLOPs each;
-    # v5e has four of them, v5p eight.
+    memory_bandwidth: float  # bytes per second
+    links: float  # bytes per second in one direction; published is the sum of both
+    # The clock is not published. It is the peak divided by the FLOPs that the matrix units do per
+    # cycle, 2 · 128 · 128 each; v5e has four units, v5p eight.
     clock: float
 
 
@@ -35,20 +35,20 @@ CHIPS = {
     "v5e": Chip(197e12, 16e9, 819e9, 200e9, 197e12 / (4 * 2 * 128 * 128)),
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, 459e12 / (8 * 2 * 128 * 128)),
 }
-# Slices whose opposite sides are linked: whole pods of v5e, cubes of v5p. In others a ring through
-# all chips uses two of a chip's four links.
+# Slices whose opposite sides are linked: whole pods of v5e, cubes of v5p. In other slices a ring
+# through all chips uses two of the four links of each chip.
 WRAPPED = {"v5e:16x16", "v5p:4x4x4"}
-HOP_SECONDS = 1e-6  # assumed, from chip to chip: small collectives are latency alone
+HOP_SECONDS = 1e-6  # assumed time from one chip to the next; small collectives take only latency
 
 
 class Estimate(NamedTuple):
-    """The seconds of one run, each part by itself."""
+    """The estimated seconds of one run, each part by itself."""
 
     products: float  # matrix products and convolutions at the chip's peak
     memory: float  # traffic at the memory's bandwidth
     cycles: float  # the compiler's estimate, without collectives
-    links: float  # collectives' bytes over the links
-    latency: float  # collectives' hops
+    links: float  # bytes of the collectives over the links
+    latency: float  # hops of the collectives
 
     @property
     def apart(self) -> float:
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
 
     @property
     def together(self) -> float:
-        """Returns the seconds if collectives hide behind computation as far as they can."""
+        """Returns the seconds if collectives overlap with computation as far as they can."""
         return max(self.cycles, self.products, self.memory, self.links + self.latency)
 
 
@@ -80,11 +80,12 @@ def chip_of(topology: str) -> Chip:
 def estimate(record: Mapping[str, Any], topology: str | None = None) -> Estimate:
     """Estimates the seconds of a run.
 
-    Every collective is taken as one among all chips.
+    Every collective is counted as if all chips took part in it.
 
     Args:
         record: a result.
-        topology: another slice, whose chips do the same; by default the one compiled for.
+        topology: another slice, whose chips do the same; by default the slice that the program was
+            compiled for.
     """
     topology = topology or record["topology"]
     chip, chips = chip_of(topology), chips_in(topology)
@@ -122,7 +123,7 @@ def chip_bytes(record: Mapping[str, Any]) -> int:
 
 
 def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Writes in Markdown what was compiled, its times, and weak scaling."""
+    """Returns tables in Markdown: what was compiled, its times, and weak scaling."""
     rows = [_memory_row(record) for record in records.values()]
     times = [_time_row(record) for record in records.values() if record["cycles"] is not None]
     conditions = sorted({_conditions(record) for record in records.values()})
@@ -182,7 +183,7 @@ def _time_row(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _scaling(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Shows the weak scaling of training on v5e, one crop per chip."""
+    """Returns the lines that show the weak scaling of training on v5e, with one crop per chip."""
     largest = records.get("train_v5e_256")
     if largest is None:
         return []

@@ -136,6 +136,22 @@ def test_another_model_than_named(tmp_path, capsys):
     assert f"{name} is (8, 512, 1, 1), the model's is (64, 512, 1, 1)\n" in printed
 
 
+def test_a_checkpoint_is_never_written_over(tmp_path, capsys):
+    source = write(tmp_path / "in.safetensors", tiny_state())
+    assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0
+    kept = max((tmp_path / "ours").rglob("*"), key=lambda path: path.stat().st_size)
+    before = kept.read_bytes()
+    output = tmp_path / "linked.safetensors"
+    output.symlink_to(kept)
+    status, printed = run(capsys, "--to-torch", "--input", tmp_path / "ours", "--output", output)
+    assert status == 2 and "would be written over" in printed and printed.count("\n") == 1
+    assert output.read_bytes() == before
+    # What the command wrote into the checkpoint's folder before may be written again.
+    output = tmp_path / "ours" / "back.safetensors"
+    for _ in range(2):
+        assert run(capsys, "--to-torch", "--input", tmp_path / "ours", "--output", output)[0] == 0
+
+
 def test_an_output_that_exists_is_left_alone(tmp_path, capsys):
     source = write(tmp_path / "in.safetensors", tiny_state())
     (tmp_path / "ours").mkdir()

@@ -10,7 +10,7 @@ from PIL import Image
 from massformer_jax.data.package import build
 from massformer_jax.data_builders.mass13k import label_maps
 from massformer_jax.data_builders.mass13k.headers import Source
-from massformer_jax.data_builders.mass13k.release_folder import Pair
+from massformer_jax.data_builders.mass13k.release_folder import Pair, find_pairs
 from massformer_jax.data_builders.mass13k.report import DatasetError
 from massformer_jax.data_builders.mass13k.shards import read_example
 from tests.helpers.broken_releases import CASES, Release, patch
@@ -76,6 +76,16 @@ def test_a_decoder_that_sees_another_size_than_the_header_is_not_believed(tmp_pa
     assert read_example(right)[0] is not None
     example, _, remarks = read_example(dataclasses.replace(right, height=128, width=96))
     assert example is None and [r.kind for r in remarks] == ["undecodable photograph"]
+
+
+def test_names_that_differ_in_composition_alone_are_a_pair(tmp_path):
+    """As where the photographs come from a Mac, and the label maps from elsewhere."""
+    release = Release(tmp_path / "release")
+    image = release.images[0].rename(release.images[0].with_stem("cafe\u0301"))
+    mask = release.masks[0].rename(release.masks[0].with_stem("caf\u00e9"))
+    pairs, remarks = find_pairs(release.root)
+    assert Pair(image, mask) in pairs["train"] and len(pairs["train"]) == len(release.images)
+    assert not [remark for remark in remarks if remark.level == "problem"]
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -129,9 +129,9 @@ def test_mask_errors_name_the_file(tmp_path):
         (tmp_path / "m.png").write_bytes(broken)
         with pytest.raises(ImageError, match=r"m\.png: the label map is truncated.*again$"):
             decode_mask(tmp_path / "m.png")
-    with pytest.raises(ImageError, match="m: the label map holds RGB pixels, not labels; save it"):
+    with pytest.raises(ImageError, match="m: the label map holds 8-bit RGB pixels; save it"):
         decode_mask(encoded(photograph(), "PNG"), "m")
-    with pytest.raises(ImageError, match="holds I;16 pixels"):
+    with pytest.raises(ImageError, match="holds 16-bit grey pixels"):
         decode_mask(encoded(np.zeros((4, 4), np.uint16), "PNG"))
 
 

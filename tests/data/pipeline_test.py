@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from massformer_jax.data import pipeline
+from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.data.images import ImageError, decode_image, decode_mask, encode_mask
 from massformer_jax.data.pipeline import (
     PipelineError,
@@ -205,6 +206,25 @@ def test_a_bad_record_fails_by_default(data_dir, monkeypatch):
         crops(data_dir, 2)
     with pytest.raises(InputError, match="on_bad_record='ignore' is unknown; take 'skip' or 'fa"):
         crops(data_dir, 1, on_bad_record="ignore")
+
+
+@pytest.mark.parametrize("how", ["reader", "label", "photograph", "size"])
+def test_an_evaluation_leaves_a_bad_record_out_and_names_it(data_dir, monkeypatch, how):
+    undamaged = [example["file_name"] for example in eval_examples(data_dir, split="train")]
+    damage(monkeypatch, {3: how, 5: how})
+    for host in range(2):
+        bad_records = BadRecords(7, "skip", 1.0)
+        examples = eval_examples(
+            data_dir, split="train", host_index=host, host_count=2, bad_records=bad_records
+        )
+        names = [example["file_name"] for example in examples]
+        assert names == [undamaged[i] for i in range(host, 7, 2) if i not in (3, 5)]
+        expected = [] if host == 0 else [3, 5]
+        for number, message in zip(expected, bad_records.messages, strict=True):
+            assert (f"record {number} of" if how == "reader" else undamaged[number]) in message
+    for policy in (None, BadRecords(7, "fail", 1.0)):
+        with pytest.raises(InputError, match=r"record 3 of" if how == "reader" else undamaged[3]):
+            list(eval_examples(data_dir, split="train", bad_records=policy))
 
 
 def test_nothing_but_bad_records_ends(data_dir, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from massformer_jax.data import images
+from massformer_jax.data import label_png
 from massformer_jax.data.images import ImageError, decode_mask, encode_mask
 from massformer_jax.data.png import read_labels
 
@@ -59,7 +59,7 @@ def test_other_files_are_left_to_pillow():
 def test_colours_are_still_refused():
     data = encoded(np.zeros((4, 4, 3), np.uint8))
     assert read_labels(data) is None
-    with pytest.raises(ImageError, match="holds RGB pixels"):
+    with pytest.raises(ImageError, match="holds 8-bit RGB pixels"):
         decode_mask(data)
 
 
@@ -76,7 +76,7 @@ def test_damage_is_an_image_error(monkeypatch):
             refused += 1
             continue
         with monkeypatch.context() as patch:
-            patch.setattr(images, "read_labels", lambda _: None)
+            patch.setattr(label_png, "read_labels", lambda _: None)
             np.testing.assert_array_equal(fast, decode_mask(bytes(damaged)))
     assert refused > len(data) // 2
 

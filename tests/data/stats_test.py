@@ -1,5 +1,6 @@
 import html.parser
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -106,6 +107,7 @@ def test_a_split_without_labels_is_no_division_by_zero():
     assert summary["ignored_share"] == 1
     assert set(summary["pixel_share"].values()) == {None}
     assert "-" in table("test", summary)
+    assert table("test", summary).endswith("\n100.00 % of all pixels are ignored (255)")
     assert page({"test": summary})
 
 
@@ -158,6 +160,23 @@ def test_command_writes_a_page_that_needs_nothing_else(data_dir, release_dir, tm
     assert not {tag for tag, _ in reader.tags} & {"script", "link", "img", "iframe"}
     assert "http" not in output.read_text()
     assert any("validation: 3 photographs" in text for text in reader.text)
+
+
+def test_the_dataset_is_never_written_over(data_dir, tmp_path, capsys):
+    """`features.json` lies beside the records, where the numbers of a page would go."""
+    (dataset,) = (data_dir / "mass13k").iterdir()
+    copy = tmp_path / "data" / "mass13k" / dataset.name
+    shutil.copytree(dataset, copy)
+    before = (copy / "features.json").read_bytes()
+    arguments = ["--data_dir", str(tmp_path / "data"), "--split", "test", "--output"]
+    assert main([*arguments, str(copy / "features.html")]) == 2
+    captured = capsys.readouterr()
+    assert "features.json is read and would be written over" in captured.err and not captured.out
+    assert (copy / "features.json").read_bytes() == before
+    assert not (copy / "features.html").exists()
+    # A page that this command wrote there may be written again.
+    assert main([*arguments, str(copy / "stats.html")]) == 0
+    assert main([*arguments, str(copy / "stats.html")]) == 0
 
 
 def test_command_takes_a_part_of_a_split(data_dir, capsys):

@@ -1,6 +1,7 @@
 """The evaluation of a model: what it counts, writes and says, with a stand-in for the network."""
 
 import base64
+import html
 import io
 import json
 import threading
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.data.images import decode_mask, encode_mask
-from massformer_jax.evaluation import evaluate, output, progress
+from massformer_jax.errors import InputError
+from massformer_jax.evaluation import evaluate, output, progress, provenance
 from massformer_jax.evaluation.label_map_files import evaluate_files
 from massformer_jax.evaluation.one_behind import one_behind
 from massformer_jax.inference import views
@@ -28,6 +31,7 @@ from massformer_jax.metrics.counts import (
 from massformer_jax.parallel import sharding
 from tests.helpers import stand_in, tiny_config
 
+TINY = tiny_config.get_config().architecture.to_dict()
 SIZES = [(60, 90), (41, 33), (60, 90), (60, 90), (41, 33)]
 
 
@@ -47,9 +51,9 @@ def examples():
 def run(examples, folder, *, devices, protocol, patch, **settings):
     stand_in.replace_network(patch)
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    architecture = tiny_config.get_config().architecture.to_dict()
-    evaluate_batch = evaluate.evaluation_function(architecture, mesh, protocol=protocol)
-    settings = {"pictures": 0, "save_predictions": True, **settings}
+    evaluate_batch = evaluate.evaluation_function(TINY, mesh, protocol=protocol)
+    dataset = provenance.Dataset("/data", "mass13k/1.1.0", "validation")
+    settings = {"pictures": 0, "save_predictions": True, "dataset": dataset, **settings}
     return evaluate.evaluate(
         evaluate_batch,
         np.zeros(()),
@@ -87,7 +91,7 @@ def test_scores_are_those_of_the_written_label_maps(
         protocol=protocol,
         patch=monkeypatch,
         pictures=2,
-        split="validation",
+        model=provenance.Model("/runs/ours", 7, TINY, {"seed": 3}, source={"file": "x.pth"}),
     )
     names, pool = evaluate_files(folder / "predictions", labels)
     expected = scores.evaluation_summary(
@@ -103,10 +107,20 @@ def test_scores_are_those_of_the_written_label_maps(
             np.testing.assert_allclose(*(np.array(x, float) for x in (written[key], value)))
     assert written["protocol"]["window"] == protocol.window
     assert written["mIoU"] == pytest.approx(summary["mIoU"]) and 0 < summary["mIoU"] < 1
-    assert (folder / "row.md").read_text().splitlines()[2].startswith("| ours | ")
+    row = (folder / "row.md").read_text().splitlines()
+    assert row[2].startswith("| ours | ")
     assert len(list(folder.glob("*.png"))) == 2
     page = (folder / "report.html").read_text()
-    assert "Mask2Former" in page, "the split is among the published ones"
+    reason = "Not comparable with the published results: 5 images, and MaSS13K's val has 500."
+    assert "Mask2Former" not in page and reason in html.unescape(page) and row[-1] == reason
+    told = written["provenance"]
+    assert (told["checkpoint"], told["step"], told["config"]) == ("/runs/ours", 7, {"seed": 3})
+    assert told["architecture"] == TINY and told["source"] == {"file": "x.pth"}
+    assert 1e6 < told["parameters"] < 1e8 < told["macs"]
+    assert told["dataset"]["name"] == "mass13k/1.1.0" and told["dataset"]["images"] == 5
+    assert row[2].endswith(f"| {told['parameters'] / 1e6:.2f} | {told['macs'] / 1e9:,.0f} |")
+    printed = evaluate.evaluation_text(summary, CLASSES)
+    assert "step 7 of /runs/ours: " in printed and "mass13k/1.1.0 validation of /data" in printed
     drawn = json.loads(page.split('id="data">')[1].split("</script>")[0])["pictures"]
     assert set(drawn) == set(names), "all are among the worst of so few"
     for example in examples:
@@ -119,6 +133,41 @@ def test_scores_are_those_of_the_written_label_maps(
         shown = jax.device_put(views.show(protocol, [example["image"]]))
         labels = decode_mask(folder / "predictions" / output.mask_name(example))
         assert (labels == np.asarray(answer(None, None, shown, labels.shape)[0])).mean() > 0.999
+
+
+def test_what_was_left_out_is_counted_and_named(examples, tmp_path, monkeypatch):
+    bad_records = BadRecords(20, "skip", 1.0)
+
+    def read():
+        """Reads all but some, as the pipeline does: what is bad is known when it has been read."""
+        for number, example in enumerate(examples[:3]):
+            bad_records.add(17 - number, InputError(f"bad{number}.jpg: the JPEG is truncated"))
+            yield example
+
+    settings = {"devices": 1, "protocol": Protocol(), "patch": monkeypatch}
+    summary = run(read(), tmp_path / "a", **settings, bad_records=bad_records)
+    written = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert written["skipped"] == [f"bad{i}.jpg: the JPEG is truncated" for i in (2, 1, 0)]
+    lines = evaluate.evaluation_text(summary, CLASSES).splitlines()
+    at = lines.index("3 photographs could not be read, and the scores are those of all others:")
+    assert lines[at + 1 : at + 4] == [f"  {line}" for line in written["skipped"]]
+
+    for number in range(10):
+        bad_records.add(number, InputError(f"{number}.jpg: no image"))
+    summary = run(examples[:1], tmp_path / "b", **settings, bad_records=bad_records)
+    assert "  9.jpg: no image\n  and 3 more, named in" in evaluate.evaluation_text(summary, CLASSES)
+    summary = run(examples[:1], tmp_path / "c", **settings)
+    assert summary["skipped"] == []
+    assert "could not be read" not in evaluate.evaluation_text(summary, CLASSES)
+
+
+def test_nothing_left_is_an_error_and_no_score(tmp_path, monkeypatch):
+    bad_records = BadRecords(1, "skip", 1.0)
+    bad_records.add(0, InputError("a.jpg: the JPEG is truncated"))
+    settings = {"devices": 1, "protocol": Protocol(), "patch": monkeypatch}
+    with pytest.raises(InputError, match=r"^none of the photographs .* a\.jpg: the JPEG is trunc"):
+        run([], tmp_path, **settings, bad_records=bad_records)
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_the_next_batch_is_started_before_one_is_finished():

@@ -1,5 +1,6 @@
 """The command that scores PNG files: right numbers, and all that is wrong named at once."""
 
+import html
 import json
 from pathlib import Path
 
@@ -8,9 +9,9 @@ import pytest
 from PIL import Image
 
 from massformer_jax import evaluate_files
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.data.images import encode_mask
-from massformer_jax.metrics import published
+from massformer_jax.evaluation import label_map_files, provenance
 from massformer_jax.metrics.counts import BOUNDARY_RATIO
 
 PARITY = Path(__file__).parents[1] / "parity" / "metrics"
@@ -42,7 +43,11 @@ def run(folders, *options) -> int:
 def test_scores_equal_the_release(folders, tmp_path, capsys):
     output = tmp_path / "new" / "scores.json"
     assert run(folders, "--output", str(output)) == 0
-    text = capsys.readouterr().out
+    captured = capsys.readouterr()
+    text = captured.out
+    assert captured.err.splitlines() == [
+        f"{folder}: left out notes.txt; only PNG is read" for folder in folders
+    ]
     written = json.loads(output.read_text())
     for name, percent in RELEASE["summary"].items():
         assert round(100 * written[name], 2) == pytest.approx(percent, abs=1e-5), name
@@ -50,7 +55,7 @@ def test_scores_equal_the_release(folders, tmp_path, capsys):
     assert [sum(row) for row in written["confusion"]] == labels
     assert list(written["images"]) == ["a.png", "b.PNG", "deep/a.png"]
     assert 0 < written["images"]["a.png"]["mIoU"] < 1
-    assert written["tolerances"] == [0.0075, 0.001]
+    assert written["tolerances"] == [0.0075, 0.001, 1.0]
     assert text.splitlines()[10].split()[:3] == ["mean", "61.83", "78.10"]
     assert "3 images of method" in text
 
@@ -71,13 +76,33 @@ def test_settings_reach_the_counts(folders, tmp_path):
     assert wide["mBF1@1%"] > wide["mBF1@2px"] > 0 and "mBF1@0.1%" not in wide
 
 
-def test_a_run_among_the_published(folders, capsys):
+def test_a_run_among_the_published(folders, capsys, monkeypatch):
+    """Three label maps count as MaSS13K's only where MaSS13K is said to consist of them."""
+    monkeypatch.setitem(provenance.PHOTOGRAPHS, "test", 3)
+    monkeypatch.setattr(provenance, "_is_released", lambda name, size: True)
     assert run(folders, "--published", "test", "--name", "ours") == 0
     lines = capsys.readouterr().out.splitlines()
-    mine = next(i for i, line in enumerate(lines) if line.startswith("> ours"))
-    assert lines[mine].split()[-3:-1] == ["61.83", "18.43"]
+    mine = next(i for i, line in enumerate(lines) if line.startswith(">  ours"))
+    assert lines[mine].split()[4:6] == ["61.83", "18.43"]
+    assert lines[mine].split()[-2:] == ["-", "-"], "of files the network is not known"
     assert "BiSeNetv2" in lines[mine - 1], "the only one above 61.83 and below all others"
     assert lines[-1].startswith("| ours | 61.83 | 18.43 | .")
+
+
+def test_other_label_maps_do_not_stand_among_the_published(folders, tmp_path, capsys):
+    report, output = tmp_path / "report.html", tmp_path / "scores.json"
+    options = ("--published", "test", "--report", str(report), "--output", str(output))
+    assert run(folders, *options) == 0
+    text, page = capsys.readouterr().out, report.read_text()
+    assert "Mask2Former" not in text and "Mask2Former" not in page
+    said = "Not comparable with the published results: 3 images, and MaSS13K's test has 1500."
+    assert said in text and said in html.unescape(page)
+    told = json.loads(output.read_text())["provenance"]
+    assert told["dataset"]["folder"] == str(folders[1]) and told["dataset"]["mass13k"] is None
+    assert told["predictions"] == str(folders[0]) and "step" not in told
+    assert {"date", "version", "command"} <= set(told)
+    assert run(folders) == 0
+    assert "not a whole split of MaSS13K" in capsys.readouterr().out
 
 
 def test_all_that_is_wrong_is_named_at_once(folders, tmp_path, capsys):
@@ -143,39 +168,86 @@ def test_wrong_settings_are_refused(folders, capsys, options, message):
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+def test_what_is_no_label_map_is_refused_whatever_its_name(folders, capsys):
+    """As the builder refuses it: other formats, and palettes that contradict the indices."""
+    ours, truths = folders
+    labels = np.kron(np.array([[5, 5, 3], [5, 3, 1]], np.uint8), np.ones((9, 9), np.uint8))
+    for name in ("jpeg", "gif", "quantised", "bits"):
+        for folder in folders:
+            Image.fromarray(labels).save(folder / f"{name}.png")
+    Image.fromarray(labels).save(ours / "jpeg.png", "JPEG", quality=100)
+    Image.fromarray(labels).save(truths / "gif.png", "GIF")
+    Image.fromarray(PALETTE[labels]).quantize(3).save(ours / "quantised.png")
+    Image.fromarray(labels > 2).save(ours / "bits.png")
+    assert run(folders) == 2
+    captured = capsys.readouterr()
+    first, *lines = captured.err.splitlines()
+    assert not captured.out and first == "error: nothing was scored; 4 things to mend:"
+    for words in (
+        f"{ours}/jpeg.png: is a JPEG, whatever its name; export the label map as PNG",
+        f"{truths}/gif.png: is a GIF, whatever its name; export the label map as PNG",
+        f"{ours}/quantised.png: its palette shows label 0 in the colour of tree: are its indices",
+        f"{ours}/bits.png: the label map holds 1-bit grey pixels; save it as an 8-bit grey PNG",
+    ):
+        assert sum(words in line for line in lines) == 1, words
+
+
+def test_folders_behind_links_are_scored_too(folders, capsys, tmp_path):
+    """A dataset on another disk; a link may also lead round in a circle."""
+    for folder in folders:
+        (folder / "deep").rename(tmp_path / f"{folder.name}_elsewhere")
+        (folder / "deep").symlink_to(tmp_path / f"{folder.name}_elsewhere")
+        (folder / "round").symlink_to(".")
+    assert run(folders) == 0
+    assert "3 images of method" in capsys.readouterr().out
+    (folders[0] / "deep").unlink()
+    assert run(folders) == 2
+    assert "deep/a.png: no prediction" in capsys.readouterr().err
+
+
+def test_the_share_of_ignored_pixels_is_told(tmp_path, capsys):
+    """As of a mask of 0 and 255, whose second class is ignored, so that all else is right."""
+    labels = np.zeros((20, 30), np.uint8)
+    labels[5:10, 4:8] = 255
+    for folder, content in (("a", labels * 0), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(content).save(tmp_path / folder / "x.png")
+    output, report = tmp_path / "x.json", tmp_path / "x.html"
+    folders = (tmp_path / "a", tmp_path / "labels")
+    assert run(folders, "--output", str(output), "--report", str(report)) == 0
+    told = "3.33 % of all pixels are ignored (255)"
+    assert f"1 images of a; {told}" in capsys.readouterr().out
+    assert json.loads(output.read_text())["ignored_share"] == pytest.approx(20 / 600)
+    assert told in report.read_text()
+
+
+def test_label_maps_without_labels_are_no_truth(tmp_path, capsys, recwarn):
+    for folder, value in (("a", 3), ("labels", 255)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((9, 9), value, np.uint8)).save(tmp_path / folder / "x.png")
+    output = tmp_path / "x.json"
+    assert run((tmp_path / "a", tmp_path / "labels"), "--output", str(output)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: nothing is labelled in {tmp_path / 'labels'}: all")
+    assert captured.err.count("\n") == 1 and not captured.out and not output.exists()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("option", ["--output", "--report"])
+def test_nothing_that_is_scored_is_written_over(folders, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(label_map_files, "image_counts", lambda *_, **__: pytest.fail("too late"))
+    ours, truths = folders
+    (tmp_path / "linked").symlink_to(truths)
+    for path in (ours / "a.png", truths / "deep" / "a.png", tmp_path / "linked" / "b.PNG"):
+        before = path.read_bytes()
+        assert run(folders, option, str(path)) == 2
+        error = capsys.readouterr().err
+        assert f"{path} is read" in error and error.count("\n") == 1
+        assert path.read_bytes() == before
+    assert run(folders, "--output", str(tmp_path / "x"), "--report", str(tmp_path / "x")) == 2
+    assert "are the same file" in capsys.readouterr().err
+
+
 def test_a_folder_without_labels(tmp_path, capsys):
     assert run((tmp_path, tmp_path)) == 2
     assert "holds no PNG" in capsys.readouterr().err
-
-
-def test_published_table_is_complete():
-    methods = published.published()
-    assert len(methods) == len({method.name for method in methods}) == 16
-    # The best and second best of each column, as the paper marks them.
-    for split, column, best, second in (
-        ("val", "miou", "MaSSFormer", "Mask2Former"),
-        ("val", "biou", "MaSSFormer", "MPFormer"),
-        ("val", "bf1", "MaSSFormer", "MPFormer"),
-        ("test", "miou", "MaSSFormer", "SegNeXt"),
-        ("test", "biou", "MaSSFormer", "MPFormer"),
-        ("test", "bf1", "MaSSFormer", "MPFormer"),
-    ):
-        order = sorted(methods, key=lambda m: -getattr(getattr(m, split), column))
-        assert [order[0].name, order[1].name] == [best, second], (split, column)
-    ours = methods[-1]
-    assert ours.val == (88.97, 48.97, 0.5639) and ours.test == (88.21, 48.39, 0.5593)
-    assert all(1 < m.params < 100 and 100 < m.gmacs < 12000 for m in methods)
-
-
-def test_unknown_scores_are_shown_as_such():
-    summary = {"mIoU": float("nan"), "mBIoU": 0.5}
-    assert published.markdown_row("x", summary) == "| x | - | 50.00 | - |"
-    assert published.table("x", summary, "val").splitlines()[-3].split() == [
-        ">",
-        "x",
-        "this",
-        "run",
-        "-",
-        "50.00",
-        "-",
-    ]

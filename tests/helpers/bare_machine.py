@@ -1,4 +1,4 @@
-"""An environment as on a machine that has jax, flax, optax and numpy, and nothing else."""
+"""An environment like that of a machine with jax, flax, optax and numpy, and nothing else."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ ABSENT = (
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the environment of a process in which they cannot be imported.
+    """Returns the environment of a process in which other packages cannot be imported.
 
     Args:
-        folder: where the file is written that Python runs at its start.
+        folder: the folder for a file that Python runs when it starts.
     """
     text = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT}))\n"
     (folder / "sitecustomize.py").write_text(text)

@@ -1,4 +1,4 @@
-"""Every kind of broken release that is tried, and what has to be said about it."""
+"""Every kind of broken release that is tried, and the message that it must give."""
 
 import io
 import shutil
@@ -31,7 +31,7 @@ def case(message):
 
 
 class Release:
-    """A copy of the dummy data, to be spoiled."""
+    """A copy of the dummy data, which a case damages."""
 
     def __init__(self, root):
         self.root = Path(shutil.copytree(RELEASE, root))
@@ -39,7 +39,7 @@ class Release:
         self.masks = sorted((self.root / "annotations" / "train").iterdir())
 
     def labels(self, change=lambda labels: labels):
-        """Rewrites a label map as whatever image `change` makes of its labels."""
+        """Rewrites a label map as the image that `change` makes of its labels."""
         labels = np.array(decode_mask(self.masks[0]))
         return save(self.masks[0], Image.fromarray(change(labels)), "PNG")
 
@@ -63,13 +63,13 @@ def patch(path, offset, data):
 
 
 def depth_of_png(path, bits):
-    """Changes the bits a sample in the header, with its checksum."""
+    """Changes the bits per sample in the header, and the checksum of the header."""
     patch(path, 24, bytes([bits]))
     return patch(path, 29, struct.pack(">I", zlib.crc32(path.read_bytes()[12:29])))
 
 
 def frame_header(path):
-    """Offset of the JPEG's frame header (SOF0): precision, height, width, components follow."""
+    """Returns the offset of the JPEG's frame header (SOF0), before precision, height and width."""
     return path.read_bytes().index(b"\xff\xc0") + 4
 
 
@@ -242,7 +242,7 @@ def a_label_map_with_a_damaged_part(release):
     return patch(release.masks[0], size - 300, bytes(100))
 
 
-@case("not a readable label map; replace the file")
+@case("the label map is truncated, corrupt or no PNG; copy or download it again")
 def noise_for_a_label_map(release):
     release.masks[0].write_bytes(np.random.default_rng(0).bytes(500))
     return release.masks[0]

@@ -1,4 +1,4 @@
-"""Inputs of deformable convolutions, and what they are by definition."""
+"""Inputs of deformable convolutions, and their results by definition."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ WIDENING = 3, 5  # features in and out
 
 
 def by_definition(x, offsets, modulation, kernel):
-    """Samples first and multiplies then, one output position at a time (float64)."""
+    """Samples first and then multiplies, one output position at a time, in float64."""
     b, h, w, _ = x.shape
     k = kernel.shape[0]
     out = np.zeros((b, h, w, kernel.shape[-1]))
@@ -30,7 +30,7 @@ def by_definition(x, offsets, modulation, kernel):
 
 
 def random_inputs(k, *, reach, features=WIDENING, size=(6, 7), batch=2, dtype=np.float64):
-    """Offsets up to `reach` pixels in every direction, also far past the border."""
+    """Returns inputs with offsets up to `reach` pixels in every direction, even past borders."""
     rng = np.random.default_rng(k)
     c, o = features
     x = rng.standard_normal((batch, *size, c))

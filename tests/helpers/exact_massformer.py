@@ -1,9 +1,10 @@
-"""The command line of `massformer_jax.main` with training in float64.
+"""The command line of `massformer_jax.main`, with training in float64.
 
     python -m tests.helpers.exact_massformer --config=… --config.dtype=float64 …
 
-Adam divides by the gradient's size: where that is near zero, rounding in float32 decides which way
-a parameter goes. So only in float64 do a few steps tell whether two programs compute the same.
+Adam divides by the size of the gradient. Where that is near zero, rounding in float32 decides in
+which direction a parameter moves. So only in float64 do a few steps show whether two programs
+compute the same.
 """
 
 import sys

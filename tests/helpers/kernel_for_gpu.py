@@ -1,9 +1,9 @@
-"""Compiles a small Pallas kernel for GPUs that are not there; prints what is launched, as JSON.
+"""Compiles a small Pallas kernel for GPUs on a machine without; prints the launches as JSON.
 
     JAX_PLATFORMS=cpu python -m tests.helpers.kernel_for_gpu h100 data=2
 
-The kernel stands in a module, behind `platform_dependent`, alone on one device and by `shard_map`
-on several, as kernels of the network do.
+As in the network, the kernel is part of a module and is chosen by `platform_dependent`. It runs
+alone on one device, and in `shard_map` on several.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The counts of metrics.py from their definitions: slow, mask by mask, pixel by pixel, in NumPy."""
+"""The counts of metrics/counts.py by their definitions, in NumPy, slowly and mask by mask."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def obvious_counts(
     boundary_ratio: float = 0.001,
     tolerances: tuple[float, ...] = (0.0075, 0.001),
 ) -> Counts:
-    """Counts of one image, int64."""
+    """Returns the counts of one image, int64."""
     diagonal = float(np.hypot(*label.shape))
     steps = max(1, round(boundary_ratio * diagonal))
     classes = range(num_classes)
@@ -39,7 +39,7 @@ def obvious_counts(
 
 
 def _boundary(mask, steps):
-    """What `steps` erosions by a 3x3 square take away; outside the image is outside the mask."""
+    """Returns what `steps` erosions by a 3x3 square remove; the mask ends at the image's border."""
     eroded = np.pad(mask, steps)
     for _ in range(steps):
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(eroded, 1), (3, 3))
@@ -48,7 +48,7 @@ def _boundary(mask, steps):
 
 
 def _contour(labels, k):
-    """(y, x) of the pixels of class k beside one of another class; 255 is not another class."""
+    """Returns (y, x) of the pixels of class k beside another class; 255 is not another class."""
     framed = np.pad(labels, 1, constant_values=255)
     points = []
     for y, x in np.argwhere(labels == k):
@@ -64,6 +64,6 @@ def _contour(labels, k):
 
 
 def _close(points, others, distance):
-    """How many of the points have one of the others within the distance."""
+    """Returns how many of the points have one of the others within the distance."""
     squares = ((points[:, None] - others[None]) ** 2).sum(-1)
     return int(np.sum((squares <= distance**2).any(1)))

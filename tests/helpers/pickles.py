@@ -4,10 +4,13 @@ import io
 import pickle
 import struct
 import zipfile
+from typing import Any
+
+import numpy as np
 
 
 def value(x) -> bytes:
-    """Opcodes that push a plain value."""
+    """Returns the opcodes that push a plain value."""
     return pickle.dumps(x, 2)[2:-1]
 
 
@@ -46,7 +49,7 @@ NUMBERS = struct.pack("<6f", *range(6))
 
 
 def archive(opcodes: bytes, entries: dict[str, bytes] | None = None, **options) -> bytes:
-    """A zip file; `entries` are the storages, by default one of six numbers, `0`."""
+    """Returns a zip file; `entries` are the storages, by default one of six numbers named `0`."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", **options) as output:
         output.writestr("archive/data.pkl", program(opcodes))
@@ -56,9 +59,31 @@ def archive(opcodes: bytes, entries: dict[str, bytes] | None = None, **options) 
 
 
 def legacy(opcodes: bytes, keys=("0",), storages: bytes | None = None) -> bytes:
-    """The format before torch 1.6."""
+    """Returns a file in the format before torch 1.6."""
     if storages is None:
         storages = struct.pack("<q", 6) + NUMBERS
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
     head = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, system)]
     return b"".join([*head, program(opcodes), pickle.dumps(list(keys), 2), storages])
+
+
+KINDS = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage", "i8": "LongStorage"}
+
+
+def saved(tree: Any) -> bytes:
+    """Returns the file that torch.save makes of dictionaries, arrays and plain values."""
+    entries = {}
+
+    def pushed(node) -> bytes:
+        if isinstance(node, dict):
+            return dictionary({key: pushed(item) for key, item in node.items()})
+        if not isinstance(node, np.ndarray):
+            return node if isinstance(node, bytes) else value(node)
+        key = str(len(entries))
+        entries[key] = node.tobytes()
+        strides = tuple(stride // node.itemsize for stride in node.strides)
+        source = storage(key, node.size, KINDS[node.dtype.str[1:]])
+        return tensor(source, shape=node.shape, strides=strides)
+
+    opcodes = pushed(tree)  # fills the entries
+    return archive(opcodes, entries)

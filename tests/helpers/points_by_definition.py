@@ -1,10 +1,10 @@
-"""Reading maps at points, a loop over points written from the definition."""
+"""A loop that reads a map at points, written from the definition."""
 
 import numpy as np
 
 
 def by_definition(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Bilinear reading of [h, w, c] at [p, 2]: pixel (i, j) has its centre at (i + ½, j + ½)."""
+    """Reads [h, w, c] bilinearly at [p, 2]: the centre of pixel (i, j) is at (i + ½, j + ½)."""
     height, width, _ = image.shape
     out = np.zeros((len(points), image.shape[2]))
     for n, (x, y) in enumerate(points.astype(np.float64)):

@@ -1,4 +1,4 @@
-"""The released model's recorded answers: weights recipe, probes, and loading of a fixture."""
+"""The recorded answers of the released model: its weights by recipe, probes, and fixtures."""
 
 import functools
 import json
@@ -26,12 +26,12 @@ def model_kwargs(manifest: str) -> dict:
 
 @functools.cache
 def shapes(manifest: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the released state dict, in order."""
+    """Returns the shape of every tensor of the released state dict, in order."""
     return json.loads((PARITY / f"state_dict_{manifest}.json").read_text())
 
 
 def recipe_tensor(seed: int, key: str, shape) -> np.ndarray:
-    """One tensor of the recipe: the first rule that fits wins."""
+    """Returns one tensor of the recipe, by the first rule that fits its name."""
     g = np.random.default_rng(zlib.crc32(f"{seed}/{key}".encode()))
     shape = tuple(shape)
 
@@ -63,7 +63,7 @@ def recipe_tensor(seed: int, key: str, shape) -> np.ndarray:
 
 @functools.cache
 def state_dict(manifest: str, seed: int) -> dict[str, np.ndarray]:
-    """The recipe's weights, in torch's names and layout."""
+    """Returns the recipe's weights, with the names and layout of torch."""
     return {key: recipe_tensor(seed, key, shape) for key, shape in shapes(manifest).items()}
 
 
@@ -81,18 +81,18 @@ def released_weights(manifest: str, seed: int, *, training: bool, dtype=np.float
 
 
 def probe(x, count: int) -> np.ndarray:
-    """Values of an array at evenly spaced positions of its flattened form."""
+    """Returns the values of an array at evenly spaced positions of its flattened form."""
     flat = np.asarray(x).reshape(-1)
     return flat[np.linspace(0, flat.size - 1, min(count, flat.size)).astype(np.int64)]
 
 
 def nchw(x) -> np.ndarray:
-    """[b, h, w, c] to the reference's [b, c, h, w]."""
+    """Returns [b, h, w, c] in the layout of the reference, [b, c, h, w]."""
     return np.moveaxis(np.asarray(x), -1, 1)
 
 
 def recorded_points(z, head: int, present: np.ndarray) -> Points:
-    """The points of a training record in our slots: it lists masks by image, then by query."""
+    """Returns the points of a training record in our order; it lists masks by image, then query."""
     oversampled = np.zeros((*present.shape, *z[f"points/oversampled.{head}"].shape[1:]), np.float32)
     random = np.zeros((*present.shape, *z[f"points/random.{head}"].shape[1:]), np.float32)
     row = 0
@@ -120,7 +120,7 @@ def read_labels(path) -> np.ndarray:
 
 
 def mask_logits(outputs: Outputs, head: int) -> jax.Array:
-    """Mask logits [b, h, w, q] of one head, at 1/2 for the last and at 1/4 for the others."""
+    """Returns the mask logits [b, h, w, q] of one head: at 1/2 for the last, else at 1/4."""
     features = outputs.mask_features
     if head % len(outputs.mask_embeds) != len(outputs.mask_embeds) - 1:
         features = resize_bilinear(features, (features.shape[1] // 2, features.shape[2] // 2))
@@ -128,7 +128,7 @@ def mask_logits(outputs: Outputs, head: int) -> jax.Array:
 
 
 def class_scores(outputs: Outputs) -> jax.Array:
-    """Class scores [b, h, w, k] at the size of the input, from whole maps of all queries."""
+    """Returns class scores [b, h, w, k] at the input's size, from whole maps of all queries."""
     logits = mask_logits(outputs, -1)
     _, h, w, _ = logits.shape
     masks = jax.nn.sigmoid(resize_bilinear(logits, (2 * h, 2 * w)))

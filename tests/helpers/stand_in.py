@@ -1,4 +1,4 @@
-"""In place of the network, which takes seconds to compile for every size."""
+"""A stand-in for the network, which would take seconds to compile for every size."""
 
 import functools
 
@@ -14,7 +14,7 @@ GRAPH = nnx.graphdef(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))  # of no network
 
 
 def network_scores(graph, *, dtype="float32", mesh=None):
-    """Scores that depend on what else is in the image, and are mirrored by no mirror image."""
+    """Returns scores that depend on the whole image, and that a mirror image does not mirror."""
 
     @functools.partial(jax.jit, static_argnums=3)
     def scores(params, batch_stats, images, size):
@@ -27,7 +27,7 @@ def network_scores(graph, *, dtype="float32", mesh=None):
 
 
 def network_labels(graph, *, dtype="float32", mesh=None):
-    """The classes of its highest scores."""
+    """Returns the classes with the highest scores of the stand-in."""
     scores = network_scores(graph)
     return lambda *arguments: jnp.argmax(scores(*arguments), -1).astype(jnp.uint8)
 

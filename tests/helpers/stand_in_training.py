@@ -1,8 +1,8 @@
-"""Training with a network of three numbers in the place of MaSSFormer: the loop, in seconds.
+"""The training loop in seconds, with a network of three numbers in the place of MaSSFormer.
 
 `python -m tests.helpers.stand_in_training --config=… …` is the command line of
-`massformer_jax.main` with it. What a step computes depends on all crops of all processes, and on
-their order, as with the real one.
+`massformer_jax.main` with this network. What a step computes depends on all crops of all processes
+and on their order, as with the real network.
 """
 
 import os
@@ -70,10 +70,10 @@ def training_step(architecture, optimizer, mesh, *, on_nonfinite, **_):
 
 
 def evaluation_function(architecture, mesh, *, dtype, protocol):
-    """Predicts everywhere the class that a parameter and the photograph's first pixel say."""
+    """Predicts one class everywhere, which a parameter and the photograph's first pixel give."""
 
     def counts(found, labels):
-        """Of the pixels alone: no boundaries, no contours, which take long to compile."""
+        """Counts pixels alone, without boundaries and contours, which take long to compile."""
         pixels = jnp.bincount(labels.ravel(), length=7)
         fields = [jnp.zeros(field.shape[1:], jnp.int32) for field in zero_counts()]
         return Counts(jnp.zeros((7, 7), jnp.int32).at[:, found].set(pixels), *fields[1:])
@@ -89,7 +89,7 @@ def evaluation_function(architecture, mesh, *, dtype, protocol):
 
 
 def install(patch=setattr):
-    """Puts it in place; `patch` as `monkeypatch.setattr`."""
+    """Puts the stand-in into its place; `patch` has the arguments of `monkeypatch.setattr`."""
     for name in ("init_state", "abstract_state", "training_step"):
         patch(loop, name, globals()[name])
     patch(evaluation, "evaluation_function", evaluation_function)

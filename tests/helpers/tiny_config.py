@@ -1,4 +1,4 @@
-"""The smallest network that has every part, for tests that train."""
+"""The configuration of the smallest network that has every part, for tests that train."""
 
 import ml_collections
 

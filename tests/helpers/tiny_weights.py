@@ -11,13 +11,13 @@ TINY = tiny_config.get_config().architecture.to_dict()
 
 
 def counted(state: dict) -> dict:
-    """Counters as a long training leaves them, not all alike."""
+    """Returns the state with counters as after a long training, which are not all equal."""
     names = [name for name in state if name.endswith(COUNTER)]
     return state | {name: np.array(80_000 + i, np.int64) for i, name in enumerate(names)}
 
 
 def tiny_state(**changes) -> dict[str, np.ndarray]:
-    """A released state dict of the smallest model."""
+    """Returns a state dict of the smallest model, as the release has it."""
     like = weights_by_path(abstract_weights(TINY | changes))
     state = {}
     for path, leaf in like.items():

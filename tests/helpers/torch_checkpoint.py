@@ -9,7 +9,7 @@ import numpy as np
 
 
 def write_checkpoint(torch, path: pathlib.Path, state: dict, **options) -> None:
-    """What mmengine leaves after training: the weights between objects of its own classes."""
+    """Writes what mmengine leaves after training: weights between objects of its own classes."""
     name = "mmengine.logging.history_buffer"
     module = sys.modules[name] = types.ModuleType(name)
     for parent in ("mmengine", "mmengine.logging"):

@@ -1,4 +1,4 @@
-"""The arithmetic of rows against a loop over all of them, and without a network."""
+"""Tests of the arithmetic of rows against a loop over all rows, without a network."""
 
 import jax
 import numpy as np
@@ -19,20 +19,20 @@ def plans():
 
 
 def taps(row, plan):
-    """The rows of the input that a row of the answer lies between: half-pixel centres."""
+    """Returns the rows of the input between which a row of the answer lies (half-pixel centres)."""
     centre = max((row + 0.5) * plan.shown / plan.answered - 0.5, 0.0)
     upper = min(int(centre), plan.shown - 1)
     return upper, min(upper + 1, plan.shown - 1), centre - upper
 
 
 def held(plan, part):
-    """The rows of the fused map that a part holds: its own, and those of its neighbours' beside."""
+    """Returns the rows of the fused map that a part holds: its own, and some of its neighbours."""
     own = plan.padded // 2 // plan.parts
     return range(part * own - plan.halo, (part + 1) * own + plan.halo)
 
 
 def strips(plan, part):
-    """The first rows of a part's strips, as `in_strips` has them: the last one is moved back."""
+    """Returns the first row of each strip of a part; as in `in_strips`, the last is moved back."""
     rows = plan.rows(part)
     begin = int(rows.start)
     assert rows.count == plan.count and 1 <= plan.strip <= plan.count
@@ -40,7 +40,7 @@ def strips(plan, part):
 
 
 def check(plan):
-    """Every row of the answer is computed once, by one part, from rows that its strip reads."""
+    """Checks that one part computes each row of the answer, once, from rows its strip reads."""
     find = jax.jit(lambda start, part: plan.source(start, part, np.float32))
     computed = []
     for part in range(plan.parts):
@@ -77,7 +77,7 @@ def test_every_row_lies_within_what_its_strip_reads():
 
 
 def test_a_strip_reads_no_more_than_the_longest_one_needs():
-    """In pairs of rows, from an even row on."""
+    """A strip reads pairs of rows, beginning with an even row."""
     plan = RowPlan(answered=900, shown=257, padded=512, fused_strip=16)
     assert plan.strip == 112
     needed = []
@@ -99,7 +99,7 @@ def test_a_strip_reads_no_more_than_the_longest_one_needs():
     ],
 )
 def test_a_wrong_plan_is_noticed(name, wrong):
-    """Every part of the arithmetic, spoiled a little."""
+    """Each part of the arithmetic is made wrong by a little."""
     settings = {"answered": 333, "shown": 511, "padded": 512, "fused_strip": 16, "parts": 4}
     check(RowPlan(**settings))
     spoiled = type("Spoiled", (RowPlan,), {name: wrong})

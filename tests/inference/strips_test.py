@@ -1,4 +1,4 @@
-"""Inference in strips of rows: the same answer whatever their height, and what they save."""
+"""Tests of inference in strips of rows: equal answers for all heights, and less memory."""
 
 import functools
 
@@ -21,7 +21,7 @@ MODEL = tiny_config.get_config().architecture.to_dict()
 
 @pytest.fixture(scope="module")
 def weights():
-    """Random ones, also where training starts from zero: offsets reach over many rows."""
+    """Returns random weights, even where training starts from 0: offsets reach over many rows."""
     params, stats = init_weights(jax.random.key(0), MODEL)
     rng = np.random.default_rng(0)
 
@@ -40,7 +40,7 @@ def photograph(height, width):
 
 @pytest.fixture(scope="module")
 def whole(weights):
-    """Scores from the training path and whole maps of all queries."""
+    """Returns scores from the training path and from whole maps of all queries."""
 
     @jax.jit
     def run(params, stats, images):
@@ -62,7 +62,7 @@ def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
 
 @pytest.mark.parametrize("size", [(300, 250), (333, 222), (711, 301)])
 def test_labels_at_any_size_are_those_of_the_scores(weights, size):
-    """Cropped, shrunk and enlarged; strips of 20 rows against one strip."""
+    """They are cropped, shrunk and enlarged; strips of 20 rows give the same as one strip."""
     graph = model_graph(MODEL, training=False)
     images = photograph(300, 250)
     one = jax.jit(network_scores(graph, strip_rows=1000), static_argnums=3)
@@ -74,7 +74,7 @@ def test_labels_at_any_size_are_those_of_the_scores(weights, size):
 
 
 def test_photographs_of_one_padded_size_share_programs(monkeypatch):
-    """Shown as they are; and resized, where the network is shared and not what resizes."""
+    """They are shown as they are, or resized; then only the network is shared, not the resizing."""
     traced = []
     monkeypatch.setattr(network, "announce", lambda program: traced.append(program))
     labels = network_labels(model_graph(MODEL, training=False))
@@ -112,7 +112,7 @@ def test_strips_cover_every_row_once_written():
 
 
 def temporaries(variant, size, dtype="float32"):
-    """Bytes of the compiled label function of a released model, one image."""
+    """Returns the temporaries in bytes of a released model's label function for one image."""
     model = release.model_kwargs(variant)
     function = network_labels(model_graph(model, training=False), dtype=dtype)
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)

@@ -1,4 +1,4 @@
-"""Windows and views: the released answers, and what they have to be by definition."""
+"""Tests of windows and views against the released answers and against the definition."""
 
 import functools
 import itertools
@@ -30,14 +30,14 @@ def no_network(monkeypatch):
 
 
 def plain(image, size=None):
-    """Scores of the stand-in alone, [h, w, 3] to [*size, k]."""
+    """Returns the scores of the stand-in alone, from [h, w, 3] to [*size, k]."""
     return np.asarray(
         stand_in.network_scores(None)(None, None, image[None], size or image.shape[:2])[0]
     )
 
 
 def answers(image, **settings):
-    """Scores [h, w, k] and labels [h, w] by the protocol of these settings."""
+    """Returns scores [h, w, k] and labels [h, w] by the protocol with these settings."""
     protocol = Protocol(**settings)
     shown = jax.device_put(views.show(protocol, [image]))
     return tuple(
@@ -47,7 +47,7 @@ def answers(image, **settings):
 
 
 def assert_highest(labels, scores):
-    """But for ties."""
+    """Asserts that the labels have the highest scores, except for ties."""
     chosen = np.take_along_axis(scores, labels[..., None], -1)[..., 0]
     assert_close(chosen, scores.max(-1))
 
@@ -90,7 +90,7 @@ def test_views_equal_the_release(released):
 
 
 def test_released_scales():
-    """The sizes that the released resizing makes of a photograph, for each of its scales."""
+    """The sizes are those that the released resizing gives a photograph at each scale."""
     first, *sizes = protocol.view_sizes(Protocol(scales=protocol.RELEASE_SCALES), 2736, 3648)
     assert first == (1368, 1824)
     assert sizes == [(2052, 2736), (2736, 3648), (3420, 4560), (4104, 5472), (4788, 6384)]
@@ -103,7 +103,7 @@ def test_released_scales():
 
 @given(length=st.integers(1, 60), window=st.integers(1, 40), data=st.data(), smooth=st.booleans())
 def test_windows_cover_a_side(length, window, data, smooth):
-    """As in the release, and every pixel's weights sum up to one."""
+    """Windows lie as in the release, and the weights of every pixel add up to one."""
     stride = data.draw(st.integers(1, window))
     starts, weights = protocol.windows_along(
         length, window, stride, "smooth" if smooth else "average"
@@ -122,7 +122,7 @@ def test_windows_cover_a_side(length, window, data, smooth):
 
 
 def test_smooth_windows_fade():
-    """Half of the window on, each weight is a raised cosine; averages jump from 1 to 1/2."""
+    """With an overlap of one half each weight is a raised cosine; averages jump from 1 to 1/2."""
     _, (first, second) = protocol.windows_along(12, 8, 4, "smooth")
     np.testing.assert_allclose(first[:4], 1)
     np.testing.assert_allclose(first[4:], np.cos(np.pi * (np.arange(4) + 0.5) / 8) ** 2, rtol=1e-6)
@@ -132,7 +132,7 @@ def test_smooth_windows_fade():
 
 
 def test_a_window_larger_than_the_image_is_plain_inference():
-    """Of the network itself, with random weights."""
+    """This uses the network itself, with random weights."""
     model = tiny_config.get_config().architecture.to_dict()
     init = jax.jit(functools.partial(init_weights, architecture=model))
     weights = init(jax.random.key(3, impl="unsafe_rbg"))
@@ -157,7 +157,7 @@ def test_one_window_and_one_view_are_plain_inference(no_network, settings):
 
 @pytest.mark.parametrize("blend", protocol.BLENDS)
 def test_windows_equal_crops_put_together_by_hand(no_network, blend):
-    """Each crop by itself, then a weighted mean a pixel; the last ones are moved back inside."""
+    """Each crop is computed by itself, then come weighted means; the last ones are moved back."""
     image = noise(90, 150)
     tops, lefts = (0, 20, 26), (0, 40, 54)
     total, weights = np.zeros((90, 150, 7)), np.zeros((90, 150, 1))
@@ -182,7 +182,7 @@ def test_the_stride_is_two_thirds_of_the_window_unless_given(no_network):
 
 
 def test_windows_are_of_the_resized_photograph(no_network):
-    """Shown smaller, put together, and enlarged again, in strips where labels are asked for."""
+    """They are shown smaller, put together, and enlarged again, for labels in strips."""
     image = noise(180, 260)
     shown = resize_image(image, (90, 130))
     small = answers(shown, window="64x96")[0]
@@ -194,7 +194,7 @@ def test_windows_are_of_the_resized_photograph(no_network):
 
 @pytest.mark.parametrize("size", [(90, 150), (37, 61), (5, 1)])
 def test_labels_of_resized_scores(size, monkeypatch):
-    """In strips of several rows, the last one moved back."""
+    """Strips have several rows, and the last one is moved back."""
     monkeypatch.setattr(views, "STRIP", 7 * size[1])
     scores = jnp.asarray(np.random.default_rng(0).random((2, 50, 80, 7), np.float32))
     expected = np.asarray(resize_bilinear(scores, size)).argmax(-1)
@@ -203,7 +203,7 @@ def test_labels_of_resized_scores(size, monkeypatch):
 
 
 def test_one_program_for_the_windows_of_all_photographs(monkeypatch):
-    """The network, which takes long to compile, is not compiled again for another size."""
+    """The network takes long to compile, and is not compiled again for another size."""
     traced = []
 
     def counting(graph, *, dtype, mesh):
@@ -222,7 +222,7 @@ def test_one_program_for_the_windows_of_all_photographs(monkeypatch):
 
 
 def test_equal_views_are_plain_inference(no_network):
-    """Averaged twice: softmax(scores), whose labels are those of the scores."""
+    """The average of equal views is softmax(scores), whose labels are those of the scores."""
     image = noise(90, 130)
     scores, labels = answers(image, scales=(1.0, 1.0))
     assert_close(scores, np.asarray(jax.nn.softmax(plain(image), -1)))
@@ -231,7 +231,7 @@ def test_equal_views_are_plain_inference(no_network):
 
 @pytest.mark.parametrize("window", ["", "64x96"])
 def test_views_put_together_by_hand(no_network, window):
-    """Each view resized as bytes, mirrored, resized back; softmax over classes, then the mean."""
+    """Each view is resized as bytes, mirrored and resized back; softmax comes before the mean."""
     image = noise(90, 130)
     total = 0
     for size in ((45, 65), (90, 130)):
@@ -268,7 +268,7 @@ def test_any_size(no_network, size):
 
 
 def test_photographs_lie_on_their_devices(no_network):
-    """Sums do too: no device holds another's photograph, and the answers are the same."""
+    """So do their sums. No device holds another's photograph, and the answers are the same."""
     protocol = Protocol(window="64x96", flip=True)
     images = [noise(90, 130, seed=seed) for seed in range(4)]
     split = sharding.batch_sharded(sharding.make_mesh(jax.devices()[:4]))

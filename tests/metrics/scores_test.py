@@ -153,6 +153,7 @@ def test_table(release_pool):
     summary["Acc"][1] = math.nan
     lines = scores.format_table(summary, CLASSES).splitlines()
     columns = ["class", "IoU", "Acc", "Dice", "Precision", "BIoU", "BF1@0.75%", "BF1@0.1%"]
+    columns.append("BF1@1px")
     assert lines[0].split() == columns
     assert lines[2].split()[:3] == ["background", "24.16", "50.59"]
     assert lines[3].split()[:3] == ["person", "54.59", "-"]
@@ -190,6 +191,28 @@ def test_json_is_complete_or_not_there(tmp_path, monkeypatch):
         scores.write_json(path, {"step": 2})
     assert json.loads(path.read_bytes()) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_share_of_ignored_pixels():
+    label = np.zeros((10, 20), np.uint8)
+    label[:3] = 255
+    pool = pool_of((label * 0, label), (np.zeros((4, 5)), np.zeros((4, 5))))
+    assert scores.ignored_share(pool, [(10, 20), (4, 5)]) == pytest.approx(60 / 220)
+    assert math.isnan(scores.ignored_share(zero_counts(), []))
+    for share, text in ((0.0, "0.00"), (1e-7, "less than 0.01"), (1e-4, "0.01"), (1.0, "100.00")):
+        assert scores.ignored_text(share) == f"{text} % of all pixels are ignored (255)"
+
+
+def test_nothing_labelled_is_known_as_such(recwarn):
+    label = np.full((9, 9), 255, np.uint8)
+    pool = pool_of((label * 0, label))
+    summary = scores.evaluation_summary(["x"], pool, boundary_ratio=0.001, tolerances=TOLERANCES)
+    assert scores.nothing_labelled(summary) and math.isnan(summary["mIoU"])
+    assert math.isnan(scores.best_constant_miou(pool)) and not recwarn.list
+    label[0, 0] = 3
+    pool = pool_of((label * 0, label))
+    summary = scores.evaluation_summary(["x"], pool, boundary_ratio=0.001, tolerances=TOLERANCES)
+    assert not scores.nothing_labelled(summary)
 
 
 def test_best_constant_answer_is_found_by_trying_all():

@@ -1,4 +1,4 @@
-"""The network with the recipe's weights gives the released model's answers, probe by probe."""
+"""Tests that the network gives the answers of the released model, probe by probe."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ FIXTURES = {
 
 
 def record_outputs(model: nnx.Module, monkeypatch) -> dict[str, object]:
-    """Makes every module note what it returned, by path, while `monkeypatch` lasts."""
+    """Makes every module record what it returns, by path, while `monkeypatch` lasts."""
     paths = {id(m): "/".join(map(str, path)) for path, m in nnx.iter_modules(model)}
     recorded = {}
 
@@ -42,7 +42,7 @@ def record_outputs(model: nnx.Module, monkeypatch) -> dict[str, object]:
 
 @pytest.fixture(scope="module", params=FIXTURES)
 def answers(request):
-    """(name, reference probes, our outputs by the same names, scores [h, w, k])."""
+    """Returns (name, reference probes, our outputs by the same names, scores [h, w, k])."""
     name = request.param
     manifest, seed = FIXTURES[name]
     folder = release.PARITY / name
@@ -90,12 +90,12 @@ def test_every_probe(answers):
 
 
 def test_class_logits(answers):
-    """To 2e-5, but for one query of a head at most, to 1e-3.
+    """Class logits agree to 2e-5, except for at most one query of a head, to 1e-3.
 
-    Attention masks are hard: a mask logit within rounding of zero may fall on either side, which
-    moves the query that owns it by some 1e-4. It happens once in 600,000 logits of infer_512x768,
-    to one that is 1.7e-6 in float64; all other queries are closer to the float64 answer than the
-    reference is.
+    Attention masks are hard: a mask logit within rounding of zero may fall on either side, and
+    this moves the query that owns it by some 1e-4. In infer_512x768 it happens once in 600,000
+    logits, to a logit that is 1.7e-6 in float64. All other queries are closer to the float64
+    answer than those of the reference are.
     """
     _, reference, _, class_logits, _ = answers
     for i, got in enumerate(class_logits):
@@ -112,7 +112,7 @@ def test_scores(answers):
 
 
 def test_label_maps(answers):
-    """At the size of the input, and resized to a smaller one."""
+    """Label maps have the size of the input, or are resized to a smaller one."""
     name, _, _, _, scores = answers
     for path in (release.PARITY / name).glob("prediction*.png"):
         expected = release.read_labels(path)
@@ -122,7 +122,7 @@ def test_label_maps(answers):
 
 @pytest.mark.parametrize("manifest", ["r50", "r18_lite"])
 def test_parameter_count(manifest):
-    """The manifest's parameters, and the counts of design and paper."""
+    """The numbers of parameters are those of the manifest, and of design and paper."""
     build = functools.partial(MaSSFormer, **release.model_kwargs(manifest))
     model = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     count = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,4 +1,4 @@
-"""Layers against formulas: batch normalisation, attention, the transposed convolution."""
+"""Tests of layers against formulas: batch norm, attention, the transposed convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_batch_norm_refuses_a_single_value():
 
 @pytest.mark.parametrize("keys_at_a_time", [5, 1])
 def test_attention_by_the_formula(keys_at_a_time, monkeypatch):
-    """Two heads; keys and values differ; a blocked key gets no weight, all at once or not."""
+    """There are two heads, keys and values differ, and a blocked key gets no weight."""
     monkeypatch.setattr(attention, "KEYS", keys_at_a_time)
     init = jax.nn.initializers.normal(0.5)
     layer = MaskedAttention(4, 2, kernel_init=init, rngs=nnx.Rngs(0))
@@ -82,7 +82,7 @@ def test_attention_is_masked_attention_with_nothing_blocked():
 
 
 def test_blocks_of_keys_have_the_gradient_of_all_at_once(monkeypatch):
-    """Also for a query of which all keys of the first blocks are blocked."""
+    """This holds also for a query whose keys in the first blocks are all blocked."""
     layer = MaskedAttention(8, 2, kernel_init=jax.nn.initializers.normal(0.5), rngs=nnx.Rngs(0))
     inputs = tuple(normal(2, n, 8, seed=i) for i, n in enumerate((3, 12, 12)))
     blocked = np.random.default_rng(0).random((2, 3, 12)) < 0.3
@@ -102,7 +102,7 @@ def test_blocks_of_keys_have_the_gradient_of_all_at_once(monkeypatch):
 
 
 def test_upsampling_is_torch_s_transposed_convolution():
-    """out[2i + a - 1, 2j + b - 1] += x[i, j] · weight[a, b], torch's definition, after a flip."""
+    """It is out[2i + a - 1, 2j + b - 1] += x[i, j] · weight[a, b]; our kernel is flipped."""
     layer = UpsamplingDeformLayer(2, 3, 3, rngs=nnx.Rngs(0)).up_sample
     x = normal(1, 4, 5, 3)
     weight = np.asarray(layer.kernel[...])[::-1, ::-1]

@@ -1,4 +1,4 @@
-"""The kernels for GPUs, interpreted, against the definition and the form that runs elsewhere."""
+"""Tests of the GPU kernels, interpreted, against the definition and the form without kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def backward(*inputs, first_row=0):
 
 
 def reference(*inputs, first_row=0):
-    """Output and gradients of the form that runs elsewhere."""
+    """Returns the output and the gradients of the form without kernels."""
     *inputs, gradient = inputs
     out, vjp = jax.vjp(lambda *a: deform_conv(*a, first_row=first_row), *inputs)
     return out, *vjp(gradient)
@@ -68,7 +68,7 @@ def test_forward_equals_the_definition(k, features, reach):
 
 @pytest.mark.parametrize("k, c, o", LAYERS)
 def test_every_layer_equals_the_form_that_runs_elsewhere(k, c, o):
-    """Both directions and all four gradients, with offsets beyond the borders, on odd maps."""
+    """The output and all four gradients are equal, with offsets beyond borders, on odd maps."""
     inputs = with_gradient(
         random_inputs(k, reach=4, features=(c, o), size=(5, 7), batch=2, dtype=np.float32)
     )
@@ -79,7 +79,7 @@ def test_every_layer_equals_the_form_that_runs_elsewhere(k, c, o):
 
 @pytest.mark.parametrize("features", [(24, 16), pytest.param((32, 8), marks=pytest.mark.slow)])
 def test_bfloat16_rounds_once(features):
-    """Offsets and sums stay float32: the error is that of the samples and of the result."""
+    """Offsets and sums stay float32, so the error is that of the samples and of the result."""
     x, offsets, modulation, kernel, gradient = with_gradient(
         random_inputs(3, reach=20, features=features, size=(12, 10), batch=1, dtype=np.float32)
     )
@@ -105,7 +105,7 @@ def test_a_strip_is_rows_of_the_whole(first_row):
 
 
 def test_many_samples_of_one_pixel_all_count():
-    """Additions to the same place must not get lost."""
+    """No addition to the same place may be lost."""
     x = jnp.zeros((1, 20, 25, 1))
     rows, columns = np.mgrid[:20, :25]
     offsets = jnp.asarray(np.stack([-rows, -columns])[None], jnp.float32)

@@ -1,4 +1,4 @@
-"""The deformable convolution against its definition, tap by tap, in NumPy."""
+"""Tests of the deformable convolution against its definition in NumPy, tap by tap."""
 
 import re
 
@@ -18,12 +18,12 @@ NARROWING = 7, 3
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """So small that the tests' maps take several, the last of them in part."""
+    """Makes chunks so small that the tests' maps need several, and fill the last one in part."""
     monkeypatch.setattr(module, "CHUNK", 16)
 
 
 def output_and_gradients(x, offsets, modulation, kernel, gradient, **first_row):
-    """Of the four inputs, for that gradient of the output."""
+    """Returns the output, and the gradients of the four inputs for a gradient of the output."""
     out, backward = jax.vjp(
         lambda *inputs: deform_conv(*inputs, **first_row), x, offsets, modulation, kernel
     )
@@ -43,13 +43,13 @@ def test_equals_the_definition(k, reach, features):
 
 @pytest.mark.parametrize("first_row", [-20, -2, 0, 3, 5, 40])
 def test_a_strip_is_rows_of_the_whole(first_row):
-    """Rows past the map are those of a map continued in zeros; the first row may be traced."""
+    """Rows outside the map are those of a map continued by zeros; the first row may be traced."""
     x, _, _, kernel = random_inputs(3, reach=0)
     _, offsets, modulation, _ = random_inputs(3, reach=9, size=(4, 7))
     above, below = max(0, -first_row), max(0, first_row + 4 - 6)
 
     def all_rows(a):
-        """The strip in its place on the continued map."""
+        """Returns the strip in its place on the continued map."""
         start = first_row + above
         return np.pad(a, ((0, 0), (0, 0), (start, above + 6 + below - start - 4), (0, 0)))
 
@@ -92,7 +92,7 @@ def test_gradients_of_strips_add_up_to_those_of_the_whole():
 
 
 def test_positions_far_down_a_map_keep_every_bit_of_a_small_offset():
-    """Row 50,000 in float32 leaves 8 bits for the fraction, if row and offset were added."""
+    """If row 50,000 and offset were added in float32, 8 bits would be left for the fraction."""
     inputs = random_inputs(3, reach=1e-3, size=(20, 3), batch=1, dtype=np.float32)
     x, offsets, modulation, kernel = map(jnp.asarray, inputs)
     strip = offsets[:, :, :4], modulation[:, :, :4], kernel
@@ -125,7 +125,7 @@ def test_offsets_beyond_any_integer_sample_zero_and_have_no_gradient(offset):
 @pytest.mark.parametrize("features", [WIDENING, NARROWING])
 @pytest.mark.parametrize("reach", [2.2, 12])
 def test_gradients_equal_finite_differences(features, reach):
-    """Central differences in float64; offsets stay off the kinks at whole numbers."""
+    """These are central differences in float64; offsets avoid the kinks at whole numbers."""
     inputs = list(random_inputs(3, reach=reach, features=features, size=(4, 5)))
     inputs[1] = np.floor(inputs[1]) + np.clip(inputs[1] - np.floor(inputs[1]), 0.1, 0.9)
     rng = np.random.default_rng(1)
@@ -145,8 +145,10 @@ def test_gradients_equal_finite_differences(features, reach):
 
 @pytest.mark.parametrize("features", [WIDENING, NARROWING])
 def test_bfloat16_keeps_positions_in_float32(features):
-    """Against float64 with the same inputs. What is left: one rounding of each sample or product
-    and one of the result, each 2^-9 of values of about 3."""
+    """The result is nearly that of float64 with the same inputs.
+
+    The difference is one rounding of each sample or product and one of the result, each 2^-9 of
+    values of about 3."""
     x, offsets, modulation, kernel = random_inputs(3, reach=20, features=features, size=(20, 21))
     x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in (x, kernel))
     planes = (jnp.asarray(a, jnp.float32) for a in (offsets, modulation))
@@ -164,7 +166,7 @@ def test_bfloat16_keeps_positions_in_float32(features):
 
 
 def test_bfloat16_gradients_accumulate_in_float32():
-    """All of 1000 positions sample one pixel; a bfloat16 sum of ones stops at 256."""
+    """All 1000 positions sample one pixel; a sum of ones in bfloat16 would stop at 256."""
     x = jnp.zeros((1, 40, 25, 1), jnp.bfloat16)
     rows, columns = np.mgrid[:40, :25]
     offsets = jnp.asarray(np.stack([-rows, -columns])[None], jnp.float32)
@@ -198,7 +200,7 @@ def test_eight_devices_share_the_batch_or_the_rows(spec, features):
 
 @pytest.mark.parametrize("k, features", [(3, (64, 64)), (7, (64, 16))])
 def test_no_direction_keeps_a_copy_of_the_input_for_each_tap(k, features, monkeypatch):
-    """Temporaries stay within a few maps, whatever k; im2col keeps k² copies of the input."""
+    """Temporaries stay within a few maps for every k; im2col would keep k² copies of the input."""
     monkeypatch.undo()
     c, o = features
     shapes = [(128, 128, c), (2 * k * k, 128, 128), (k * k, 128, 128)]

@@ -1,4 +1,4 @@
-"""Edge maps and boundary weights, against the release's record and the definition."""
+"""Tests of edge maps and boundary weights against the release's record and the definition."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Resizing, windows and positions."""
+"""Tests of resizing, windows and positions."""
 
 import jax
 import jax.numpy as jnp

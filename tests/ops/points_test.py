@@ -1,4 +1,4 @@
-"""Reading maps at points, against a loop over points written from the definition."""
+"""Tests of reading maps at points, against a loop over points by the definition."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The precision of every product is in the traced program, whatever jax's own setting is."""
+"""Tests that the traced program fixes each product's precision, whatever jax's setting is."""
 
 from collections import Counter
 
@@ -29,7 +29,7 @@ ASKED = {"float32": Precision.HIGHEST, "tf32": Precision.HIGH, "bfloat16": Preci
 
 @pytest.fixture(autouse=True)
 def as_users_have_it():
-    """conftest.py asks for exact products everywhere, and refuses promotion, as in LayerNorm."""
+    """Sets what users have, where conftest.py asks for exact products and refuses promotion."""
     before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", None)
     with jax.numpy_dtype_promotion("standard"):
@@ -38,8 +38,10 @@ def as_users_have_it():
 
 
 def products(jaxpr, dtypes=("bfloat16", "float32"), kernels=False) -> Counter:
-    """How often (primitive, precision) occurs, also within loops, with an operand of `dtypes`;
-    outside of kernels or, with `kernels`, inside."""
+    """Returns how often (primitive, precision) occurs with an operand of `dtypes`.
+
+    Loops are searched, too. Only products outside kernels count, or with `kernels` those inside.
+    """
     return _products(jaxpr, dtypes, kernels, False)
 
 
@@ -63,7 +65,7 @@ def _products(jaxpr, dtypes, kernels, in_kernel) -> Counter:
 
 
 def inference(dtype, mesh=None, size=(512, 512)):
-    """Labels of an image so large that strips and blocks of keys are loops."""
+    """Traces the labels of an image so large that strips and blocks of keys are loops."""
     labels = network_labels(
         model_graph(MODEL, training=False), dtype=dtype, strip_rows=64, mesh=mesh
     )
@@ -133,7 +135,7 @@ def test_float32_products_of_a_bfloat16_network():
     ],
 )
 def test_kernels_of_gpus(dtype, expected):
-    """Forward and backward, and on a mesh where the compiler has them traced again."""
+    """This holds forward and backward, and on a mesh, where the compiler traces them again."""
     found = products(training(dtype), kernels=True)
     assert {asked for _, asked in found} == {expected}
     assert sum(found.values()) > 16

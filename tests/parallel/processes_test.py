@@ -1,7 +1,7 @@
-"""Several processes on one machine: equal results, stops, losses, other numbers of processes.
+"""Tests of several processes: equal results, stops, losses, other numbers of processes.
 
-Most runs have the stand-in for the network, which takes part of each crop's place in the global
-batch and needs seconds; one compares MaSSFormer itself.
+Most runs use the stand-in for the network. Its steps depend on the place of each crop in the global
+batch, and a run takes seconds. One test compares MaSSFormer itself.
 """
 
 import json
@@ -84,13 +84,13 @@ def start(tmp_path_factory, data_dir):
 
 
 def finished(processes, timeout=1500) -> list[tuple[int, str, str]]:
-    """Status, output and errors of each."""
+    """Returns the exit status, the output and the errors of each process."""
     ends = [process.communicate(timeout=timeout) for process in processes]
     return [(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
 
 
 def succeeded(processes) -> list[str]:
-    """The outputs; all must have ended well."""
+    """Returns the outputs of the processes, which must all have ended well."""
     ends = finished(processes)
     assert [status for status, _, _ in ends] == [0] * len(ends), "\n".join(e for _, _, e in ends)
     others = "".join(out for _, out, _ in ends[1:]).splitlines()
@@ -106,7 +106,7 @@ def wait_for_step(workdir, step, processes) -> None:
 
 
 def last_state(workdir):
-    """Step, and all numbers of the stand-in's last state."""
+    """Returns the step and all numbers of the last state of the stand-in."""
     optimizer = recipe_optimizer(**tiny_config.get_config().optimizer, total_steps=8)
     replicated = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
     shapes = stand_in_training.abstract_state(None, optimizer)
@@ -126,12 +126,15 @@ def assert_same_end(workdir, other) -> None:
 
 
 def scores(workdir) -> dict:
-    return json.loads((workdir / "eval" / "metrics.json").read_text())
+    """Returns what is written of an evaluation, except when and by which command it was made."""
+    written = json.loads((workdir / "eval" / "metrics.json").read_text())
+    del written["provenance"]
+    return written
 
 
 @pytest.fixture(scope="module")
 def undisturbed(start, tmp_path_factory):
-    """A workdir of one process with four devices."""
+    """Returns the workdir of one process with four devices that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     succeeded(start(STAND_IN, 1, 4, workdir, *SHORT))
     assert len(scores(workdir)["images"]) == 3
@@ -140,7 +143,7 @@ def undisturbed(start, tmp_path_factory):
 
 @pytest.mark.slow
 def test_stopped_by_notice_and_continued_by_others(start, undisturbed, tmp_path):
-    """SIGTERM to the third of four stops all after one step; two go on, then one, and evaluate."""
+    """SIGTERM to the third of four stops all after one step; then two continue, and then one."""
     workdir = tmp_path / "run"
     four = start(STAND_IN, 4, 1, workdir, *SHORT, STAND_IN_PAUSE="1")
     wait_for_step(workdir, 2, four)
@@ -165,7 +168,7 @@ def test_stopped_by_notice_and_continued_by_others(start, undisturbed, tmp_path)
 
 @pytest.mark.slow
 def test_killed_processes_are_named_and_the_rest_is_the_same(start, undisturbed, tmp_path):
-    """One pair loses its second process, another its first, at the same time."""
+    """One pair loses its second process and, at the same time, another pair loses its first."""
     workdirs = [tmp_path / "second", tmp_path / "first"]
     pairs = [start(STAND_IN, 2, 2, workdir, *SHORT, STAND_IN_PAUSE="0.5") for workdir in workdirs]
     for workdir, pair, victim in zip(workdirs, pairs, (1, 0), strict=True):
@@ -187,10 +190,10 @@ def test_killed_processes_are_named_and_the_rest_is_the_same(start, undisturbed,
 @pytest.mark.slow
 @pytest.mark.long
 def test_massformer_on_two_processes_equals_one(start, tmp_path):
-    """Parameters after five steps, in float64, and the counts of the evaluation.
+    """The parameters after five steps in float64 are equal, and the counts of the evaluation.
 
-    In float32 rounding decides the direction of some of Adam's first steps: those parameters then
-    differ by twice the learning rate a step.
+    In float32 rounding decides the direction of some of Adam's first steps. Then those parameters
+    differ by twice the learning rate per step.
     """
     overrides = ["--config.total_steps=5", "--config.batch_size=4", "--config.checkpoint_every=5"]
     overrides += ["--config.eval_every=5", "--config.dtype=float64"]
@@ -228,7 +231,7 @@ end(0, together=True)
 
 @pytest.mark.slow
 def test_counts_are_pooled_exactly():
-    """Beyond 2^31, where arrays on devices end, and with a process that has none."""
+    """This holds beyond 2^31, which devices cannot count, and if a process has no counts."""
     port = free_port()
     processes = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Meshes and placements: what the config asks for, and what it cannot have."""
+"""Tests of meshes and placements: what a config may ask for, and what is refused."""
 
 import jax
 import jax.numpy as jnp

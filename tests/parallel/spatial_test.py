@@ -1,4 +1,4 @@
-"""One image over several devices: the rows are split, the answer is not."""
+"""Tests of splitting the rows of one image over several devices, with the same answer."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def mesh_of(**axes):
 
 
 def over(mesh, function):
-    """The function, with rows split over the mesh."""
+    """Returns the function with rows split over the mesh."""
 
     def traced(*inputs):
         with spatial.over(mesh):
@@ -48,7 +48,7 @@ def test_nothing_is_split_without_a_mesh():
 
 
 def test_reductions_over_the_devices_of_one_photograph():
-    """Without a split they do nothing; over two photographs each has its own."""
+    """Without a split they do nothing. With two photographs, each has its own result."""
     x = noise(2, 4, 3)
 
     def reduced(x):
@@ -171,7 +171,7 @@ def test_every_row_of_a_photograph_is_answered_from_its_rows_of_the_network(part
 
 @pytest.mark.slow
 def test_scores_and_labels_of_whole_photographs():
-    """Two at once; cut, and also enlarged; random weights, so that offsets reach over many rows."""
+    """Two photographs are cut or enlarged; random weights make offsets reach over many rows."""
     params, stats = init_weights(jax.random.key(0), MODEL)
     leaves, structure = jax.tree.flatten(params)
     noisy = [x + 0.2 * noise(*x.shape, seed=i) for i, x in enumerate(leaves)]

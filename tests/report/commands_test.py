@@ -98,6 +98,17 @@ def test_comparison_of_files(runs, tmp_path, capsys):
     assert carried(page)["pictures"] == {} and "new &lt;1&gt;" in page and "new <1>" not in page
 
 
+def test_nothing_that_is_compared_is_written_over(runs, capsys):
+    folders = ("--labels", runs / "labels", "--predictions", runs / "a", runs / "b")
+    images = ("--images", runs / "images")
+    for path in ("a.json", "b.json", "labels/0.png", "b/deep/2.png", "images/1.jpg"):
+        before = (runs / path).read_bytes()
+        assert compared(runs, "--output", runs / "a" / ".." / path, *folders, *images) == 2
+        error = refused(capsys)
+        assert "is read" in error and error.count("\n") == 1
+        assert (runs / path).read_bytes() == before
+
+
 def test_evaluations_that_cannot_be_compared(runs, tmp_path, capsys):
     def refuse(change, message, *options):
         other = json.loads((runs / "b.json").read_text())
@@ -159,6 +170,32 @@ def test_equal_runs_have_not_changed(runs):
     first = compare.read_evaluation(str(runs / "a.json"))
     page = comparison.comparison_page(("a", "a"), (first, first), {})
     assert "delta better" not in page and "delta worse" not in page
+
+
+def test_names_that_differ_in_composition_alone_are_one(tmp_path, capsys):
+    """é is one letter in the label map, two in the photograph and in one of the predictions."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    rng = np.random.default_rng(0)
+    for folder in ("labels", "a", "b", "images"):
+        (tmp_path / folder).mkdir()
+    for folder, name in (("labels", one), ("a", two), ("b", one)):
+        labels = rng.integers(0, 7, (40, 40), np.uint8)
+        (tmp_path / folder / f"{name}.png").write_bytes(encode_mask(labels))
+    cv2.imwrite(str(tmp_path / "images" / f"{two}.jpg"), np.zeros((40, 40, 3), np.uint8))
+    images = ("--images", tmp_path / "images")
+    for run in ("a", "b"):
+        files = ("--output", tmp_path / f"{run}.json", "--report", tmp_path / f"{run}.html")
+        assert score(tmp_path, run, *files, *images) == 0
+        summary = json.loads((tmp_path / f"{run}.json").read_text())
+        assert list(summary["images"]) == [f"{one}.png"]
+        pictures = carried((tmp_path / f"{run}.html").read_text())["pictures"]
+        assert "photo" in pictures[f"{one}.png"]["levels"][0]["layers"]
+    # An evaluation of an earlier version has the names of its folder.
+    text = (tmp_path / "a.json").read_text().replace(json.dumps(one)[1:-1], json.dumps(two)[1:-1])
+    (tmp_path / "a.json").write_text(text)
+    folders = ("--labels", tmp_path / "labels", "--predictions", tmp_path / "a", tmp_path / "b")
+    assert compared(tmp_path, "--output", tmp_path / "page.html", *folders, *images) == 0
+    assert list(carried((tmp_path / "page.html").read_text())["pictures"]) == [one]
 
 
 def test_masks_of_any_case_are_found(tmp_path, capsys):

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from massformer_jax.classes import IGNORE, PALETTE
+from massformer_jax.errors import InputError
 from massformer_jax.metrics import scores
 from massformer_jax.metrics.counts import (
+    TOLERANCES,
     Counts,
     add_counts,
     boundary_radius,
@@ -145,7 +147,7 @@ def test_small_images_are_shown_as_they_are():
 
 def random_pool(rng, images: int, classes: int = 3) -> Counts:
     """Makes counts of images of a few pixels, in which classes are missing."""
-    pool = zero_counts(classes, 2)
+    pool = zero_counts(classes)
     shapes = [field.shape[1:] for field in pool]
     confusion = rng.integers(0, 5, (images, *shapes[0])) * rng.integers(0, 2, (images, *shapes[0]))
     union = rng.integers(0, 9, (images, *shapes[1]))
@@ -169,10 +171,8 @@ def test_a_gallery_ends_with_the_worst_of_all(images, batch, seed):
             gallery.draw(upto[first + i], np.zeros((1, 1, 3), np.uint8), labels, labels)
             drawn += 1
         assert gallery._pictures.keys() <= gallery._scores.keys(), "others are dropped"
-    summary = scores.evaluation_summary(
-        names, pool, boundary_ratio=0.001, tolerances=(0.0075, 0.001)
-    )
-    table = worst.score_table(summary["images"], ("IoU", "BIoU", "BF1@0.1%"), 3)
+    summary = scores.evaluation_summary(names, pool, boundary_ratio=0.001, tolerances=TOLERANCES)
+    table = worst.score_table(summary["images"], ("IoU", "BIoU", "BF1@1px"), 3)
     expected = [names[i] for i in worst.worst(table)]
     assert list(gallery.pictures(summary)) == expected
     for values in table.reshape(images, -1).T:
@@ -212,15 +212,39 @@ def summary():
         prediction[: 8 * (i + 1)] = 3
         pool = add_counts(pool, image_counts(prediction, truth))
     names = ["one.png", "</script><script>alert(1)</script>.png", "three.png"]
-    return scores.evaluation_summary(names, pool, boundary_ratio=0.001, tolerances=(0.0075, 0.001))
+    return scores.evaluation_summary(names, pool, boundary_ratio=0.001, tolerances=TOLERANCES)
+
+
+def with_provenance(summary, mass13k, reason="") -> dict:
+    """The summary of a model that was evaluated on a split of MaSS13K, or on other images."""
+    dataset = {"folder": "/data/<b>", "name": "mass13k/1.1.0", "split": "validation"}
+    dataset |= {"images": 3, "mass13k": mass13k, "reason": reason}
+    return {
+        **summary,
+        "provenance": {
+            "date": "2026-11-26T12:00:00+00:00",
+            "version": "0.1.0",
+            "command": "python -m massformer_jax.main --mode=eval",
+            "checkpoint": "/runs/<i>one</i>",
+            "step": 4711,
+            "architecture": {"encoder_depth": 50},
+            "parameters": 37_580_000,
+            "macs": 2_268_000_000_000,
+            "config": {"seed": 12, "name": "</pre>"},
+            "dataset": dataset,
+        },
+    }
 
 
 def test_page_of_an_evaluation(summary):
-    page = evaluation_page("a <b>run</b>", summary, {}, split="val", details={"step": "7 & 8"})
+    told = with_provenance(summary, "val")
+    page = evaluation_page(
+        "a <b>run</b>", told, {}, among_published=True, details={"step": "7 & 8"}
+    )
     assert "<b>run" not in page and "<script>alert" not in page and "7 &amp; 8" in page
     data = carried(page)
     assert data["names"] == list(summary["images"])
-    for i, measure in enumerate(("IoU", "BIoU", "BF1@0.1%")):
+    for i, measure in enumerate(("IoU", "BIoU", "BF1@1px")):
         assert data["measures"][i] == measure
         image = summary["images"]["three.png"]
         expected = [image[f"m{measure}"], *image[measure]]
@@ -230,7 +254,7 @@ def test_page_of_an_evaluation(summary):
     assert data["scores"][0][0][2][2] is None, "the third has no person"
     assert f"<dd>{100 * summary['mBIoU']:.2f}</dd>" in page
     assert page.count('class="right"') == 7 and page.count('class="wrong"') == 42
-    assert "MaSSFormer-Lite" in page and "This run saw 3 images, the benchmark has 500" in page
+    assert "MaSSFormer-Lite" in page and "MaSS13K val, as published" in page
     assert not re.search(r'(src|href)="(?!#|data:)', page), "nothing to fetch"
     assert "MaSSFormer-Lite" not in evaluation_page("x", summary, {})
 
@@ -241,9 +265,74 @@ def test_page_of_json_is_the_page_of_the_summary(summary, tmp_path):
     scores.write_json(path, summary)
     read = json.loads(path.read_text())
     assert read["images"]["three.png"]["IoU"][1] is None
-    assert evaluation_page("x", read, {}, split="test") == evaluation_page(
-        "x", summary, {}, split="test"
+    assert evaluation_page("x", read, {}, among_published=True) == evaluation_page(
+        "x", summary, {}, among_published=True
     )
+
+
+def test_a_page_tells_where_its_evaluation_comes_from(summary):
+    page = evaluation_page("x", with_provenance(summary, "test"), {}, among_published=True)
+    for text in (
+        "<dt>date</dt><dd>2026-11-26T12:00:00+00:00</dd>",
+        "<dt>version</dt><dd>0.1.0</dd>",
+        "<dt>checkpoint</dt><dd>/runs/&lt;i&gt;one&lt;/i&gt;</dd>",
+        "<dt>step</dt><dd>4711</dd>",
+        "<dt>parameters, M</dt><dd>37.58</dd>",
+        "<dt>GMAC</dt><dd>2,268.00</dd>",
+        "<dt>architecture</dt><dd>encoder_depth=50</dd>",
+        "<dt>dataset</dt><dd>mass13k/1.1.0</dd>",
+        "<dt>split</dt><dd>validation</dd>",
+        "<dt>folder of the dataset</dt><dd>/data/&lt;b&gt;</dd>",
+        "<dt>MaSS13K</dt><dd>test</dd>",
+        "<dt>command</dt><dd>python -m massformer_jax.main --mode=eval</dd>",
+        "&quot;seed&quot;: 12",
+    ):
+        assert text in page, text
+    assert page.count("</pre>") == 1, "the config cannot end its own element"
+    row = re.search(r'<tr class="ours".*?</tr>', page)[0]
+    assert re.findall(r"<td>(.*?)</td>", row)[-3:] == ["37.58", "2,268", "this run"]
+
+
+def test_other_images_do_not_stand_among_the_published(summary):
+    told = with_provenance(summary, None, "3 images, and MaSS13K's val has 500")
+    for page, reason in (
+        (evaluation_page("x", told, {}, among_published=True), "3 images, and MaSS13K&#x27;s val"),
+        (evaluation_page("x", summary, {}, among_published=True), "nothing tells which images"),
+        (
+            evaluation_page("x", with_provenance(summary, "train"), {}, among_published=True),
+            "MaSS13K&#x27;s training images",
+        ),
+    ):
+        assert f"Not comparable with the published results: {reason}" in page or reason in page
+        assert "Not comparable" in page
+        assert "Mask2Former" not in page and 'id="markdown"' in page
+    assert "Not comparable" not in evaluation_page("x", told, {})
+
+
+@pytest.mark.parametrize("damaged", [None, 3, [], {"dataset": 5, "macs": "x", "config": []}])
+def test_a_damaged_provenance_is_passed_over(summary, damaged):
+    page = evaluation_page("x", {**summary, "provenance": damaged}, {}, among_published=True)
+    assert "nothing tells which images were evaluated" in page
+
+
+def test_comparisons_show_where_both_come_from(summary):
+    first, second = with_provenance(summary, "val"), dict(summary)
+    page = comparison.comparison_page(("a", "b"), (first, second), {})
+    assert '<tr><th scope="row">step</th><td>4711</td><td>-</td></tr>' in page
+    assert 'id="origins"' not in comparison.comparison_page(("a", "b"), (second, second), {})
+
+
+def test_evaluations_of_fewer_tolerances_are_compared_at_those(summary):
+    """An earlier version had two; of none in common there is no comparison."""
+    earlier = {k: v for k, v in summary.items() if not k.endswith("@1px")}
+    earlier["tolerances"] = [0.0075, 0.001]
+    for pair in ((summary, earlier), (earlier, summary)):
+        page = comparison.comparison_page(("a", "b"), pair, {})
+        assert carried(page)["measures"] == ["IoU", "BIoU", "BF1@0.1%"]
+        assert "BF1@0.75%" in page and "BF1@1px" not in page
+        comparison.changed_most(*pair)
+    with pytest.raises(InputError, match="evaluate both with one of them"):
+        comparison.check_comparable(summary, {**earlier, "tolerances": [3.0]})
 
 
 def test_classes_and_tolerances_of_another_dataset():

@@ -1,4 +1,4 @@
-"""The benchmark for GPUs: nothing stops it, nothing is lost, and it runs where only jax is."""
+"""Tests of the benchmark for GPUs: nothing stops it, and it runs where only jax is."""
 
 import json
 import pathlib
@@ -164,7 +164,7 @@ def test_tables():
 
 @pytest.mark.slow
 def test_everything_on_a_bare_machine(tmp_path):
-    """The whole command, tiny, on a CPU without PyTorch: every kind of measurement once."""
+    """The whole command runs on a CPU without PyTorch, tiny, with each kind of measurement once."""
     output = tmp_path / "results"
     arguments = ["--small", "--budget", "1500", "--output", str(output)]
     done = subprocess.run(

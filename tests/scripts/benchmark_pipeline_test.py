@@ -1,4 +1,4 @@
-"""The script behind the figures of docs/pipeline.md, on pictures that are small."""
+"""Tests of the script behind the figures of docs/pipeline.md, on small pictures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The benchmark: it measures what is run, and runs where only jax and flax are."""
+"""Tests of the benchmark: it measures what is run, and runs where only jax and flax are."""
 
 import importlib.util
 import json
@@ -151,7 +151,7 @@ def test_too_little_memory_is_one_line():
 
 
 def run_bare(folder, *arguments):
-    """Runs the command as on a machine with jax, flax and optax and nothing more."""
+    """Runs the command as if the machine had only jax, flax and optax."""
     return subprocess.run(
         [sys.executable, "-m", "scripts.benchmark", *arguments],
         cwd=ROOT,

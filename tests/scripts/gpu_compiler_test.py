@@ -1,7 +1,7 @@
-"""Programs for GPUs, compiled without one: the compiler does not abort, and memory does not grow.
+"""Tests that programs compile for GPUs without one, and that their memory does not grow.
 
-make test-gpu-compiler          those not marked long
-make test-gpu-compiler-all      every task of every config, in both dtypes, for both GPUs
+make test-gpu-compiler          runs the tests not marked long
+make test-gpu-compiler-all      compiles every task of every config, in both dtypes, for both GPUs
 """
 
 import importlib.util
@@ -149,7 +149,7 @@ def test_two_gpus(program, collectives):
 
 @pytest.mark.parametrize("target", ["h100", "a100", "h100 data=2", "h100 fsdp=2", "a100 spatial=2"])
 def test_a_kernel_of_our_own(target):
-    """On several devices each runs it on its own part: nothing is gathered."""
+    """Each of several devices runs it on its own part, and nothing is gathered."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.kernel_for_gpu", *target.split()],
         cwd=ROOT,

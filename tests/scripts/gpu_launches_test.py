@@ -1,4 +1,4 @@
-"""What is read from programs compiled for GPUs, and what is said when their compiler fails."""
+"""Tests of reading programs compiled for GPUs, and of the messages when the compiler fails."""
 
 import importlib.util
 import sys
@@ -82,7 +82,7 @@ def test_launches():
 
 
 def compiler_that(does: str, tmp_path, monkeypatch) -> None:
-    """Puts a shell command into the place of the process that compiles."""
+    """Replaces the process that compiles by a shell command."""
     shell = tmp_path / "python"
     shell.write_text(f"#!/bin/sh\n{does}\n")
     shell.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The files that launch training on clouds and clusters, as far as they can be checked without."""
+"""Tests of the files that launch training on clouds and clusters, as far as is possible here."""
 
 import pathlib
 import re
@@ -38,7 +38,7 @@ def keys(tree) -> set[str]:
 
 
 def test_jobset_has_the_form_of_the_resource(jobset):
-    """Its names and where they belong, from the published schema of jobset.x-k8s.io/v1alpha2."""
+    """Names and their places are those of the published schema of jobset.x-k8s.io/v1alpha2."""
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert jobset.keys() == {"apiVersion", "kind", "metadata", "spec"}
     spec = jobset["spec"]
@@ -86,7 +86,7 @@ def test_jobset_has_a_pod_for_every_host_of_the_slice(jobset):
 
 
 def test_the_commands_parse(jobset, monkeypatch):
-    """Flags and keys exist; the global batch can be shared by the chips."""
+    """The flags and keys exist, and the devices can share the global batch."""
     monkeypatch.chdir(ROOT)
     container = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     arguments = [container["containers"][0]["args"]]

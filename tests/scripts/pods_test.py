@@ -1,4 +1,4 @@
-"""What is read from compiled programs for slices, and the tables made of it."""
+"""Tests of what is read from programs compiled for slices, and of the tables made of it."""
 
 import functools
 import json
@@ -134,7 +134,7 @@ def test_collectives_as_the_compiler_for_tpus_writes_them():
 
 
 def test_cost_counts_turns_and_main_memory_alone():
-    """y is read; a turn reduces 2048 bytes, reads and replaces a row, and compares two numbers."""
+    """y is read. A turn reduces 2048 bytes, reads and replaces a row, and compares two numbers."""
     moved, cycles = cost(TPU_TEXT)
     assert cycles == 11 + 6 * 100
     assert moved == 128 + 6 * (2 * 2048 + 256 + 2 * 256 + 9)
@@ -216,7 +216,7 @@ def test_the_page_shows_the_results():
 
 
 def test_what_was_compiled_is_what_it_says():
-    """Fits into the chips; only reductions under `data`; rows split save memory and time."""
+    """Programs fit into the chips and, in training, only reduce; splitting rows saves much."""
     records = table.load()
     for name, record in records.items():
         program = PROGRAMS[name]
@@ -232,7 +232,7 @@ def test_what_was_compiled_is_what_it_says():
 
 @pytest.mark.slow
 def test_the_compiler_for_tpus(tmp_path):
-    """Rows of an image over four chips of a v5e; in a process of its own, without fake devices."""
+    """Four chips of a v5e share the rows of an image, in a process without fake devices."""
     pytest.importorskip("libtpu", reason="pip install libtpu, the compiler; it needs no TPU")
     code = (
         "import pathlib\n"

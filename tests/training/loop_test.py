@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 from massformer_jax.errors import InputError
 from massformer_jax.parallel import sharding
 from massformer_jax.training import checkpoint, evaluation, loop, profiling
-from massformer_jax.training.optimizer import recipe_optimizer
+from massformer_jax.training.optimizer import learning_rate, recipe_optimizer
 from massformer_jax.training.state import TrainState
 from massformer_jax.training.step import keep_finite
 from massformer_jax.training.stopping import NonFiniteLoss, Preempted
@@ -171,6 +171,28 @@ class TestNotFinite:
             np.testing.assert_array_equal(batch["image"], batches[2]["image"])
             np.testing.assert_array_equal(batch["label"], batches[2]["label"])
 
+    def test_halt_after_skip_goes_on(self, config, tmp_path, monkeypatch):
+        """What was left out under the other policy ends no run."""
+        config.on_nonfinite, config.total_steps, config.checkpoint_every = "skip", 4, 1
+        loop.train_and_evaluate(config, tmp_path)
+        assert int(last_state(tmp_path, config).skipped) == 1
+        monkeypatch.setattr(stand_in_training, "BAD_STEP", 0)
+        config.on_nonfinite = "halt"
+        # So that a step is left to do, after the one that was left out.
+        (tmp_path / "checkpoints" / "4").rename(tmp_path / "4")
+        (tmp_path / "evaluated").unlink()
+        loop.train_and_evaluate(config, tmp_path)
+        assert int(last_state(tmp_path, config).step) == 4
+
+    def test_the_learning_rate_is_that_of_the_step(self, config, tmp_path):
+        """The optimizer does not count a step that was left out."""
+        config.on_nonfinite = "skip"
+        loop.train_and_evaluate(config, tmp_path)
+        rates = scalars(tmp_path)["train/learning_rate"]
+        schedule = learning_rate(config.optimizer.peak_learning_rate, config.total_steps)
+        expected = [float(schedule(count)) for count in (0, 1, 2, 2, 3, 4)]
+        np.testing.assert_allclose([rates[step] for step in range(1, 7)], expected, rtol=1e-5)
+
     def test_skip_goes_on_and_counts(self, config, tmp_path, capsys):
         config.on_nonfinite = "skip"
         loop.train_and_evaluate(config, tmp_path)
@@ -234,6 +256,15 @@ def test_profile_holds_its_steps(config, tmp_path, capsys):
     events = (event for plane in data.planes for line in plane.lines for event in line.events)
     steps = {dict(event.stats).get("step_num") for event in events if event.name == "train"}
     assert steps == {2, 3}
+
+
+def test_a_profile_that_the_end_cuts_short_is_written(config, tmp_path, capsys):
+    config.profile_steps = "5:9"
+    loop.train_and_evaluate(config, tmp_path)
+    assert len(list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert (
+        f"the trace of the steps from 5 is in {tmp_path / 'profile'}" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("steps", ["10", "3:3", "0:2", "a:b", "1:2:3"])

@@ -6,7 +6,7 @@ from massformer_jax.training import progress
 
 TERMS = {
     **{"loss": 12.0, "loss_cls": 1.0, "loss_mask": 2.0, "loss_dice": 3.0, "edge_loss": 4.0},
-    "skipped": 0.0,
+    **{"skipped": 0.0, "gradient_norm": 1.0},
 }
 
 

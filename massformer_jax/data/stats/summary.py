@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from massformer_jax.classes import CLASSES, IGNORE
 from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import decode_mask
-from massformer_jax.data.pipeline import open_split
+from massformer_jax.data.records import open_split, read_record
 from massformer_jax.data.stats.complexity import LEAST_AREA, quotients
 
 # Where the bins of the histogram begin. Quotients range over five powers of ten.
@@ -104,16 +104,17 @@ def split_stats(data_dir: str | os.PathLike, split: str) -> Iterator[LabelStats]
 
     Args:
         data_dir: the folder given to the build command.
-        split: which photographs, see `pipeline.open_split`.
+        split: which photographs, see `records.open_split`.
 
     Raises:
-        InputError: there is no such dataset or split. From the iterator: a label map is damaged.
+        InputError: there is no such dataset or split. From the iterator: a record or its label map
+            is damaged.
     """
     records = open_split(data_dir, split)
 
     def measure(number: int) -> LabelStats:
         """Measures the label map of one record."""
-        record = records[number]
+        record = read_record(records, number)
         name = record["file_name"].decode()
         return label_stats(decode_mask(record["segmentation_mask"], f"label map of {name}"))
 
@@ -133,6 +134,8 @@ def table(split: str, summary: Mapping[str, Any]) -> str:
         pixels = "" if share is None else f"{100 * share:.2f} %"
         quotient = "-" if ipq["mean"] is None else f"{ipq['mean']:.1f} ± {ipq['deviation']:.1f}"
         lines.append(f"{name:12}{pixels:>9}{present:>16}{ipq['masks']:>9}   {quotient}")
+    if summary["ignored_share"]:
+        lines.append(f"{100 * summary['ignored_share']:.2f} % of all pixels are ignored (255)")
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""Checks and times on one GPU, in stages that are processes of their own."""
+"""Checks and timings on one GPU, in stages that are processes of their own."""

@@ -1,17 +1,19 @@
-"""Checks and times on one GPU what fits into its budget; `make benchmark-gpu`.
+"""Checks and times on one GPU what fits into the time budget; `make benchmark-gpu` runs it.
 
     python -m scripts.benchmark.gpu [--budget 345] [--output DIR] [--only PART]
 
-It runs from a checkout and needs jax for the GPU, flax, optax and numpy, nothing else and no
-network; PyTorch with torchvision, where they are there, compute the deformable convolutions too.
+It runs from a checkout and needs jax for the GPU, flax, optax and numpy, and nothing else. It needs
+no network. Where PyTorch and torchvision are installed, the deformable convolutions are computed by
+them as well.
 
 Measurements come in stages, the most important first. A stage is a process of its own: it compiles
-two programs at a time, in threads, and times them before it compiles the next. Every result is
-written at once, to DIR/gpu_NAME.json; one that fails is written with its error and stops no other.
-A stage whose process dies, as XLA's compiler can make it, goes on one by one. What does not fit
-into the budget is left out and named. DIR/gpu_run.txt keeps what was printed.
+two programs at a time, in threads, and times them before it compiles the next two. Every result is
+written at once, to DIR/gpu_NAME.json. A measurement that fails is written with its error, and does
+not stop the others. If the process of a stage dies, which a fault of XLA's compiler can cause, the
+stage goes on with one measurement at a time. What does not fit into the budget is left out and
+named. DIR/gpu_run.txt keeps what was printed.
 
-Times are those of arguments that are on the device and results that stay there.
+The arguments are on the device before a time begins, and the results stay there.
 """
 
 import argparse
@@ -26,14 +28,14 @@ from typing import TextIO
 from scripts import ROOT
 
 STAGE_COMMAND = (sys.executable, "-m", "scripts.benchmark.gpu.stage")
-# The stages, and the share of the budget at whose end each must have ended.
+# The stages, and the share of the budget after which each of them must have ended.
 STAGES = {
     "main": 0.7,
     "first_mask": 0.9,
     "torch": 0.94,
     "more": 1.0,
 }
-GRACE = 8  # seconds between the moment a stage should end and that when it is ended
+GRACE = 8  # seconds from the moment when a stage should end until its process is ended
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,21 +76,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 class Report:
-    """What became of the measurements: it is said and written down."""
+    """The results of the measurements, which it prints and writes down."""
 
     def __init__(self, log: TextIO):
         self._log = log
         self.done, self.failed, self.skipped = [], [], []
 
     def say(self, line: str) -> None:
-        """Prints a line, here and into the log."""
+        """Prints a line, and writes it into the log."""
         print(line, flush=True)
         print(line, file=self._log, flush=True)
 
 
 def _run_stage(stage: str, args: argparse.Namespace, deadline: float, report: Report) -> bool:
-    """Runs a stage's process, again where it died; tells whether there is a device for it."""
-    # Names that the next process must not touch: measured, or what the last one died of.
+    """Runs the process of a stage, again if it died; tells whether there is a device for it."""
+    # Names for the next process to leave out: measured ones, and what the last process died of.
     left_out = []
     serial = False
     while True:
@@ -120,9 +122,9 @@ def _run_stage(stage: str, args: argparse.Namespace, deadline: float, report: Re
 
 
 def _run_process(stage, args, deadline, left_out, serial, report) -> tuple[str, int]:
-    """Runs one process of a stage; returns what it was at when it ended, and its exit status.
+    """Runs one process of a stage; returns what it worked on when it ended, and its exit status.
 
-    The names that it is done with are added to `left_out`.
+    The names that it has finished are added to `left_out`.
     """
     command = [*STAGE_COMMAND, stage, "--output", str(args.output.resolve())]
     command += ["--prefix", args.prefix, "--only", args.only]
@@ -149,7 +151,7 @@ def _run_process(stage, args, deadline, left_out, serial, report) -> tuple[str, 
         return current, process.wait()
     finally:
         watch.cancel()
-        if process.poll() is None:  # interrupted
+        if process.poll() is None:  # the command was interrupted
             process.kill()
             process.wait()
 

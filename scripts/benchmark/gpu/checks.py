@@ -1,7 +1,8 @@
 """Checks whether a GPU computes what it should.
 
-Label maps are compared with the release's, deformable convolutions with the XLA form in float32 on
-the CPU, a training step with the release's, which was recorded in float64 (tests/parity/README.md).
+Label maps are compared with those of the release, and deformable convolutions with the form without
+kernels in float32 on the CPU. A training step is compared with that of the release, which was
+recorded in float64 (tests/parity/README.md).
 """
 
 import functools
@@ -27,20 +28,21 @@ from scripts.benchmark.values import make_values
 from tests.helpers import release
 
 FIXTURES = {"r50": ("infer_512x768", 2), "r18_lite": ("infer_lite_256x512", 3)}
-# Recipe weights are random, so that more pixels lie near a border of classes than in a photograph.
-EQUAL = {"float32": 0.9999, "tf32": 0.98, "bfloat16": 0.85}  # share of pixels, at least
-KERNEL_ERROR = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2**-5}  # at most, of the largest value
-# Of loss terms and of the gradient's norm, at most. float32 moves them, since which points are the
-# least certain flips on the last bit: by 2e-3 and 3e-2 on a CPU. In float64 they are equal to 1e-9
-# (tests/training/train_parity_test.py).
+# The weights of the recipe are random. So more pixels lie near a border between classes than with
+# trained weights.
+EQUAL = {"float32": 0.9999, "tf32": 0.98, "bfloat16": 0.85}  # the least share of pixels
+KERNEL_ERROR = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2**-5}  # relative to the largest
+# The largest errors of the loss terms and of the gradient's norm. In float32 the last bit may
+# decide which points are the least certain; on a CPU this changes them by 2e-3 and 3e-2. In float64
+# they are equal to 1e-9 (tests/training/train_parity_test.py).
 LOSS_ERROR, NORM_ERROR = 1e-2, 1e-1
-# The recipe keeps its weights: the second to ask need only wait.
+# The recipe keeps its weights, so that a second measurement that needs them only waits.
 _BUILDING = threading.Lock()
-FAR = 60.0  # pixels that every seventh offset points away
+FAR = 60.0  # how many pixels away every seventh offset points
 
 
 def measurements(stage: str, small: bool) -> list[Measurement]:
-    """Returns those of a stage, the most important first."""
+    """Returns the checks of a stage, the most important first."""
     found = []
 
     def add(name, function, *arguments):
@@ -61,7 +63,7 @@ def measurements(stage: str, small: bool) -> list[Measurement]:
 
 
 def _agreement(manifest: str, dtype: str):
-    """Compares labels with the release's: the share of pixels where they are equal."""
+    """Returns a function that measures the share of pixels with the label of the release."""
     name, seed = FIXTURES[manifest]
     with _BUILDING:
         graph, params, batch_stats = release.released_weights(manifest, seed, training=False)
@@ -82,7 +84,10 @@ def _agreement(manifest: str, dtype: str):
 
 
 def _deform_conv(dtype: str, small: bool):
-    """Finds the largest error of each result of each layer, at the shapes for 1024x1024."""
+    """Returns a function that measures the largest error of each result of each layer.
+
+    The shapes are those for 1024x1024.
+    """
     side = 128 if small else 1024
     mesh = sharding.make_mesh(jax.devices()[:1])
     cpu = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
@@ -101,7 +106,7 @@ def _deform_conv(dtype: str, small: bool):
         worst = max(max(found.values()) for found in errors.values())
         result = {"task": "check_deform_conv", "dtype": dtype, "errors": errors}
         result["summary"] = f"largest error {worst:.1e} of the largest value"
-        bad = not worst <= KERNEL_ERROR[dtype]  # also if it is no number
+        bad = not worst <= KERNEL_ERROR[dtype]  # this is true also for NaN
         return result | _problem(bad, f"an error of {worst} of the largest value")
 
     return run
@@ -127,7 +132,7 @@ def _errors(cpu, like, compiled, reference) -> dict[str, float]:
 
 
 def _training(name: str, manifest: str, seed: int):
-    """Compares loss terms and the norm of the gradient of a training step in float32."""
+    """Returns a function that checks loss terms and gradient norm of a training step in float32."""
     folder = release.PARITY / name
     recorded = dict(np.load(folder / "train.npz"))
     images = np.stack([read_png(folder / f"image{i}.png") for i in range(2)])
@@ -143,7 +148,7 @@ def _training(name: str, manifest: str, seed: int):
     def step(params, batch_stats, images, labels, points):
         def loss(params):
             outputs = nnx.merge(graph, params, batch_stats, copy=True)(normalize(images))
-            # As the release: an edge at every pixel.
+            # As in the release, there is an edge at every pixel.
             terms = losses.losses(outputs, labels, points, edge_target="ones")
             return losses.total(terms), terms
 
@@ -166,7 +171,7 @@ def _training(name: str, manifest: str, seed: int):
         result = {"task": "check_train", "model": f"massformer_{manifest}", "dtype": "float32"}
         result |= {"fixture": name, "errors": errors, "gradient_norm": float(norm)}
         result["summary"] = f"loss terms to {worst:.1e}, norm of the gradient to {off:.1e}"
-        bad = not (worst <= LOSS_ERROR and off <= NORM_ERROR)  # also if one is no number
+        bad = not (worst <= LOSS_ERROR and off <= NORM_ERROR)  # this is true also for NaN
         return result | _problem(bad, f"too large errors: {result['summary']}")
 
     return run

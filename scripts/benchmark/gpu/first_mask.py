@@ -1,10 +1,11 @@
-"""How long the first mask takes: a fresh process, with nothing compiled and with all compiled.
+"""Measures how long the first mask of a new process takes, with and without kept programs.
 
     python -m scripts.benchmark.gpu.first_mask MODEL HxW DTYPE BEGIN
 
-prints one JSON object: seconds from BEGIN (seconds since 1970, when the process was started) to the
-mask in the host's memory, and what they went into. Weights and photograph are made up. Programs are
-kept where JAX_COMPILATION_CACHE_DIR says. The stage `first_mask` runs it twice.
+prints one JSON object: the seconds from BEGIN (when the process was started, in seconds since 1970)
+until the mask is in the host's memory, and the seconds of each part. Weights and photograph are
+made up. Compiled programs are kept in the folder JAX_COMPILATION_CACHE_DIR. The stage `first_mask`
+runs the command twice: the second time, all programs are already compiled.
 """
 
 import json
@@ -21,14 +22,14 @@ from scripts.benchmark.gpu.measurement import Measurement
 
 
 def measurements(small: bool, environment: dict[str, str], deadline: float) -> list[Measurement]:
-    """Returns those of a 12-megapixel photograph by R50: from an empty cache, and again."""
+    """Returns two measurements of R50 on 12 megapixels: with an empty and with a full cache."""
     model, size, dtype = "massformer_r50", "3072x4096", "bfloat16"
     if small:
         model, size, dtype = "tiny", "256x256", "float32"
     cache = tempfile.TemporaryDirectory()
     environment = {**environment, "JAX_COMPILATION_CACHE_DIR": cache.name}
     if small:
-        # Tiny programs compile in less than the second that makes one worth keeping.
+        # Tiny programs compile in less than a second, and jax keeps only slower ones by default.
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
     def run(warm: bool):
@@ -64,7 +65,8 @@ def main(model: str, size: str, dtype: str, begin: str) -> None:
         now = time.time()
         parts[part], last = round(now - last, 2), now
 
-    # Not above: their import is part of what is timed, and a stage imports this module, too.
+    # These imports are here because they are part of what is timed; a stage imports this module,
+    # too.
     replace_jaxtyping()
     import jax
     import numpy as np

@@ -1,11 +1,11 @@
-"""What is measured on a GPU: something that is compiled, and then run."""
+"""A measurement on a GPU: something that is compiled and then run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class Measurement(NamedTuple):
-    """Something to compile and to run."""
+    """A measurement: its name, and how it is compiled and run."""
 
-    name: str  # of its file
-    prepare: Callable[[], Callable[[], dict[str, Any]]]  # compiles; what it returns runs
+    name: str  # names the file of the result
+    prepare: Callable[[], Callable[[], dict[str, Any]]]  # compiles, and returns what runs

@@ -1,14 +1,14 @@
-"""Which networks and layers are timed on a GPU, and tiny ones to try the program out."""
+"""The networks and layers that are timed on a GPU, and tiny ones to try the program out."""
 
 from typing import Any
 
 from massformer_jax.models import build
 
-RUNS, SECONDS = 20, 1.5  # so many runs of a program, fewer if they would take longer together
+RUNS, SECONDS = 20, 1.5  # a program runs so often, or less often if this would take longer
 
 R50, R18_LITE = "massformer_r50", "massformer_r18_lite"
-REMAT = "train_remat"  # a training step that computes again what it does not keep
-# task, model, size, batch, dtype; the most important first
+REMAT = "train_remat"  # a training step that keeps less and computes it again
+# Task, model, size, batch and dtype, the most important first.
 NETWORKS = {
     "main": (
         ("inference", R50, (3072, 4096), 1, "bfloat16"),
@@ -39,7 +39,7 @@ _TINY_PARTS = {"decoder_width": 8, "ffn_width": 16, "layers": 1, "queries": 8}
 
 
 def architecture(model: str) -> dict[str, Any]:
-    """Returns the architecture of a released model, or the tiny one.
+    """Returns the architecture of a released model, or that of the tiny model.
 
     Raises:
         InputError: there is no such model.

@@ -1,4 +1,4 @@
-"""Reads the PNG files of tests/parity where nothing but NumPy is installed."""
+"""A reader for the PNG files of tests/parity that needs nothing but NumPy."""
 
 import pathlib
 import struct
@@ -6,14 +6,14 @@ import zlib
 
 import numpy as np
 
-_CHANNELS = {0: 1, 2: 3}  # grey and RGB
+_CHANNELS = {0: 1, 2: 3}  # colour types: grey and RGB
 
 
 def read_png(path: pathlib.Path) -> np.ndarray:
     """Returns the pixels, uint8 [h, w] or [h, w, 3], of an 8-bit grey or RGB image.
 
     Raises:
-        ValueError: it is of another kind, or interlaced.
+        ValueError: the image is of another kind, or interlaced.
     """
     data = path.read_bytes()
     position, packed, header = 8, b"", b""
@@ -39,14 +39,14 @@ def read_png(path: pathlib.Path) -> np.ndarray:
 
 
 def _restore(kind: int, differences: np.ndarray, above: np.ndarray, out: np.ndarray) -> None:
-    """Undoes a row's filter: writes the pixels [w, c] into `out`; bytes wrap around."""
+    """Undoes the filter of a row and writes its pixels [w, c] into `out`; bytes wrap around."""
     if kind == 0:
         out[:] = differences
-    elif kind == 1:  # to the left neighbour
+    elif kind == 1:  # relative to the left neighbour
         out[:] = np.cumsum(differences, 0, dtype=np.uint8)
-    elif kind == 2:  # to the one above
+    elif kind == 2:  # relative to the pixel above
         out[:] = differences + above
-    else:  # to the mean of both, or to that of left, above and above left that is nearest
+    else:  # relative to the mean of both, or to Paeth's choice of left, above and above left
         for channel in range(differences.shape[1]):
             left, corner, values = 0, 0, []
             both = zip(differences[:, channel].tolist(), above[:, channel].tolist(), strict=True)
@@ -58,6 +58,6 @@ def _restore(kind: int, differences: np.ndarray, above: np.ndarray, out: np.ndar
 
 
 def _nearest(left: int, up: int, corner: int) -> int:
-    """Returns what Paeth's predictor of the PNG specification does."""
+    """Returns what Paeth's predictor of the PNG specification chooses."""
     estimate = left + up - corner
     return min((left, up, corner), key=lambda value: abs(estimate - value))

@@ -1,7 +1,7 @@
 """One stage of the benchmark for GPUs, in a process of its own.
 
-It prints a line for each measurement, `begin NAME`, then `done NAME: …`, `failed NAME: …` or
-`skipped NAME: …`; `python -m scripts.benchmark.gpu` reads them.
+It prints two lines for each measurement: `begin NAME`, and then `done NAME: …`, `failed NAME: …` or
+`skipped NAME: …`. `python -m scripts.benchmark.gpu` reads these lines.
 """
 
 import argparse
@@ -19,17 +19,17 @@ from typing import Any
 from scripts.bare_machine import replace_jaxtyping
 from scripts.benchmark.gpu.measurement import Measurement
 
-TIMINGS = 8  # seconds before a stage's end that are kept for running what was compiled
-AT_ONCE = 2  # programs
+TIMINGS = 8  # seconds before the end of a stage that are kept for running compiled programs
+AT_ONCE = 2  # programs that compile at the same time
 
 
 class Stage:
-    """What runs measurements and writes their results.
+    """A runner of measurements, which writes their results.
 
     Args:
-        output: the folder that results go to.
-        prefix: of the files' names.
-        deadline: when it must have ended, in seconds since 1970.
+        output: the folder for the results.
+        prefix: the beginning of the files' names.
+        deadline: when the stage must have ended, in seconds since 1970.
         conditions: the device and the versions, written into every result.
     """
 
@@ -38,7 +38,7 @@ class Stage:
         self._deadline, self._conditions = deadline, conditions
 
     def one_by_one(self, measurements: Sequence[Measurement]) -> None:
-        """Compiles and runs each before the next."""
+        """Compiles and runs each measurement before the next one."""
         for measurement in measurements:
             if time.time() > self._deadline:
                 say("skipped", measurement.name, "no time was left")
@@ -52,17 +52,17 @@ class Stage:
                 self._record(measurement.name, run)
 
     def together(self, measurements: Sequence[Measurement]) -> None:
-        """Compiles `AT_ONCE` at a time and runs them before the next ones compile.
+        """Compiles `AT_ONCE` measurements at a time and runs them before the next ones compile.
 
         More at once take longer than one after the other: they wait for the GPU, which tries out
-        the algorithms of each. Ten of them had not compiled after 138 s on an H100 with 16 cores,
-        where one takes 17.
+        algorithms for each of them. Ten had not compiled after 138 s on an H100 with 16 cores,
+        where one takes 17 s.
         """
         for first in range(0, len(measurements), AT_ONCE):
             self._compile_and_run(measurements[first : first + AT_ONCE])
 
     def _compile_and_run(self, measurements: Sequence[Measurement]) -> None:
-        """Runs what is timed when no compiler runs any more, or when the stage's time is over."""
+        """Compiles, and runs when no compiler runs any more or the time of the stage is over."""
         if time.time() > self._deadline - TIMINGS:
             for measurement in measurements:
                 say("skipped", measurement.name, "no time was left")
@@ -82,7 +82,7 @@ class Stage:
                 self._record(waiting[future].name, run, quiet=not late)
 
     def _record(self, name: str, run: Callable[[], dict[str, Any]], quiet: bool = True) -> None:
-        """Runs and writes; `quiet` says whether nothing else ran at the same time."""
+        """Runs and writes the result; `quiet` says whether nothing else ran at the same time."""
         try:
             result = run()
         except Exception as error:
@@ -121,10 +121,10 @@ def main() -> None:
     args = _parse()
     environment = dict(os.environ)
     if args.stage in ("first_mask", "torch"):
-        # Others use the GPU here, and jax would take three quarters of its memory.
+        # Other processes use the GPU here, and jax would take three quarters of its memory.
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif "cpu" not in environment.get("JAX_PLATFORMS", "cpu"):
-        # The checks compare with it.
+        # The checks compare with results of the CPU.
         os.environ["JAX_PLATFORMS"] += ",cpu"
     replace_jaxtyping()
     measurements, conditions = _measurements(args, environment)
@@ -135,7 +135,7 @@ def main() -> None:
     (stage.together if together else stage.one_by_one)(chosen)
     sys.stdout.flush()
     if together:
-        # Not by way of the interpreter's end, which would wait for programs that still compile.
+        # The normal end of the interpreter would wait for programs that still compile.
         os._exit(0)
 
 
@@ -157,8 +157,8 @@ def _parse() -> argparse.Namespace:
 def _measurements(
     args: argparse.Namespace, environment: dict[str, str]
 ) -> tuple[list[Measurement], dict[str, Any]]:
-    """Returns those of the stage, and the device and versions that they are taken with."""
-    # Not above: jax reads the environment when it is imported, and `main` changes that.
+    """Returns the measurements of the stage, and the device and versions that they use."""
+    # These imports are here because jax reads the environment, which `main` changes, at its import.
     if args.stage == "first_mask":
         from scripts.benchmark.gpu import first_mask
 

@@ -12,12 +12,12 @@ _DTYPES = ("float32", "tf32", "float16", "bfloat16")
 
 
 def gpu_tables(records: Sequence[Record], others: Sequence[Record]) -> str:
-    """Writes all tables in Markdown.
+    """Returns all tables in Markdown.
 
     Args:
-        records: of `python -m scripts.benchmark.gpu`.
-        others: of `python -m scripts.benchmark`: times of a CPU are shown beside those of the same
-            work.
+        records: results of `python -m scripts.benchmark.gpu`.
+        others: results of `python -m scripts.benchmark`. Their times on a CPU are shown beside the
+            times of the same work on a GPU.
     """
     by_task: dict[str, list[Record]] = {}
     for record in records:
@@ -112,7 +112,7 @@ def _layers(records: Iterable[Record]) -> str:
 
 
 def _checks(records: Iterable[Record]) -> str:
-    """Shows the largest error of each; `checks.py` says what it is relative to."""
+    """Returns a table with the largest error of each check; `checks.py` says relative to what."""
 
     def row(r):
         errors = r["errors"]

@@ -24,7 +24,7 @@ from scripts.benchmark.run import compile_program, summary, time_program
 
 
 def measurements(stage: str, small: bool) -> list[Measurement]:
-    """Returns those of a stage, the most important first."""
+    """Returns the measurements of a stage, the most important first."""
     found = []
     for task, model, size, batch, dtype in (SMALL_NETWORKS if small else NETWORKS)[stage]:
         short = model.removeprefix("massformer_")
@@ -78,7 +78,7 @@ def _layer(name, size, dtype):
 
 
 def _timed(program, arguments, donated=None) -> dict[str, Any]:
-    """Runs a program; returns its report with the median and the least of the runs' seconds."""
+    """Runs a program; returns its report, and the median and the smallest time in seconds."""
     times = time_program(program, arguments, runs=RUNS, within=SECONDS, donated=donated)
     return {**summary(times), **program.report}
 

@@ -1,6 +1,6 @@
 """Times of PyTorch's deformable convolution on the same numbers, on a GPU.
 
-jax stays on the CPU in this process and only makes the numbers.
+In this process jax stays on the CPU and only makes the numbers.
 """
 
 import functools
@@ -16,12 +16,12 @@ from scripts.benchmark.pytorch_layers import pytorch_layer
 from scripts.benchmark.run import run_seconds, summary
 from scripts.benchmark.values import make_values
 
-# float16: torchvision's operator has no bfloat16.
+# float16, because torchvision's operator has no bfloat16.
 DTYPES = ("float16", "float32", "tf32")
 
 
 def measurements(small: bool) -> list[Measurement]:
-    """Returns those of PyTorch; none without a PyTorch that sees the GPU."""
+    """Returns the measurements of PyTorch; there are none if PyTorch does not see the GPU."""
     if not (small or _sees_gpu()) or importlib.util.find_spec("torch") is None:
         print("There is no PyTorch here to compare with.", flush=True)
         return []

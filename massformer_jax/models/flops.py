@@ -1,4 +1,4 @@
-"""FLOPs of a traced function, with the body of a loop counted as often as it runs.
+"""FLOPs of a traced function, with the body of a loop counted as often as it runs; of the network.
 
 XLA's own cost analysis counts the body of a loop once. Here the jaxpr is walked instead: matrix
 products and convolutions, a multiplication and an addition counted as two. What is elementwise, and
@@ -6,12 +6,43 @@ the bilinear samples, do not count, as in the figures that papers print (those a
 half of these).
 """
 
+import functools
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.extend import core
+
+from massformer_jax.models.build import abstract_weights, model_graph
+
+PHOTOGRAPH = (3072, 4096)  # rows and columns of the photograph that published figures are of
+
+
+def network_size(architecture: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the numbers of parameters and of multiply-accumulates of a 4096x3072 photograph.
+
+    The network is traced, which takes seconds the first time, and neither compiled nor run. The
+    multiply-accumulates are those of matrix products and convolutions, deformable ones among them.
+    """
+    return _network_size(json.dumps(dict(architecture), sort_keys=True))
+
+
+@functools.cache
+def _network_size(architecture: str) -> tuple[int, int]:
+    graph = model_graph(json.loads(architecture), training=False)
+    params, batch_stats = abstract_weights(json.loads(architecture))
+
+    def forward(params, batch_stats, images):
+        return nnx.merge(graph, params, batch_stats, copy=True)(images)
+
+    images = jax.ShapeDtypeStruct((1, *PHOTOGRAPH, 3), jnp.float32)
+    flops = count_flops(jax.make_jaxpr(forward)(params, batch_stats, images))
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), flops // 2
 
 
 def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:

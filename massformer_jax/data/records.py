@@ -1,0 +1,144 @@
+"""Opening the packaged dataset and reading its records.
+
+What is missing or damaged is found when a split is opened, as far as the ends of its files tell it:
+a run should not learn at its first evaluation that it cannot evaluate.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import grain
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+
+from massformer_jax.data.bad_records import RecordError
+from massformer_jax.errors import InputError
+
+_BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
+_KEPT_ENCODED = {
+    "image": tfds.decode.SkipDecoding(),
+    "segmentation_mask": tfds.decode.SkipDecoding(),
+}
+
+
+class PipelineError(InputError):
+    """The error of a dataset or a setting that cannot be used; the message is one line."""
+
+
+def open_split(data_dir: str | os.PathLike, split: str) -> grain.sources.RandomAccessDataSource:
+    """Opens a split, whose records can then be read in any order.
+
+    Args:
+        data_dir: the folder given to the build command; the newest version below it is read.
+        split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
+
+    Returns:
+        A sequence of records {'image': bytes of a JPEG file, 'segmentation_mask': bytes of a PNG
+        file, 'file_name': bytes, ...}.
+
+    Raises:
+        PipelineError: there is no complete dataset, or it has no such split, or one of its files is
+            missing, cut off, or not the one that belongs there.
+    """
+    builder = _newest(data_dir)
+    name = re.split(r"[\[+]", split)[0]
+    if name not in builder.info.splits:
+        present = ", ".join(builder.info.splits)
+        raise PipelineError(f"{builder.data_dir}: no split {name!r}; it has {present}")
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        found = builder.info.file_format.value
+        raise PipelineError(
+            f"{builder.data_dir}: holds {found}; build it with {_command(data_dir)}"
+        )
+    try:
+        shards = builder.info.splits[split].file_instructions
+    except ValueError as error:
+        reason = _one_line(error)
+        raise PipelineError(f"{builder.data_dir}: no split {split!r}: {reason}") from error
+    if not shards:
+        raise PipelineError(f"{builder.data_dir}: the split {split!r} holds no photograph")
+    for shard in shards:
+        _check_shard(shard.filename, shard.examples_in_shard, data_dir)
+    return builder.as_data_source(split, decoders=_KEPT_ENCODED)
+
+
+def split_names(data_dir: str | os.PathLike) -> list[str]:
+    """Returns the names of the splits that the dataset has.
+
+    Raises:
+        PipelineError: there is no complete dataset.
+    """
+    return list(_newest(data_dir).info.splits)
+
+
+def read_record(records: grain.sources.RandomAccessDataSource, number: int) -> dict[str, Any]:
+    """Reads a record of a split, and raises RecordError whatever the reader raises."""
+    try:
+        return records[number]
+    except Exception as error:  # the reader's errors have many types, all undocumented
+        reason = _one_line(error)
+        raise RecordError(
+            f"record {number} of the split cannot be read: {reason}; copy or build the dataset "
+            "again"
+        ) from error
+
+
+def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    """Returns the builder of the dataset's newest complete version."""
+    versions = [
+        info.parent
+        for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
+        # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    if not versions:
+        raise PipelineError(
+            f"{data_dir}: no mass13k dataset; build it with {_command(data_dir, anew=False)}"
+        )
+    newest = max(versions, key=lambda path: tfds.core.Version(path.name))
+    for file in (newest / "dataset_info.json", newest / "features.json"):
+        try:
+            json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise PipelineError(
+                f"{file}: missing or damaged; copy it again, or build with {_command(data_dir)}"
+            ) from error
+    try:
+        return tfds.builder_from_directory(newest)
+    except Exception as error:  # of many types, all undocumented
+        raise PipelineError(
+            f"{newest}: dataset_info.json or features.json is damaged ({_one_line(error)}); build "
+            f"the dataset again with {_command(data_dir)}"
+        ) from error
+
+
+def _check_shard(file: str, count: int, data_dir: str | os.PathLike) -> None:
+    """Checks that a file is complete, as far as its end says, and holds `count` records."""
+    try:
+        reader = ArrayRecordReader(file)
+        found = reader.num_records()
+        reader.close()
+    except Exception as error:  # of many types, all undocumented
+        what = "cut off or damaged" if Path(file).exists() else "missing"
+        raise PipelineError(
+            f"{file}: the file is {what}; copy it again, or build with {_command(data_dir)}"
+        ) from error
+    if found != count:
+        raise PipelineError(
+            f"{file}: holds {found} records, and {count} belong there; copy it again, or build "
+            f"with {_command(data_dir)}"
+        )
+
+
+def _command(data_dir: str | os.PathLike, *, anew: bool = True) -> str:
+    """Returns the command that builds the dataset, or builds it anew, in quotes."""
+    return f"`{_BUILD_COMMAND} {data_dir}{' --overwrite' * anew}`"
+
+
+def _one_line(error: Exception) -> str:
+    """Returns what an error says, on one line and not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,69 @@
+"""Checksums of a checkpoint's files: a list that is written last, and compared before it is read.
+
+Orbax renames a folder when all of it is written, so a killed run leaves no half of a checkpoint.
+What it does not notice is a file that changes, shrinks or vanishes later, and a changed byte may
+become thousands of wrong weights.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+from massformer_jax.files import write_atomically
+
+LIST = "checksums.json"
+# Orbax notes in it when the folder got its name, after the list is written.
+NOTED_LATER = "_CHECKPOINT_METADATA"
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Writes the list of a complete checkpoint: sizes and SHA-256 of all its files."""
+    sums = {name: _sum(folder / name) for name in _files(folder)}
+    write_atomically(folder / LIST, (json.dumps({"files": sums}, indent=1) + "\n").encode())
+
+
+def damage(folder: pathlib.Path) -> str:
+    """Returns what is wrong with a checkpoint, "" if nothing is.
+
+    One without a list counts as damaged: the run ended before it was complete.
+    """
+    try:
+        listed = json.loads((folder / LIST).read_text())["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in listed.items()}
+    except FileNotFoundError:
+        return f"it has no {LIST}, which is written last"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return f"its {LIST} cannot be read"
+    try:
+        json.loads((folder / NOTED_LATER).read_text())
+    except (OSError, ValueError):
+        return f"its {NOTED_LATER} cannot be read"
+    there = set(_files(folder))
+    missing = sorted(expected.keys() - there)
+    if missing:
+        return f"{missing[0]} is missing" + (
+            f", and {len(missing) - 1} more" if missing[1:] else ""
+        )
+    for name, written in expected.items():
+        try:
+            found = _sum(folder / name)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror or error})"
+        if (found["bytes"], found["sha256"]) != written:
+            return f"{name} is not what was written"
+    return ""
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+    """Returns the paths of the files below the folder that are listed, relative to it."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(folder)) for path in found if path.name not in (LIST, NOTED_LATER)
+    )
+
+
+def _sum(path: pathlib.Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}

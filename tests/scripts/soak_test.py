@@ -1,0 +1,154 @@
+"""The soak finds what it looks for, counts all, and can repeat what it found."""
+
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from massformer_jax.errors import InputError
+from scripts.soak import __main__ as soak
+from scripts.soak import files, folders, kills, readers
+from scripts.soak.alterations import altered, mended_png
+
+
+def rng(number=0):
+    return np.random.default_rng(number)
+
+
+@pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 20, b'{"a": {"b": [1, 2]}}'])
+def test_a_file_is_never_left_as_it_was(data):
+    outcomes = [altered(data, rng(i)) for i in range(300)]
+    assert all(changed != data for changed, _ in outcomes)
+    assert any(changed is None for changed, _ in outcomes)
+    assert len({done for _, done in outcomes}) > 100
+    assert outcomes == [altered(data, rng(i)) for i in range(300)]
+
+
+def test_other_values_of_json():
+    values = [altered(b'{"a": {"b": [1, 2]}}', rng(i))[0] for i in range(99)]
+    assert {"a": {}} in [json.loads(value) for value in values if _is_json(value)]
+
+
+def _is_json(value) -> bool:
+    try:
+        return bool(json.loads(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def test_checksums_of_png_are_mended(tmp_path):
+    data = readers.LabelMaps(tmp_path).files["palette.png"]
+    broken = bytearray(data)
+    broken[20] ^= 1  # of the width
+    assert mended_png(data) == data
+    assert mended_png(bytes(broken)) != bytes(broken)
+
+
+class Odd(readers.Reader):
+    """A reader that goes wrong in each way, by the first byte."""
+
+    def sound(self):
+        return {"file": b"\0"}
+
+    def alter(self, data, rng):
+        return bytes([int(rng.integers(6))]), "as drawn"
+
+    def read(self, name):
+        answer = (self.folder / name).read_bytes()[0]
+        if answer == 1:
+            raise InputError("refused")
+        if answer == 2:
+            raise InputError("two\nlines")
+        if answer == 3:
+            raise readers.Wrong("a wrong answer")
+        if answer == 4:
+            raise KeyError("traceback")
+        if answer == 5:
+            print("error: with control characters")
+
+
+def test_what_a_reader_does_is_judged(tmp_path):
+    reader = Odd(tmp_path)
+    kept = {}
+    for i in range(60):
+        byte = int(rng(i).integers(6))
+        outcome, said = reader.try_one(rng(i))
+        kept[byte] = outcome
+        assert byte != 4 or "KeyError at soak_test.py" in said
+    found = "found"
+    assert kept == {0: "right", 1: "refused", 2: found, 3: found, 4: found, 5: "right"}
+    assert (tmp_path / "file").read_bytes() == b"\0"
+
+
+class Ending(readers.Reader):
+    """A reader that hangs or ends its process, by the first byte."""
+
+    def sound(self):
+        return {"file": b"\0"}
+
+    def alter(self, data, rng):
+        return bytes([int(rng.integers(8))]), "as drawn"
+
+    def read(self, name):
+        answer = (self.folder / name).read_bytes()[0]
+        if answer == 1:
+            os._exit(7)
+        if answer == 2:
+            time.sleep(1000)
+        if answer == 3:
+            np.ones(8 * 2**30, np.uint8)
+
+
+@pytest.mark.parametrize("kinds", [{"odd": 30}])
+def test_hangs_crashes_and_memory_are_found(kinds, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SECONDS", 2)
+    monkeypatch.setattr(files, "KINDS", {"odd": "tests.scripts.soak_test:Ending"})
+    (outcome,) = files.read_altered(kinds, seed=1, folder=tmp_path, processes=2).values()
+    expected = [int(files.generator(1, "odd", i).integers(8)) for i in range(30)]
+    texts = {1: "status 7", 2: "nothing is said", 3: "MemoryError"}
+    assert set(expected) >= set(texts)
+    assert outcome.files() == 30
+    assert outcome.findings.keys() == {i for i, byte in enumerate(expected) if byte in texts}
+    for number, said in outcome.findings.items():
+        assert texts[expected[number]] in said
+
+
+def test_the_command_counts_files(tmp_path, capsys):
+    output = tmp_path / "counts.json"
+    kinds = ["label map", ".pth", "config.json"]
+    argv = ["--kills", "0", "--files", "31", "--kinds", *kinds, "--output", str(output)]
+    assert soak.main([*argv, "--processes", "1"]) == 0
+    counts = json.loads(output.read_text())["files"]
+    assert [counts[kind]["right"] + counts[kind]["refused"] for kind in kinds] == [11, 10, 10]
+    assert "| label map | 11 |" in capsys.readouterr().out
+    assert soak.main(["--repeat", "label map", "3"]) == 0
+    assert capsys.readouterr().out.startswith("label map 3: ")
+
+
+def test_ends_are_compared_bit_by_bit(tmp_path):
+    run = folders.Checkpoints(tmp_path / "made").folder / "run"
+    (run / "eval").mkdir()
+    (run / "eval" / "metrics.json").write_text('{"mIoU": 0.5, "provenance": "here"}')
+    expected = list(kills._end(run))
+    assert len(expected) > 6 and not kills._differences(run, expected)
+    (run / "eval" / "metrics.json").write_text('{"mIoU": 0.50001, "provenance": "there"}')
+    assert "1 parts differ, metrics.json" in kills._differences(run, expected)
+    name, array = expected[1]
+    other = np.array(array)
+    other.reshape(-1)[0] = np.nextafter(other.reshape(-1)[0], 9, dtype=other.dtype)
+    changed = [expected[0], (name, other), *expected[2:-1], ("metrics.json", '{"mIoU": 0.50001}')]
+    assert f"1 parts differ, {name}" in kills._differences(run, changed)
+    shutil.rmtree(run / "best")
+    assert kills._differences(run, expected).startswith("its end cannot be read")
+
+
+@pytest.mark.slow
+def test_the_command_kills(tmp_path, capsys):
+    output = tmp_path / "counts.json"
+    assert soak.main(["--kills", "2", "--files", "0", "--output", str(output)]) == 0
+    counted = json.loads(output.read_text())["kills"]
+    assert sum(counted["kills"].values()) == 2 and not counted["findings"]
+    assert "ended bit-equal" in capsys.readouterr().out

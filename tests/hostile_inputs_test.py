@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from massformer_jax import compare, evaluate_files, main, predict
+from massformer_jax import command, compare, evaluate_files, main, predict
 from massformer_jax.convert import __main__ as convert
 from massformer_jax.convert import weights as convert_weights
 from massformer_jax.data import build
 from massformer_jax.data.images import decode_mask, image_size
 from massformer_jax.data.stats import __main__ as stats
+from massformer_jax.errors import InputError
 from massformer_jax.inference import segmenter
 from massformer_jax.models import weights
 from scripts.soak import folders, readers
@@ -366,3 +367,9 @@ def test_main(mode, ends_well, training, trained, dataset, keys):
         assert len(scores["images"]) == 2
 
     ends_well(main.main, prepare, check)
+
+
+def test_no_control_characters_reach_a_terminal(capsys):
+    """Names of files and what stands in them may hold some."""
+    command.print_error(InputError("a\x1b[2J\r.png: wrong\n  b\udce9: wrong"))
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\r.png: wrong\n  b\\udce9: wrong\n"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+from typing import Any
 
 from massformer_jax.files import write_atomically
 
@@ -35,10 +36,8 @@ def damage(folder: pathlib.Path) -> str:
         return f"it has no {LIST}, which is written last"
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return f"its {LIST} cannot be read"
-    try:
-        json.loads((folder / NOTED_LATER).read_text())
-    except (OSError, ValueError):
-        return f"its {NOTED_LATER} cannot be read"
+    if problem := note_damage(folder):
+        return problem
     there = set(_files(folder))
     missing = sorted(expected.keys() - there)
     if missing:
@@ -53,6 +52,29 @@ def damage(folder: pathlib.Path) -> str:
         if (found["bytes"], found["sha256"]) != written:
             return f"{name} is not what was written"
     return ""
+
+
+def note_damage(folder: pathlib.Path) -> str:
+    """Returns what is wrong with Orbax's notes, "" if nothing is.
+
+    Orbax reads those of all checkpoints in a folder, whichever is restored.
+    """
+    try:
+        noted = json.loads((folder / NOTED_LATER).read_text())
+    except (OSError, ValueError):
+        return f"its {NOTED_LATER} cannot be read"
+    if not isinstance(noted, dict) or not all(map(_may_be_noted, noted, noted.values())):
+        return f"its {NOTED_LATER} is not what was written"
+    return ""
+
+
+def _may_be_noted(key: str, value: Any) -> bool:
+    """Tells whether Orbax may have written this value; it raises ValueError for other ones."""
+    if key.endswith("_timestamp_nsecs"):
+        return value is None or type(value) is int
+    if key == "item_handlers":
+        return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
+    return value is None or isinstance(value, dict)
 
 
 def _files(folder: pathlib.Path) -> list[str]:

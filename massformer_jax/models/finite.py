@@ -28,20 +28,19 @@ def check_numbers(
         InputError: they are not; says how many numbers of which tensors.
     """
     leaves = {**leaves_by_path(params), **leaves_by_path(batch_stats)}
-    total, bad = 0, {}
+    bad = {}
     for path, leaf in leaves.items():
         array = np.asarray(leaf)
         count = array.size - int(np.isfinite(array).sum())
         if path.split("/")[-1] == "var":
             count += int((array < 0).sum() - np.isneginf(array).sum())
         if count:
-            total += count
             bad[called(path)] = f"{count:,} of {array.size:,} in {called(path)}"
     if not bad:
         return
     more = f" and {len(bad) - _NAMED} more tensors" if len(bad) > _NAMED else ""
     raise InputError(
-        f"{total:,} weights are not finite numbers, or are negative variances: "
+        "weights that are not finite, or negative variances: "
         + ", ".join(list(bad.values())[:_NAMED])
         + f"{more}; they predict nothing: take those of an earlier step"
     )

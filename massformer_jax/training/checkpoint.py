@@ -26,7 +26,7 @@ from etils import epath
 from massformer_jax.classes import class_names
 from massformer_jax.errors import InputError
 from massformer_jax.files import written_atomically
-from massformer_jax.models.checksums import damage, write_checksums
+from massformer_jax.models.checksums import damage, note_damage, write_checksums
 from massformer_jax.models.weights import BEST, LAST, steps_in, weights_item
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
@@ -153,7 +153,9 @@ def set_damaged_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -
         raise InputError(f"{folder} holds no state of step {step}, but {there}")
     later = [number for number in steps if step is not None and number > step]
     aside = {number: f"is later than step {step}" for number in later}
-    for number in reversed(steps[: len(steps) - len(later)]):
+    earlier = steps[: len(steps) - len(later)]
+    while earlier:
+        number = earlier.pop()
         problem = damage(folder / str(number))
         if not problem:
             break
@@ -166,6 +168,9 @@ def set_damaged_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -
                 f"{folder / str(steps[-1])} {aside[steps[-1]]}, and no other state is sound; "
                 "restore one from a copy, or start again in another --workdir"
             )
+    for number in earlier:
+        if problem := note_damage(folder / str(number)):
+            aside[number] = f"is damaged: {problem}"
     for number, reason in aside.items():
         kept = _free_name(folder / f"{number}.damaged")
         (folder / str(number)).rename(kept)

@@ -43,7 +43,7 @@ def changed(state, name, number, count=1):
 def test_numbers_that_are_not_finite_are_counted_and_named(number, state, tmp_path):
     wrong = changed(changed(state, KERNEL, number, 3), VARIANCE, number)
     message = refusal(wrong, tmp_path)
-    assert message.count("\n") == 0 and "4 weights are not finite" in message
+    assert message.count("\n") == 0 and ": weights that are not finite, or " in message
     assert f"3 of 9,408 in {KERNEL}" in message and f"1 of 64 in {VARIANCE}" in message
 
 
@@ -79,7 +79,7 @@ def run(capsys, *argv) -> tuple[int, str]:
 def test_the_command_refuses_them(state, tmp_path, capsys):
     source = write(tmp_path / "in.safetensors", changed(state, KERNEL, np.nan))
     status, printed = run(capsys, "--input", source, "--output", tmp_path / "ours")
-    assert status == 2 and printed.startswith(f"error: {source}: 1 weights are not finite")
+    assert status == 2 and printed.startswith(f"error: {source}: weights that are not finite")
     assert not (tmp_path / "ours").exists()
 
 

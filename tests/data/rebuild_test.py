@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -129,6 +130,22 @@ def test_a_failure_or_a_second_build_leaves_the_old_one(release, built, tmp_path
     assert contents(built) == before
     with monkeypatch.context() as patch, package._alone_in(built.parent):
         assert rerun(release, tmp_path, "--overwrite") == 2
+    assert contents(built) == before
+    assert [path.name for path in built.parent.iterdir()] == ["1.1.0"]
+
+
+def test_a_new_dataset_that_cannot_be_moved_leaves_the_old_one(
+    release, built, tmp_path, monkeypatch
+):
+    before, rename = contents(built), Path.rename
+
+    def fails_for_the_new_one(path, target):
+        if "incomplete.new" in str(path):
+            raise OSError("no more links")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    assert rerun(release, tmp_path, "--overwrite") == 2
     assert contents(built) == before
     assert [path.name for path in built.parent.iterdir()] == ["1.1.0"]
 

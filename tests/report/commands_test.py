@@ -122,11 +122,14 @@ def test_evaluations_that_cannot_be_compared(runs, tmp_path, capsys):
 
     same = lambda other: None  # noqa: E731
     refuse(lambda other: other["images"].pop("1.png"), "the second evaluation lacks 1;")
-    refuse(lambda other: other["images"].update(other="x"), "the first evaluation lacks other;")
+    another = json.loads((runs / "b.json").read_text())["images"]["0.png"]
+    refuse(lambda other: other["images"].update(other=another), "the first evaluation lacks other;")
+    refuse(lambda other: other["images"].update(other="x"), "of the image 'other' it has no scores")
     refuse(lambda other: other.update(boundary_ratio=0.02), "boundary_ratio is 0.001 in the first")
-    refuse(lambda other: other.update(classes=["x"]), "classes is")
+    refuse(lambda other: other.update(classes=list("abcdefg")), "classes is")
+    refuse(lambda other: other.update(classes=["x"]), "`confusion` holds no counts of pixels")
     refuse(lambda other: other.pop("confusion"), "holds no evaluation image by image")
-    refuse(lambda other: other.update(images=3), "holds no evaluation image by image")
+    refuse(lambda other: other.update(images=3), "is damaged: `images` holds no scores")
     refuse(same, "need --labels and --predictions", "--labels", runs / "labels")
     refuse(same, "need --labels and --predictions", "--images", runs / "images")
     refuse(

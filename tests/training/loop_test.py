@@ -262,9 +262,7 @@ def test_a_profile_that_the_end_cuts_short_is_written(config, tmp_path, capsys):
     config.profile_steps = "5:9"
     loop.train_and_evaluate(config, tmp_path)
     assert len(list((tmp_path / "profile").glob("plugins/profile/*/*.xplane.pb"))) == 1
-    assert (
-        f"the trace of the steps from 5 is in {tmp_path / 'profile'}" in capsys.readouterr().out
-    )
+    assert f"the trace of the steps from 5 is in {tmp_path / 'profile'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", ["10", "3:3", "0:2", "a:b", "1:2:3"])

@@ -67,7 +67,7 @@ def test_jobset_restarts_what_can_go_on_and_gives_up_on_the_rest(jobset):
     assert rule["action"] == "FailJobSet" and rule["onJobFailureReasons"] == ["PodFailurePolicy"]
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [2, main.NONFINITE_STATUS]
+    assert rule["onExitCodes"]["values"] == [2, main.NONFINITE_STATUS, main.FULL_STATUS]
     # Kubernetes accepts a failure policy with this alone; one failed pod ends the job.
     assert job["template"]["spec"]["restartPolicy"] == "Never" and job["backoffLimit"] == 0
 

@@ -22,7 +22,7 @@ on_workers "set -e
   sudo loginctl enable-linger \"\$USER\"
   systemd-run --user --unit=massformer --same-dir --collect \
     --property=Restart=on-failure --property=RestartSec=20 \
-    --property='RestartPreventExitStatus=2 4' --property=SuccessExitStatus=75 \
+    --property='RestartPreventExitStatus=2 4 5' --property=SuccessExitStatus=75 \
     --property=TimeoutStopSec=120 --property=StandardOutput=append:\$HOME/massformer.log \
     --property=StandardError=append:\$HOME/massformer.log \
     --setenv=PYTHONUNBUFFERED=1 \

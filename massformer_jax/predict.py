@@ -201,9 +201,12 @@ def _predict(args: argparse.Namespace) -> int:
             image = decode_image(path)
             with compilation.waits_said():
                 labels = segmenter.predict(image)
-        except (TooLargeError, MemoryError) as error:
-            why = str(error) or "the memory does not suffice to decode it"
-            command.print_error(f"{path}: {why} (--window 1024x1024)")
+        except TooLargeError as error:
+            command.print_error(f"{path}: {error}, with --window")
+            failed += 1
+            continue
+        except MemoryError:
+            command.print_error(f"{path}: there is not the memory to decode it")
             failed += 1
             continue
         except (InputError, OSError) as error:

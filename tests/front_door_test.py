@@ -30,7 +30,7 @@ HELP = {
     "stats": ("massformer_jax.data.stats", ["default: all splits"]),
     "score": (
         "massformer_jax.evaluate_files",
-        ["default: 7", "default: 0.001", "default: 0.0075 and 0.001"],
+        ["default: 7", "default: 0.001", "default: 0.0075, 0.001 and 1"],
     ),
     "compare": ("massformer_jax.compare", ["default: those of the files"]),
 }

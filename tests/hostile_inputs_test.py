@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from massformer_jax import command, compare, evaluate_files, main, predict
 from massformer_jax.convert import __main__ as convert
@@ -240,17 +241,14 @@ def test_convert(ends_well, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(
         weights, "_abstract", lambda _: {"params": params, "batch_stats": batch_stats}
     )
-    for module in (convert_weights,):
-        monkeypatch.setattr(module, "abstract_weights", lambda _: small())
-        monkeypatch.setattr(module, "abstract_encoder", lambda _: small())
+    monkeypatch.setattr(convert_weights, "abstract_weights", lambda _: small())
+    monkeypatch.setattr(convert_weights, "abstract_encoder", lambda _: small())
     rng = np.random.default_rng(0)
     state = {
         "backbone.conv1.weight": rng.random((5, 3, 7, 7), np.float32),
         "backbone.bn1.running_var": rng.random(5, np.float32),
         "backbone.bn1.num_batches_tracked": np.array(5, np.int64),
     }
-    import safetensors.numpy
-
     files = {"w.pth": saved({"state_dict": state}), "w.safetensors": safetensors.numpy.save(state)}
 
     def prepare(case):

@@ -322,8 +322,14 @@ def test_photographs_that_differ_in_composition_alone_get_no_common_mask(tmp_pat
     assert "would both become" in capsys.readouterr().err
 
 
-def out_of_memory(*_):
-    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes.")
+def on_accelerators(*_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.")
+
+
+def on_cpus(*_):
+    raise jax.errors.JaxRuntimeError(
+        "INTERNAL: Error dispatching computation: Out of memory allocating 2142616264 bytes."
+    )
 
 
 def no_memory(*_):
@@ -344,7 +350,7 @@ def pretend(segmenter, small):
     return segmenter
 
 
-@pytest.mark.parametrize("failure", [out_of_memory, no_memory])
+@pytest.mark.parametrize("failure", [on_accelerators, on_cpus, no_memory])
 def test_a_photograph_that_is_too_large_does_not_stop_the_others(
     workdir, tmp_path, capsys, monkeypatch, failure
 ):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 import jax
@@ -18,6 +19,9 @@ from massformer_jax.models.build import model_graph
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel import sharding
+
+# What devices say: accelerators the first, CPUs the second, as an internal error.
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
 class TooLargeError(InputError):
@@ -115,7 +119,7 @@ class Segmenter:
             shown = show(self._protocol, [pixels])
             return np.asarray(function(*self._weights, shown, pixels.shape[:2]))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
                 raise
             h, w = pixels.shape[:2]
             shown = f"windows of {self._protocol.window}" if self._protocol.window else "one piece"

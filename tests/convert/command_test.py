@@ -85,7 +85,8 @@ def test_provenance_names_and_colours(zipped, tmp_path, capsys):
     back = tmp_path / "back.safetensors"
     assert run(capsys, "--to-torch", "--input", tmp_path / "ours", "--output", back)[0] == 0
     again = read_weights(back)
-    assert again[3:] == (80_000, weights.classes, weights.palette)
+    expected = (80_000, weights.classes, weights.palette)
+    assert (again.iteration, again.classes, again.palette) == expected
 
 
 def test_masks_have_the_file_s_colours(tmp_path, capsys):

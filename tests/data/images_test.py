@@ -13,6 +13,7 @@ from massformer_jax.data.images import (
     encode_mask,
     image_size,
 )
+from tests.helpers.turns import TURNS
 
 
 def photograph(height=40, width=60):
@@ -46,17 +47,7 @@ def test_exif_orientation_is_obeyed(orientation):
     exif[0x0112] = orientation
     data = encoded(photograph(), "PNG", exif=exif)
     jpeg = encoded(photograph(), quality=95, exif=exif)
-    turns = {  # what a viewer does to show the picture upright
-        1: lambda x: x,
-        2: lambda x: x[:, ::-1],
-        3: lambda x: x[::-1, ::-1],
-        4: lambda x: x[::-1],
-        5: lambda x: x.swapaxes(0, 1),
-        6: lambda x: np.rot90(x, -1),
-        7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-        8: lambda x: np.rot90(x, 1),
-    }
-    upright = turns[orientation](photograph())
+    upright = TURNS[orientation](photograph())
     for file in (data, jpeg):
         image = decode_image(file)
         assert image_size(file) == image.shape[:2] == upright.shape[:2]

@@ -9,22 +9,7 @@ from PIL import Image
 from massformer_jax.data import jpeg
 from massformer_jax.data.images import ImageError, decode_image, decode_window
 from massformer_jax.data.jpeg import read_layout
-
-
-def picture(height, width, seed=0):
-    """Makes a smooth picture with noise, which shows chroma that is taken from a wrong row."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
-    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
-
-
-def encoded(image, **options):
-    """Encodes an image as JPEG with Pillow."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90, **options)
-    return buffer.getvalue()
-
+from tests.helpers.altered_jpegs import encoded, picture
 
 # Pillow numbers the subsamplings 4:4:4, 4:2:2 and 4:2:0 from 0 to 2.
 KINDS = {

@@ -13,6 +13,7 @@ from massformer_jax.data.images import decode_image, decode_window, encode_mask,
 from massformer_jax.data.package import build
 from massformer_jax.data.pipeline import Decode, open_split
 from massformer_jax.report.picture_files import find_photographs
+from tests.helpers.turns import TURNS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger")
 
@@ -20,16 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag 
 # viewer does to show it upright.
 STORED = np.zeros((40, 64, 3), np.uint8)
 STORED[:, :32, 0] = STORED[:, 32:, 1] = STORED[20:, :, 2] = 220
-TURNS = {
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x, 1),
-}
 
 
 def jpeg(*segments, density=True):

@@ -14,7 +14,7 @@ _MARKERS = (*range(0xE0, 0xF0), 0xFE, 0xDC, 0x01, 0xD0)  # texts, a number of li
 
 
 def picture(height, width, seed=0):
-    """Makes a smooth picture with noise."""
+    """Makes a smooth picture with noise, which shows chroma that is taken from a wrong row."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -64,7 +64,7 @@ def run(body: Callable[[], int | None]) -> int:
         print_error(error)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        say_beside_output("interrupted")
         return INTERRUPTED
 
 
@@ -77,4 +77,9 @@ def print_error(error: Exception | str) -> None:
         error = f"{error.filename}: {error.strerror}"
     # Names and texts of files may hold what moves a terminal's cursor.
     text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(error))
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    say_beside_output(f"error: {text}")
+
+
+def say_beside_output(line: str) -> None:
+    """Prints a line on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)

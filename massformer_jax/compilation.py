@@ -8,12 +8,13 @@ Commands do both. In Python, nothing is kept unless you ask for it by one line:
 import contextlib
 import contextvars
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+
+from massformer_jax.command import say_beside_output
 
 # A program is kept if compiling it took at least so many seconds. JAX's own default, 1, would leave
 # out the programs that resize scores, which take half a second for each size of a photograph.
@@ -67,7 +68,7 @@ def waits_said(say: Callable[[str], None] | None = None) -> Iterator[None]:
     Args:
         say: prints a line; if None, lines are printed on standard error.
     """
-    waits = Waits(say or _to_standard_error)
+    waits = Waits(say or say_beside_output)
     token = _waits.set(waits)
     jax.monitoring.register_event_listener(waits.happened)
     jax.monitoring.register_event_duration_secs_listener(waits.lasted)
@@ -106,7 +107,3 @@ class Waits:
         kept = f" and kept in {folder}" if folder else ""
         done = f"read from {folder}" if self._read else f"compiled{kept}"
         self._say(f"… {done}, {seconds:.0f} s")
-
-
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -129,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         others = [str(path) for path in files_below(pathlib.Path(folder)) if not is_png(path)]
         if others:
             named = some_of(others, most=20)
-            print(f"{folder}: left out {named}; only PNG is read", file=sys.stderr)
+            command.say_beside_output(f"{folder}: left out {named}; only PNG is read")
     if args.published:
         split, reason = published.comparable(summary)
         print(f"\n{published.table(name, summary, split) if split else reason}")

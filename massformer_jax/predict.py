@@ -193,7 +193,7 @@ def _predict(args: argparse.Namespace) -> int:
         args.checkpoint, dtype=args.dtype, devices=args.devices, **_protocol(args)
     )
     for remark in remarks:
-        print(remark, file=sys.stderr, flush=True)
+        command.say_beside_output(remark)
     output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for i, (path, mask) in enumerate(zip(images, masks, strict=True)):

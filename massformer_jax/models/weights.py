@@ -8,7 +8,6 @@ as `best/` and, with more in them, as `checkpoints/`.
 
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,17 +16,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from massformer_jax.classes import CLASSES, class_palette
+from massformer_jax.command import say_beside_output
 from massformer_jax.errors import InputError
 from massformer_jax.models.build import abstract_encoder, abstract_weights
 from massformer_jax.models.checksums import damage, write_checksums
 from massformer_jax.models.finite import check_numbers
 
 LAST, BEST = "checkpoints", "best"  # folders of a workdir
-
-
-def say_on_stderr(line: str) -> None:
-    """Prints a line on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 class Weights(NamedTuple):
@@ -65,7 +60,7 @@ def load_weights(
     *,
     encoder: bool = False,
     step: int | None = None,
-    say: Callable[[str], None] = say_on_stderr,
+    say: Callable[[str], None] = say_beside_output,
 ) -> Weights:
     """Returns the weights in a workdir: the best ones, or the last if none were evaluated.
 

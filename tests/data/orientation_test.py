@@ -17,8 +17,7 @@ from tests.helpers.turns import TURNS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger")
 
-# A photograph that is red left, green right and blue below, so that each turn differs; and what a
-# viewer does to show it upright.
+# A photograph that is red left, green right and blue below, so that each turn differs.
 STORED = np.zeros((40, 64, 3), np.uint8)
 STORED[:, :32, 0] = STORED[:, 32:, 1] = STORED[20:, :, 2] = 220
 

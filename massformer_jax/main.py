@@ -23,9 +23,6 @@ finite; 5 the disk is full, the last complete state is kept; 75 asked to stop by
 is saved; 130 interrupted; 1 a bug. After 3, 5, 75 and 130 the same command continues.
 """
 
-import errno
-import logging
-import os
 import pathlib
 import re
 import sys
@@ -73,12 +70,14 @@ def _run(line: CommandLine) -> int:
     from massformer_jax.evaluation.progress import say_beside_bar
     from massformer_jax.parallel import processes
     from massformer_jax.training.evaluation import evaluate_workdir
+    from massformer_jax.training.full_disk import is_full, leave_it_to_the_command
     from massformer_jax.training.loop import train_and_evaluate
     from massformer_jax.training.stopping import NonFiniteLoss, Preempted
 
     status, together = 0, True
     try:
         keep_compiled(line.compilation_cache)
+        leave_it_to_the_command()
         if line.distributed:
             processes.initialize(
                 line.coordinator, line.processes, line.process, until_saved=line.mode == "train"
@@ -97,8 +96,7 @@ def _run(line: CommandLine) -> int:
         command.print_error(error)
         status, together = command.FAILED, False
     except Exception as error:
-        if disk_is_full(error):
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # one message for each array
+        if is_full(error):
             command.print_error(
                 f"the disk of {line.workdir} is full; the last complete state is kept: make room, "
                 "and the same command continues"
@@ -111,19 +109,6 @@ def _run(line: CommandLine) -> int:
             raise
     processes.end(status, together=together)
     return status
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Tells whether an error comes from a disk that is full, or from a quota that is used up."""
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def parse(argv: Sequence[str]) -> CommandLine:

@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", required=True, help="workdir of a training run, or converted weights"
     )
+    parser.add_argument(
+        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
+    )
     parser.add_argument("--output", required=True, help="folder for the masks (index PNG)")
     parser.add_argument("--overlay", action="store_true", help="also write coloured pictures")
     _add_protocol(parser)
@@ -190,7 +193,11 @@ def _predict(args: argparse.Namespace) -> int:
     check_outputs([*masks, *overlays], images)
     _check_masks(masks)
     segmenter = Segmenter.load(
-        args.checkpoint, dtype=args.dtype, devices=args.devices, **_protocol(args)
+        args.checkpoint,
+        step=args.step,
+        dtype=args.dtype,
+        devices=args.devices,
+        **_protocol(args),
     )
     for remark in remarks:
         command.say_beside_output(remark)

@@ -185,14 +185,14 @@ def test_flags_of_the_protocol(monkeypatch, tmp_path, flags, expected):
     cv2.imwrite(str(photo), photograph(20, 20))
     seen = []
 
-    def load(directory, *, dtype, devices, **settings):
-        seen.append(protocol.Protocol(**settings))
+    def load(directory, *, step, dtype, devices, **settings):
+        seen.append((step, protocol.Protocol(**settings)))
         raise InputError("enough")
 
     monkeypatch.setattr(Segmenter, "load", load)
-    command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), *flags.split(), str(photo)]
-    assert predict.main(command) == 2
-    assert seen == [protocol.Protocol(**expected)]
+    command = ["--checkpoint", "x", "--step", "5", "--output", str(tmp_path / "out")]
+    assert predict.main([*command, *flags.split(), str(photo)]) == 2
+    assert seen == [(5, protocol.Protocol(**expected))]
 
 
 def test_a_bad_photograph_does_not_stop_the_others(workdir, tmp_path, capsys):
@@ -221,6 +221,7 @@ def test_command_errors(workdir, tmp_path, capsys):
         ([str(workdir), str(photo), str(tmp_path / "other" / "a.png")], "a.png"),
         ([str(tmp_path / "empty"), str(photo)], "no checkpoint"),
         ([str(workdir), str(photo), "--window", "64x"], "window is '64x'"),
+        ([str(workdir), str(photo), "--step", "1"], "no checkpoint of step 1"),
         ([str(workdir), str(photo), "--scales", "1;2"], "--scales is '1;2'"),
     ):
         command = ["--checkpoint", arguments[0], "--output", str(output), *arguments[1:]]
@@ -433,7 +434,7 @@ def test_what_is_no_photograph_is_one_clear_error(segmenter, image, words):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"windows": "512"}, "there is no argument 'windows'; use dtype, devices, resolution, wi"),
+        ({"windows": "512"}, "there is no argument 'windows'; use step, dtype, devices, resolu"),
         ({"window": 512}, "window is 512; pass text"),
         ({"scales": 1.5}, "scales is 1.5; pass several numbers"),
         ({"scales": "12"}, "scales is '12'; pass several numbers"),

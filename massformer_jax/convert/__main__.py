@@ -27,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--key", help="where in a .pth file the state dict lies, as in model.ema (default: found)"
     )
+    parser.add_argument(
+        "--step", type=int, help="with --to-torch: the weights after this step (default: the best)"
+    )
     parser.add_argument("--to-torch", action="store_true", help="write .safetensors for PyTorch")
     return parser
 
@@ -58,9 +61,11 @@ def _convert(args: argparse.Namespace) -> None:
         # A checkpoint has no such files: one there may be what this command wrote before.
         check_outputs([output], [path for path in read if path.suffix != ".safetensors"])
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        weights = load_weights(args.input, device)
+        weights = load_weights(args.input, device, step=args.step)
         write_safetensors(weights, output)
     else:
+        if args.step is not None:
+            raise InputError("--step is of checkpoints of this project; pass --to-torch with it")
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"--output {output} exists; name a new folder")
         named = architecture(args.model) if args.model else None

@@ -27,7 +27,7 @@ class Model:
     """What is known of the model that is evaluated.
 
     Attributes:
-        checkpoint: folder of the run or of the weights.
+        checkpoint: folder of the weights: STEP/ in a workdir or in converted weights.
         step: step of the weights.
         architecture: keyword arguments of MaSSFormer.
         config: all keys of the config, as JSON holds them.
@@ -146,7 +146,7 @@ def provenance_text(facts: Mapping[str, Any]) -> str:
     lines = []
     if "checkpoint" in facts:
         lines.append(
-            f"step {facts['step']} of {facts['checkpoint']}: {facts['parameters'] / 1e6:.2f} M "
+            f"{facts['checkpoint']}: {facts['parameters'] / 1e6:.2f} M "
             f"parameters, {facts['macs'] / 1e9:,.0f} GMAC at 4096x3072"
         )
     lines.append(

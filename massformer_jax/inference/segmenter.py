@@ -67,6 +67,7 @@ class Segmenter:
         cls,
         directory: str | os.PathLike,
         *,
+        step: int | None = None,
         dtype: str = "float32",
         devices: int = 1,
         **protocol: Any,
@@ -75,6 +76,7 @@ class Segmenter:
 
         Args:
             directory: a training run's workdir, or what `massformer_jax.convert` wrote.
+            step: loads the weights after this step, and no others.
             dtype: that the network computes in: "float32", exact; "tf32", faster on accelerators;
                 "bfloat16", faster still there, and half the memory (docs/performance.md).
             devices: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
@@ -82,12 +84,12 @@ class Segmenter:
                 `massformer_jax.inference.protocol.Protocol`; by default in one piece, as they are.
 
         Raises:
-            InputError: no checkpoint there, an unknown argument, protocol or dtype, too few
-                devices.
+            InputError: no checkpoint there, or none of `step`; an unknown argument, protocol or
+                dtype; too few devices.
         """
         _protocol(protocol)  # before the weights are read, which takes longer
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        weights = load_weights(directory, device)
+        weights = load_weights(directory, device, step=step)
         return cls(weights, dtype=dtype, devices=devices, **protocol)
 
     def predict(self, image: Any) -> UInt8[np.ndarray, "h w"]:
@@ -136,7 +138,7 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     for name, value in settings.items():
         if name not in known:
             raise InputError(
-                f"there is no argument {name!r}; use dtype, devices, {', '.join(known)}"
+                f"there is no argument {name!r}; use step, dtype, devices, {', '.join(known)}"
             )
         kind = known[name]
         numbers = isinstance(value, list | tuple) and all(isinstance(x, int | float) for x in value)

@@ -35,6 +35,7 @@ class Weights(NamedTuple):
     batch_stats: Any
     palette: tuple[tuple[int, int, int], ...] = class_palette(len(CLASSES))  # RGB
     source: dict[str, Any] | None = None  # of converted weights: file, sha256, iteration, counters
+    folder: pathlib.Path | None = None  # STEP/ from which they were read
 
 
 def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
@@ -111,7 +112,13 @@ def load_weights(
     classes = tuple(meta["classes"])
     palette = tuple(tuple(rgb) for rgb in meta.get("palette") or class_palette(len(classes)))
     return Weights(
-        step, meta["architecture"], classes, **arrays, palette=palette, source=meta.get("source")
+        step,
+        meta["architecture"],
+        classes,
+        **arrays,
+        palette=palette,
+        source=meta.get("source"),
+        folder=path,
     )
 
 

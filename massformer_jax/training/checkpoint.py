@@ -63,8 +63,8 @@ class Checkpoints:
         self._architecture, self._every = architecture, every
         states, best = (pathlib.Path(workdir) / name for name in (LAST, BEST))
         if processes.is_first():
-            set_damaged_aside(states, step=step, needed=True)
-            set_damaged_aside(best, step=None, needed=False)
+            set_aside(states, step=step, needed=True)
+            set_aside(best, step=None, needed=False)
         processes.wait_for_all()
         self._states = ocp.CheckpointManager(epath.Path(states), options=_options(states, KEPT))
         best_of = {"best_fn": lambda metrics: metrics["mIoU"], "best_mode": "max"}
@@ -134,10 +134,11 @@ class Checkpoints:
         return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
 
 
-def set_damaged_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -> None:
+def set_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -> None:
     """Renames checkpoints that are not what was written, and says which, down to a sound one.
 
-    Nothing is deleted: 2000/ becomes 2000.damaged/, which no command looks at.
+    Nothing is deleted: 2000/ becomes 2000.damaged/, or 2000.later/ if it is sound but later than
+    `step`. No command looks at these.
 
     Args:
         folder: of checkpoints.
@@ -172,7 +173,8 @@ def set_damaged_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -
         if problem := note_damage(folder / str(number)):
             aside[number] = f"is damaged: {problem}"
     for number, reason in aside.items():
-        kept = _free_name(folder / f"{number}.damaged")
+        suffix = "later" if number in later else "damaged"
+        kept = _free_name(folder / f"{number}.{suffix}")
         (folder / str(number)).rename(kept)
         say(f"{folder / str(number)} {reason}; it is now {kept.name}")
 

@@ -17,7 +17,7 @@ from massformer_jax.errors import InputError
 from massformer_jax.evaluation.evaluate import evaluate, evaluation_function, evaluation_text
 from massformer_jax.evaluation.provenance import Dataset, Model
 from massformer_jax.models.build import check_architecture
-from massformer_jax.models.weights import load_weights
+from massformer_jax.models.weights import LAST, load_weights
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import Checkpoints
@@ -67,7 +67,7 @@ class Evaluations:
         """
         step = int(state.step)
         output = self._workdir / "eval"
-        origin = {"checkpoint": str(self._workdir), "step": step}
+        origin = {"checkpoint": str(self._workdir / LAST / str(step)), "step": step}
         summary = self._evaluate(
             state.params, state.batch_stats, output, asked=asked, origin=origin
         )
@@ -161,6 +161,10 @@ def evaluate_workdir(
                 f"{weights.architecture.get(key)}, the config {value}; use the config it was "
                 "trained with"
             )
-    origin = {"checkpoint": str(workdir), "step": weights.step, "source": weights.source}
+    origin = {
+        "checkpoint": str(weights.folder),
+        "step": weights.step,
+        "source": weights.source,
+    }
     summary = evaluate_weights(weights.params, weights.batch_stats, workdir / "eval", origin=origin)
     say(f"evaluation of step {weights.step}\n{evaluation_text(summary, weights.classes)}")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
-import tensorboardX
 from jax.typing import ArrayLike
 
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
+from massformer_jax.training.scalars import Scalars
 
 PARTS = ("input", "checkpoint")
 
@@ -40,9 +40,7 @@ class Progress:
     ):
         self._first, self._total_steps = first, total_steps
         self._batch_size, self._every, self._schedule = batch_size, every, schedule
-        self._scalars = tensorboardX.SummaryWriter(
-            str(folder), purge_step=first + 1, write_to_disk=processes.is_first()
-        )
+        self._scalars = Scalars(folder, first + 1) if processes.is_first() else None
         self._step, self._time = first, time.monotonic()
         self._parts = dict.fromkeys(PARTS, 0.0)
 
@@ -50,7 +48,8 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        self._scalars.close()
+        if self._scalars:
+            self._scalars.close()
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -98,9 +97,9 @@ class Progress:
         self.write(step, {f"train/{name}": value for name, value in numbers.items()})
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes scalars of a step."""
-        for name, value in scalars.items():
-            self._scalars.add_scalar(name, value, step)
+        """Writes scalars of a step, on the first process."""
+        if self._scalars:
+            self._scalars.write(step, scalars)
 
     def _speed(self, step: int) -> dict[str, float]:
         steps, parts = step - self._step, self._parts

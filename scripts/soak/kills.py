@@ -117,7 +117,7 @@ def kill(
     seconds = time.monotonic() - begin
     if status:
         raise RuntimeError(f"the undisturbed training has status {status}; see {sound}.log")
-    expected = list(_end(sound))
+    expected = list(end_of(sound))
     rng = np.random.default_rng(seed)
     plan = []
     while sum(plan) < count:
@@ -130,7 +130,7 @@ def kill(
         done = 0
         while done < plan[number]:
             done += _disturbed(trained, workdir, plan[number] - done, seconds, rng, outcome)
-            found = _differences(workdir, expected)
+            found = differences(workdir, expected)
             outcome.runs += 1
             if found:
                 outcome.findings.append(f"{workdir}: {found}")
@@ -209,7 +209,7 @@ def _doing(workdir: pathlib.Path, trained: Training) -> str:
     return "evaluating" if steps[-1] in trained.evaluations and last < steps[-1] else "training"
 
 
-def _end(workdir: pathlib.Path) -> Iterator[tuple[str, Any]]:
+def end_of(workdir: pathlib.Path) -> Iterator[tuple[str, Any]]:
     """Yields what a run leaves behind, by name: all arrays, and the scores."""
     for name, items in ((LAST, ("model", "optimizer")), (BEST, ("model",))):
         folder = workdir / name
@@ -225,10 +225,10 @@ def _end(workdir: pathlib.Path) -> Iterator[tuple[str, Any]]:
     yield "metrics.json", json.dumps(scores, sort_keys=True)
 
 
-def _differences(workdir: pathlib.Path, expected: list[tuple[str, Any]]) -> str:
+def differences(workdir: pathlib.Path, expected: list[tuple[str, Any]]) -> str:
     """Returns which parts of a run's end are not, bit for bit, those of the undisturbed one."""
     try:
-        found = list(_end(workdir))
+        found = list(end_of(workdir))
     except Exception as error:  # whatever it is, it is a finding
         return f"its end cannot be read: {error}"
     if [name for name, _ in found] != [name for name, _ in expected]:

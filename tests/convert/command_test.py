@@ -46,7 +46,10 @@ def test_there_and_back_is_bit_identical(manifest, tmp_path, capsys):
     status, printed = run(capsys, "--input", source, "--output", tmp_path / "ours")
     assert status == 0 and "MaSSFormer" in printed, printed
     back = tmp_path / "back.safetensors"
-    assert run(capsys, "--to-torch", "--input", tmp_path / "ours", "--output", back)[0] == 0
+    back_again = ("--to-torch", "--input", tmp_path / "ours", "--output", back)
+    status, printed = run(capsys, *back_again, "--step", 3)
+    assert (status, "no checkpoint of step 3" in printed) == (2, True)
+    assert run(capsys, *back_again)[0] == 0
     assert_equal(safetensors.numpy.load_file(back), state)
     assert set(state) == set(release.shapes(manifest))
 

@@ -90,17 +90,17 @@ def test_ends_are_compared_bit_by_bit(tmp_path):
     run = folders.Checkpoints(tmp_path / "made").folder / "run"
     (run / "eval").mkdir()
     (run / "eval" / "metrics.json").write_text('{"mIoU": 0.5, "provenance": "here"}')
-    expected = list(kills._end(run))
-    assert len(expected) > 6 and not kills._differences(run, expected)
+    expected = list(kills.end_of(run))
+    assert len(expected) > 6 and not kills.differences(run, expected)
     (run / "eval" / "metrics.json").write_text('{"mIoU": 0.50001, "provenance": "there"}')
-    assert "1 parts differ, metrics.json" in kills._differences(run, expected)
+    assert "1 parts differ, metrics.json" in kills.differences(run, expected)
     name, array = expected[1]
     other = np.array(array)
     other.reshape(-1)[0] = np.nextafter(other.reshape(-1)[0], 9, dtype=other.dtype)
     changed = [expected[0], (name, other), *expected[2:-1], ("metrics.json", '{"mIoU": 0.50001}')]
-    assert f"1 parts differ, {name}" in kills._differences(run, changed)
+    assert f"1 parts differ, {name}" in kills.differences(run, changed)
     shutil.rmtree(run / "best")
-    assert kills._differences(run, expected).startswith("its end cannot be read")
+    assert kills.differences(run, expected).startswith("its end cannot be read")
 
 
 @pytest.mark.slow

@@ -103,7 +103,8 @@ def test_a_step_can_be_chosen(workdir, capsys):
     with pytest.raises(InputError, match="no state of step 3, but those of 2, 4"):
         restored(workdir, step=3)
     assert restored(workdir, step=2) == 2
-    assert "4 is later than step 2; it is now 4.damaged" in capsys.readouterr().out
+    assert "4 is later than step 2; it is now 4.later" in capsys.readouterr().out
+    assert (workdir / LAST / "4.later").is_dir()
 
 
 def test_a_damaged_step_is_not_chosen(workdir):

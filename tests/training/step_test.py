@@ -130,8 +130,9 @@ def test_eight_devices_equal_one(undisturbed, tmp_path, run):
 
 
 def _table(printed: str) -> str:
-    """The printed evaluation without its date."""
-    return re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", printed[printed.index("\nclass ") :])
+    """The printed evaluation without its date, and without the folder of its weights."""
+    printed = re.sub(r"\d{4}-\d\d-\d\dT\S+", "DATE", printed[printed.index("\nclass ") :])
+    return re.sub(r"(?m)^/\S+/(checkpoints|best)/(?=\d+: )", "", printed)
 
 
 def test_evaluation_alone_gives_the_same_scores(undisturbed, run):
@@ -139,6 +140,9 @@ def test_evaluation_alone_gives_the_same_scores(undisturbed, run):
     status, out, err = run(workdir, "--mode=eval")
     assert status == 0, err
     assert _table(out) == _table(printed)
+    summary = json.loads((workdir / "eval" / "metrics.json").read_text())
+    (best,) = (workdir / "best").glob("[0-9]*")
+    assert summary["provenance"]["checkpoint"] == str(best)
 
 
 def test_evaluation_by_another_protocol_writes_its_label_maps(undisturbed, run, release_dir):

@@ -1,6 +1,5 @@
 """Segmentation of photographs of any size, from Python and from the shell."""
 
-import functools
 import io
 import pathlib
 import re
@@ -10,6 +9,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from PIL import Image
@@ -26,9 +26,8 @@ from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import normalize
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.training.checkpoint import Checkpoints
-from massformer_jax.training.optimizer import recipe_optimizer
-from massformer_jax.training.state import init_state
-from tests.helpers import release, tiny_config
+from tests.helpers import release
+from tests.helpers.tiny_weights import TINY, tiny_train_state
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -37,13 +36,8 @@ DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 def workdir(tmp_path_factory):
     """Random weights, saved as the best of a run."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny_config.get_config()
-    architecture = config.architecture.to_dict()
-    optimizer = recipe_optimizer(**config.optimizer, total_steps=1)
-    init = functools.partial(init_state, architecture=architecture, optimizer=optimizer)
-    state = jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))
-    with Checkpoints(folder, architecture, every=1) as checkpoints:
-        checkpoints.save_best(state, 0.5)
+    with Checkpoints(folder, TINY, every=1) as checkpoints:
+        checkpoints.save_best(tiny_train_state(optax.identity()), 0.5)
     return folder
 
 

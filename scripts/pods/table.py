@@ -139,8 +139,8 @@ def tables(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 _MEMORY_HEAD = (
-    "program", "slice", "mesh", "memory a chip", "arguments", "temporaries", "code",
-    "GFLOP a chip", "memory traffic", "collectives a chip",
+    "program", "slice", "mesh", "memory per chip", "arguments", "temporaries", "code",
+    "GFLOP per chip", "memory traffic", "collectives per chip",
 )  # fmt: skip
 _TIME_HEAD = (
     "program", "slice", "products", "memory", "compiler", "links", "latency", "nothing overlaps",
@@ -199,11 +199,11 @@ def _scaling(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells += [f"{100 * alone / times.apart:.1f} %", f"{100 * alone / times.together:.1f} %"]
         rows.append(cells)
     head = (
-        "chips", "slice", "compiled for", "compiler", "links", "latency", "step", "images a second",
-        "efficiency", "if all overlaps",
+        "chips", "slice", "compiled for", "compiler", "links", "latency", "step",
+        "images per second", "efficiency", "if all overlaps",
     )  # fmt: skip
     return [
-        "### Weak scaling: one crop of 1024x1024 a chip\n",
+        "### Weak scaling: one crop of 1024x1024 per chip\n",
         table(head, rows),
         _arithmetic(largest),
     ]

@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from massformer_jax.command import say_beside_output
 from scripts.markdown import table
 from scripts.soak.files import KINDS, generator, read_altered, reader, reader_message
 
@@ -95,7 +96,11 @@ def _soak(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
         share, rest = divmod(args.files, len(args.kinds))
         counts = {kind: share + (i < rest) for i, kind in enumerate(args.kinds)}
         outcomes = read_altered(
-            counts, seed=args.seed, folder=folder / "files", processes=args.processes
+            counts,
+            seed=args.seed,
+            folder=folder / "files",
+            processes=args.processes,
+            say=say_beside_output,
         )
         result["files"] = {kind: dataclasses.asdict(outcomes[kind]) for kind in args.kinds}
         result["files_seconds"] = round(time.monotonic() - begin)

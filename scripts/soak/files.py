@@ -10,7 +10,7 @@ import os
 import pathlib
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ KINDS = {
 SECONDS = 60  # that reading a file takes at most
 BYTES = 4 * 2**30  # of memory, likewise, beyond what the process has before
 _PREPARATION = 600  # seconds that making sound files takes at most
+_MINUTE = 60  # seconds from one report to the next
 _TOGETHER = 100  # files that a process is asked for at once
 
 
@@ -76,7 +77,12 @@ def _generator(seed: int, index: int, number: int) -> np.random.Generator:
 
 
 def read_altered(
-    kinds: dict[str, int], *, seed: int, folder: pathlib.Path, processes: int
+    kinds: dict[str, int],
+    *,
+    seed: int,
+    folder: pathlib.Path,
+    processes: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Outcome]:
     """Alters files and reads them.
 
@@ -85,9 +91,10 @@ def read_altered(
         seed: decides all alterations; with the kind and its number, each of them.
         folder: where files are written.
         processes: how many read at the same time.
+        say: prints a line: each finding at once, and every minute how far it is.
 
     Returns:
-        What became of them, by kind.
+        What became of them, by kind; after Ctrl-C, of those that were read.
     """
     work = [
         (kind, range(start, min(start + _TOGETHER, count)))
@@ -97,22 +104,30 @@ def read_altered(
     work.reverse()  # taken from the end
     outcomes = collections.defaultdict(Outcome)
     workers = [_Worker(folder / f"process{i}", seed) for i in range(min(processes, len(work)))]
+    said, total = time.monotonic(), sum(kinds.values())
     try:
         while work or any(worker.busy for worker in workers):
+            if time.monotonic() - said > _MINUTE:
+                said = time.monotonic()
+                done = sum(outcome.files() for outcome in outcomes.values())
+                say(f"{done:,} of {total:,} altered files are read")
             for worker in workers:
                 if not worker.busy and work:
                     worker.start(*work.pop())
             busy = [worker for worker in workers if worker.busy]
             multiprocessing.connection.wait([worker.connection for worker in busy], timeout=1)
             for worker in busy:
-                for kind, number, kept, said, seconds, memory in worker.heard():
+                for kind, number, kept, message, seconds, memory in worker.heard():
                     outcome = outcomes[kind]
                     outcome.slowest = max(outcome.slowest, seconds)
                     outcome.memory = max(outcome.memory, memory)
                     if kept == "found":
-                        outcome.findings[number] = said
+                        outcome.findings[number] = message
+                        say(f"{kind} {number}: {message}")
                     else:
                         setattr(outcome, kept, getattr(outcome, kept) + 1)
+    except KeyboardInterrupt:
+        say("interrupted: what follows is of the files that were read")
     finally:
         for worker in workers:
             worker.end()

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from massformer_jax.command import say_beside_output
 from massformer_jax.models.checksums import LIST
 from massformer_jax.models.weights import BEST, LAST, steps_in
 from massformer_jax.training.workdir import EVALUATED
@@ -132,6 +133,7 @@ def kill(
             done += _disturbed(trained, workdir, plan[number] - done, seconds, rng, outcome)
             found = differences(workdir, expected)
             outcome.runs += 1
+            say_beside_output(f"{sum(outcome.kills.values())} of {count} kills")
             if found:
                 outcome.findings.append(f"{workdir}: {found}")
                 workdir = folder / f"run{number}_{done}"

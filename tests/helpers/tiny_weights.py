@@ -1,10 +1,20 @@
-"""Released weights of the smallest network."""
+"""Weights of the smallest network."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import safetensors.numpy
 
-from massformer_jax.convert.names import COUNTER, to_torch_layout, torch_name, weights_by_path
+from massformer_jax.convert.names import (
+    COUNTER,
+    from_torch,
+    to_torch_layout,
+    torch_name,
+    weights_by_path,
+)
 from massformer_jax.models.build import abstract_weights
+from massformer_jax.training.state import TrainState
 from tests.helpers import release, tiny_config
 
 TINY = tiny_config.get_config().architecture.to_dict()
@@ -16,7 +26,7 @@ def counted(state: dict) -> dict:
     return state | {name: np.array(80_000 + i, np.int64) for i, name in enumerate(names)}
 
 
-def tiny_state(**changes) -> dict[str, np.ndarray]:
+def tiny_state(seed: int = 1, **changes) -> dict[str, np.ndarray]:
     """Returns a state dict of the smallest model, as the release has it."""
     like = weights_by_path(abstract_weights(TINY | changes))
     state = {}
@@ -24,10 +34,25 @@ def tiny_state(**changes) -> dict[str, np.ndarray]:
         name = torch_name(path)
         spread = np.broadcast_to(np.empty((), bool), leaf.shape)
         shape = to_torch_layout(path, spread).shape
-        state[name] = release.recipe_tensor(1, name, shape)
+        state[name] = release.recipe_tensor(seed, name, shape)
         if name.endswith("running_var"):
             state[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
     return counted(state)
+
+
+def tiny_weights(seed: int = 1) -> tuple[dict, dict]:
+    """Returns (params, batch_stats) of the smallest network, without compiling anything.
+
+    No parameter is 0, where fresh ones may be: coordinates are offset by many rows.
+    """
+    return jax.tree.map(jnp.asarray, from_torch(tiny_state(seed), abstract_weights(TINY)))
+
+
+def tiny_train_state(optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns a training state before its first step, whose weights are not those of a file."""
+    params, batch_stats = tiny_weights(seed=2)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, batch_stats, optimizer.init(params), zero)
 
 
 def write(path, state):

@@ -11,25 +11,17 @@ from flax import nnx
 from massformer_jax.inference import network
 from massformer_jax.inference.network import network_labels, network_scores
 from massformer_jax.models import attention
-from massformer_jax.models.build import abstract_weights, init_weights, model_graph
+from massformer_jax.models.build import abstract_weights, model_graph
 from massformer_jax.models.massformer import normalize
 from massformer_jax.ops.rows import Rows, around, in_strips
-from tests.helpers import release, tiny_config
-
-MODEL = tiny_config.get_config().architecture.to_dict()
+from tests.helpers import release
+from tests.helpers.tiny_weights import TINY as MODEL
+from tests.helpers.tiny_weights import tiny_weights
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """Returns random weights, even where training starts from 0: offsets reach over many rows."""
-    params, stats = init_weights(jax.random.key(0), MODEL)
-    rng = np.random.default_rng(0)
-
-    def noisy(leaf):
-        noise = rng.standard_normal(leaf.shape).astype(np.float32)
-        return leaf + 0.2 * jnp.asarray(noise)
-
-    return jax.tree.map(noisy, params), stats
+    return tiny_weights()
 
 
 @functools.cache

@@ -15,11 +15,12 @@ from massformer_jax.data.resampling import resize_image
 from massformer_jax.errors import InputError
 from massformer_jax.inference import network, protocol, segmenter, views
 from massformer_jax.inference.protocol import Protocol
-from massformer_jax.models.build import init_weights, model_graph
+from massformer_jax.models.build import model_graph
 from massformer_jax.models.weights import Weights
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.parallel import sharding
-from tests.helpers import release, stand_in, tiny_config
+from tests.helpers import release, stand_in
+from tests.helpers.tiny_weights import TINY, tiny_weights
 
 PARITY = release.PARITY / "protocols_lite"
 
@@ -133,10 +134,8 @@ def test_smooth_windows_fade():
 
 def test_a_window_larger_than_the_image_is_plain_inference():
     """This uses the network itself, with random weights."""
-    model = tiny_config.get_config().architecture.to_dict()
-    init = jax.jit(functools.partial(init_weights, architecture=model))
-    weights = init(jax.random.key(3, impl="unsafe_rbg"))
-    graph, image = model_graph(model, training=False), jnp.asarray(noise(90, 130)[None])
+    weights = tiny_weights()
+    graph, image = model_graph(TINY, training=False), jnp.asarray(noise(90, 130)[None])
     whole = jax.jit(network.network_scores(graph), static_argnums=3)
     windows = views.score_function(graph, Protocol(window="200x130"))
     expected = np.asarray(whole(*weights, image, (90, 130)))

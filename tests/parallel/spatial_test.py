@@ -10,14 +10,12 @@ from jax.sharding import PartitionSpec
 from massformer_jax.inference.network import _answer_by_parts, network_scores
 from massformer_jax.inference.row_plan import RowPlan
 from massformer_jax.models import attention
-from massformer_jax.models.build import init_weights, model_graph
+from massformer_jax.models.build import model_graph
 from massformer_jax.models.layers import DeformLayer
 from massformer_jax.models.massformer import Proposals
 from massformer_jax.ops.resize import bilinear_taps
 from massformer_jax.parallel import sharding, spatial
-from tests.helpers import tiny_config
-
-MODEL = tiny_config.get_config().architecture.to_dict()
+from tests.helpers.tiny_weights import TINY, tiny_weights
 
 
 def mesh_of(**axes):
@@ -172,15 +170,12 @@ def test_every_row_of_a_photograph_is_answered_from_its_rows_of_the_network(part
 @pytest.mark.slow
 def test_scores_and_labels_of_whole_photographs():
     """Two photographs are cut or enlarged; random weights make offsets reach over many rows."""
-    params, stats = init_weights(jax.random.key(0), MODEL)
-    leaves, structure = jax.tree.flatten(params)
-    noisy = [x + 0.2 * noise(*x.shape, seed=i) for i, x in enumerate(leaves)]
-    params = jax.tree.unflatten(structure, noisy)
+    params, stats = tiny_weights()
     coarse = np.random.default_rng(1).integers(0, 255, (2, 19, 16, 3))
     images = np.kron(coarse, np.ones((1, 16, 16, 1)))[:, :300, :250].astype(np.uint8)
     size = (333, 222)
 
-    graph = model_graph(MODEL, training=False)
+    graph = model_graph(TINY, training=False)
     mesh = mesh_of(data=2, spatial=4)
     placed = sharding.photographs_sharded(mesh)
     scores = network_scores(graph, strip_rows=24, mesh=mesh)

@@ -17,7 +17,7 @@ from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import TrainState
 from tests.helpers import tiny_config
-from tests.helpers.tiny_weights import TINY
+from tests.helpers.tiny_weights import TINY, tiny_weights
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -116,11 +116,8 @@ def test_a_damaged_step_is_not_chosen(workdir):
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """Weights of the smallest network, as `convert` writes them."""
-    from massformer_jax.models.build import init_weights
-
     folder = tmp_path_factory.mktemp("weights") / "converted"
-    params, batch_stats = jax.jit(lambda key: init_weights(key, TINY))(jax.random.key(0))
-    save_weights(folder, Weights(7, TINY, ("a",) * 7, params, batch_stats))
+    save_weights(folder, Weights(7, TINY, ("a",) * 7, *tiny_weights()))
     return folder
 
 

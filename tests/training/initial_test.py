@@ -1,9 +1,8 @@
 """Runs start from the weights that they name, and say what stays fresh."""
 
-import functools
-
 import jax
 import numpy as np
+import optax
 import pytest
 
 from massformer_jax import main
@@ -14,18 +13,14 @@ from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.models.weights import load_weights
 from massformer_jax.training.initial import read_initial, start
-from massformer_jax.training.optimizer import recipe_optimizer
-from massformer_jax.training.state import init_state
 from tests.helpers import tiny_config
-from tests.helpers.tiny_weights import TINY, tiny_state, write
+from tests.helpers.tiny_weights import TINY, tiny_state, tiny_train_state, write
 
 
 @pytest.fixture(scope="module")
 def state():
     """A fresh state."""
-    tx = recipe_optimizer(**tiny_config.get_config().optimizer, total_steps=1)
-    init = functools.partial(init_state, architecture=TINY, optimizer=tx)
-    return jax.jit(init)(jax.random.key(0, impl="unsafe_rbg"))
+    return tiny_train_state(optax.identity())
 
 
 def started(state, path):

@@ -9,9 +9,9 @@ from jax.extend import core
 
 from massformer_jax.parallel import sharding
 from massformer_jax.training.optimizer import recipe_optimizer
-from massformer_jax.training.state import init_state
 from massformer_jax.training.step import training_step
 from tests.helpers import tiny_config
+from tests.helpers.tiny_weights import tiny_train_state
 
 
 def setup(remat):
@@ -26,7 +26,7 @@ def setup(remat):
         "image": rng.integers(0, 256, (2, 256, 256, 3), np.uint8),
         "label": rng.integers(0, 7, (2, 32, 32), np.uint8).repeat(8, 1).repeat(8, 2),
     }
-    return step, lambda: init_state(jax.random.key(0), model, tx), batch
+    return step, lambda: tiny_train_state(tx), batch
 
 
 def primitives(jaxpr) -> Counter:

@@ -158,14 +158,16 @@ def encode_mask(
 
 
 def image_size(source: ImageSource, name: str = "image") -> tuple[int, int]:
-    """Returns the (height, width) in pixels of what `decode_image` returns, from the header alone.
+    """Returns the (height, width) in pixels of what `decode_image` returns.
+
+    It needs the header alone, but for the few files whose header Pillow does not understand.
 
     Args:
         source: the bytes of an image file, or its path.
         name: what an error calls the image; a path is called by itself.
 
     Raises:
-        ImageError: the file is no image that can be identified.
+        ImageError: the file is no image.
         OSError: the path cannot be read.
     """
     # A path is not loaded: the header of a 4 MB photograph is its first few kB.
@@ -174,7 +176,8 @@ def image_size(source: ImageSource, name: str = "image") -> tuple[int, int]:
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         image = _opened(file)
         if image is None:
-            raise ImageError(f"{name}: not a readable image; replace the file")
+            # OpenCV, which decodes, reads some headers that Pillow does not.
+            return decode_image(source, name).shape[:2]
         width, height = image.size
         turned = orientation(image) in TURNED_BY_A_QUARTER
     return (width, height) if turned else (height, width)

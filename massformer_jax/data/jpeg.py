@@ -119,9 +119,9 @@ def _layout(data: bytes, frame: int, scan: tuple[int, int], interval: int) -> La
     # A lone component is coded block by block, whatever its sampling factors.
     unit_width = 8 * max(s >> 4 for s in sampling) if components > 1 else 8
     unit_height = 8 * max(s & 15 for s in sampling) if components > 1 else 8
-    units = -(-width // unit_width)
-    if not height or not units or not unit_height:
+    if not height or not width or not unit_width or not unit_height:
         return None
+    units = -(-width // unit_width)
     restart_rows = interval // units * unit_height if interval % units == 0 else 0
     return Layout(height, width, frame, *scan, restart_rows)
 

@@ -107,12 +107,15 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
                 f"{file}: missing or damaged; copy it again, or build with {_command(data_dir)}"
             ) from error
     try:
-        return tfds.builder_from_directory(newest)
+        builder = tfds.builder_from_directory(newest)
+        if builder.name != newest.parent.name:
+            raise ValueError(f"it describes a dataset {builder.name!r}")
     except Exception as error:  # of many types, all undocumented
         raise PipelineError(
             f"{newest}: dataset_info.json or features.json is damaged ({_one_line(error)}); build "
             f"the dataset again with {_command(data_dir)}"
         ) from error
+    return builder
 
 
 def _check_shard(file: str, count: int, data_dir: str | os.PathLike) -> None:

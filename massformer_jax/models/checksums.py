@@ -71,7 +71,7 @@ def note_damage(folder: pathlib.Path) -> str:
 def _may_be_noted(key: str, value: Any) -> bool:
     """Tells whether Orbax may have written this value; it raises ValueError for other ones."""
     if key.endswith("_timestamp_nsecs"):
-        return value is None or type(value) is int
+        return value is None or (type(value) is int and 0 <= value < 2**63)
     if key == "item_handlers":
         return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
     return value is None or isinstance(value, dict)

@@ -132,3 +132,10 @@ def test_size_needs_the_header_alone(tmp_path):
     (tmp_path / "no.jpg").write_bytes(b"text")
     with pytest.raises(ImageError, match=r"no\.jpg: not a readable image"):
         image_size(tmp_path / "no.jpg")
+
+
+def test_size_of_a_header_that_only_the_decoder_understands():
+    data = bytearray(encoded(photograph(33, 47), "WEBP"))
+    data[16] ^= 2  # the size of the only chunk
+    image = Image.fromarray(decode_image(bytes(data)))
+    assert image_size(bytes(data)) == (image.height, image.width) == (33, 47)

@@ -82,6 +82,16 @@ def test_grey_with_sampling_factors_is_coded_block_by_block():
         np.testing.assert_array_equal(window, whole[start:])
 
 
+def test_sampling_factors_of_zero_are_no_layout():
+    data = bytearray(encoded(picture(61, 83)))
+    frame = read_layout(bytes(data)).frame
+    for i in range(3):
+        data[frame + 9 + 3 * i] &= 0x0F
+    assert read_layout(bytes(data)) is None
+    with pytest.raises(ImageError):
+        decode_image(bytes(data))
+
+
 def test_what_lies_beyond_the_window_is_not_decoded(monkeypatch):
     # The claimed height ends just below the window. Above it, the data begin at a restart marker.
     seen = []

@@ -1,5 +1,6 @@
 """Tests that a damaged dataset is noticed when it is opened, and said in one line."""
 
+import json
 import shutil
 
 import numpy as np
@@ -48,6 +49,13 @@ DAMAGE = {
     "missing features": ("features.json", lambda path: path.unlink(), "missing or damaged; copy"),
     "other features": ("features.json", lambda path: path.write_text("{}"), r"features\.json is"),
     "empty description": ("dataset_info.json", cut(0), "missing or damaged; copy it again"),
+    "another dataset": (
+        "dataset_info.json",
+        lambda path: path.write_text(
+            json.dumps({**json.loads(path.read_text()), "name": "\x1b[2J\n"})
+        ),
+        r"features\.json is damaged \(it describes a dataset '\\x1b\[2J\\n'\)",
+    ),
     "other description": (
         "dataset_info.json",
         lambda path: path.write_text('{"splits": 3}'),

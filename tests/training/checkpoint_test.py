@@ -66,6 +66,9 @@ DAMAGE = {
     "an array missing": lambda folder: arrays_of(folder).unlink(),
     "an item missing": lambda folder: shutil.rmtree(folder / "optimizer"),
     "metadata empty": lambda folder: (folder / "_CHECKPOINT_METADATA").write_bytes(b""),
+    "metadata of a time that no calendar has": lambda folder: (
+        folder / "_CHECKPOINT_METADATA"
+    ).write_text(f'{{"commit_timestamp_nsecs": {10**30}}}'),
     "no list": lambda folder: (folder / LIST).unlink(),
     "list empty": lambda folder: (folder / LIST).write_bytes(b""),
     "list of something else": lambda folder: (folder / LIST).write_text('{"files": [1]}'),

@@ -24,7 +24,7 @@ VENV := .venv
 KILLS ?= 100
 FILES ?= 100000
 WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
 # There are two processes, and each runs whole files of tests. Most of the time goes into compiling,
 # which takes one core.
@@ -103,7 +103,7 @@ $(VENV)-tensorflow/.installed: pyproject.toml
 	@echo "Installing massformer_jax, TensorFlow and Beam into $(VENV)-tensorflow (3 GB, some minutes)"
 	@rm -rf $(VENV)-tensorflow
 	@$(PYTHON) -m venv $(VENV)-tensorflow
-	@$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,tensorflow]'
+	@$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[test,tensorflow]'
 	@touch $@
 
 $(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
@@ -122,7 +122,7 @@ $(VENV)-gpu-compiler/.installed: pyproject.toml
 	@echo "Installing massformer_jax and the compiler for GPUs into $(VENV)-gpu-compiler (2 GB)"
 	@rm -rf $(VENV)-gpu-compiler
 	@$(PYTHON) -m venv $(VENV)-gpu-compiler
-	@$(VENV)-gpu-compiler/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,gpu-compiler]'
+	@$(VENV)-gpu-compiler/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[test,gpu-compiler]'
 	@touch $@
 
 # If making an environment was interrupted, it has no stamp and is made again.

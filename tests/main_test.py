@@ -1,6 +1,7 @@
 """One line and status 2 for what a user can mend."""
 
 import errno
+import json
 import os
 import pathlib
 
@@ -136,6 +137,26 @@ def test_damaged_files_of_a_workdir(tmp_path, name, content, named):
         workdir.last_evaluation(tmp_path)
     assert named in str(raised.value)
     assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 8}, "seed is 8 there and 0 here; "),
+        ({"mesh": None}, "mesh is None there and missing here; "),
+        ({"mesh": {"data": 2, "fsdp": 1, "spatial": 1}}, None),
+    ],
+)
+def test_a_workdir_belongs_to_one_config(tmp_path, change, named):
+    """Keys that change no result, such as the mesh, may change between runs; they are all there."""
+    config = tiny_config.get_config()
+    there = json.dumps(json.loads(config.to_json()) | change)
+    (tmp_path / "config.json").write_text(there)
+    if named is None:
+        workdir.claim(tmp_path, config, write=False)
+    else:
+        with pytest.raises(InputError, match=f"another config: {named}"):
+            workdir.claim(tmp_path, config, write=False)
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys, tmp_path, data_dir):

@@ -30,10 +30,14 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
                 f"{path} is damaged ({error}); remove it if the workdir is of this config, and the "
                 "same command writes it again"
             ) from error
+        values = {
+            key: [repr(config[key]) if key in config else "missing" for config in (theirs, mine)]
+            for key in sorted((mine.keys() | theirs.keys()) - set(CHANGEABLE))
+        }
         differing = [
-            f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
-            for key in sorted(mine.keys() | theirs.keys())
-            if key not in CHANGEABLE and mine.get(key) != theirs.get(key)
+            f"{key} is {there} there and {here} here"
+            for key, (there, here) in values.items()
+            if there != here
         ]
         if differing:
             more = f" (and {len(differing) - 1} more keys)" if len(differing) > 1 else ""

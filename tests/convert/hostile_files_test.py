@@ -303,9 +303,9 @@ def test_any_bytes_are_read_or_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_any_bytes_are_read_or_refused_for_a_minute(tmp_path, monkeypatch):
+def test_many_bytes_are_read_or_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings(max_examples=12_000, **SETTINGS)(fuzz(tmp_path))()
+    settings(max_examples=4_000, **SETTINGS)(fuzz(tmp_path))()
 
 
 def test_sound_files_are_read(tmp_path):

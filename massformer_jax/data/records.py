@@ -110,6 +110,9 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
         builder = tfds.builder_from_directory(newest)
         if builder.name != newest.parent.name:
             raise ValueError(f"it describes a dataset {builder.name!r}")
+        for name in builder.info.splits:
+            if not name.isidentifier():
+                raise ValueError(f"it describes a split {name!r}")
     except Exception as error:  # of many types, all undocumented
         raise PipelineError(
             f"{newest}: dataset_info.json or features.json is damaged ({_one_line(error)}); build "

@@ -56,6 +56,11 @@ DAMAGE = {
         ),
         r"features\.json is damaged \(it describes a dataset '\\x1b\[2J\\n'\)",
     ),
+    "a split that was renamed": (
+        "dataset_info.json",
+        lambda path: path.write_text(path.read_text().replace('"validation"', r'"\u001b[2J\n"')),
+        r"features\.json is damaged \(it describes a split '\\x1b\[2J\\n'\)",
+    ),
     "other description": (
         "dataset_info.json",
         lambda path: path.write_text('{"splits": 3}'),

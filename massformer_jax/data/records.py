@@ -22,6 +22,7 @@ _KEPT_ENCODED = {
     "image": tfds.decode.SkipDecoding(),
     "segmentation_mask": tfds.decode.SkipDecoding(),
 }
+_FEATURES = {*_KEPT_ENCODED, "file_name"}
 
 
 class PipelineError(InputError):
@@ -110,6 +111,8 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
         builder = tfds.builder_from_directory(newest)
         if builder.name != newest.parent.name:
             raise ValueError(f"it describes a dataset {builder.name!r}")
+        if missing := sorted(_FEATURES - set(builder.info.features)):
+            raise ValueError(f"it describes records without {missing[0]!r}")
         for name in builder.info.splits:
             if not name.isidentifier():
                 raise ValueError(f"it describes a split {name!r}")

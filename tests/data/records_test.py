@@ -48,6 +48,11 @@ DAMAGE = {
     "cut features": ("features.json", cut(900), "missing or damaged; copy it again"),
     "missing features": ("features.json", lambda path: path.unlink(), "missing or damaged; copy"),
     "other features": ("features.json", lambda path: path.write_text("{}"), r"features\.json is"),
+    "a feature left out": (
+        "features.json",
+        lambda path: path.write_text(path.read_text().replace('"file_name"', '"name"')),
+        r"features\.json is damaged \(it describes records without 'file_name'\)",
+    ),
     "empty description": ("dataset_info.json", cut(0), "missing or damaged; copy it again"),
     "another dataset": (
         "dataset_info.json",

@@ -21,7 +21,8 @@ class Records(Reader):
 
         version = pathlib.Path(build(RELEASE, self.folder / "data").data_dir)
         files = {
-            str(path.relative_to(self.folder)): path.read_bytes() for path in version.glob("*.*")
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(version.glob("*.*"))  # so that a finding can be repeated elsewhere
         }
         self.expected = self._examples()
         # What only the command that built it reads.
@@ -72,7 +73,7 @@ class Checkpoints(Reader):
         )
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
-            for path in self.folder.rglob("*")
+            for path in sorted(self.folder.rglob("*"))
             if path.is_file()
         }
 

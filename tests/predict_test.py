@@ -53,7 +53,13 @@ def photograph(height, width, seed=0):
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-@pytest.mark.parametrize("size", [(256, 256), (300, 500), (1, 1), (257, 40)])
+SLOW = pytest.mark.slow  # compiles for some twenty seconds
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(256, 256), pytest.param((300, 500), marks=SLOW), (1, 1), pytest.param((257, 40), marks=SLOW)],
+)
 def test_any_size(segmenter, size):
     image = photograph(*size)
     labels, scores = segmenter.predict(image), segmenter.scores(image)
@@ -73,6 +79,7 @@ def test_padding_is_not_in_the_answer(segmenter, workdir):
     )
 
 
+@SLOW
 def test_equals_the_network_where_nothing_is_padded(workdir, segmenter):
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     weights = load_weights(workdir, device)
@@ -112,6 +119,7 @@ def test_network_size(resolution, size, expected):
     assert network_size(*size, resolution) == expected
 
 
+@SLOW
 def test_resolution_changes_the_network_s_view_not_the_answer_s_size(workdir):
     image = photograph(300, 500)
     small = Segmenter.load(workdir, resolution="256x256")

@@ -52,7 +52,12 @@ def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(300, 250), (333, 222), (711, 301)])
+SLOW = pytest.mark.slow  # compiles for some twenty seconds
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 250), pytest.param((333, 222), marks=SLOW), pytest.param((711, 301), marks=SLOW)]
+)
 def test_labels_at_any_size_are_those_of_the_scores(weights, size):
     """They are cropped, shrunk and enlarged; strips of 20 rows give the same as one strip."""
     graph = model_graph(MODEL, training=False)

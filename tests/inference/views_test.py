@@ -132,6 +132,7 @@ def test_smooth_windows_fade():
     np.testing.assert_array_equal(first, [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5])
 
 
+@pytest.mark.slow  # compiles for some twenty seconds
 def test_a_window_larger_than_the_image_is_plain_inference():
     """This uses the network itself, with random weights."""
     weights = tiny_weights()

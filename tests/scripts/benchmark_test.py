@@ -162,6 +162,7 @@ def run_bare(folder, *arguments):
     )
 
 
+@pytest.mark.slow  # compiles in a process of its own
 def test_json_on_a_bare_machine(tmp_path):
     arguments = "--task inference --model massformer_r18_lite --size 256x256 --runs 1 --json"
     done = run_bare(tmp_path, *arguments.split())

@@ -184,6 +184,7 @@ def test_draw_points():
     assert len(np.unique(first)) == len(first)  # every use, head, image and mask has its own
 
 
+@pytest.mark.slow  # compiles for eight devices
 def test_eight_devices_equal_one(example):
     outputs, labels, points = example
     mesh = sharding.make_mesh(jax.devices())

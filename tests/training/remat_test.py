@@ -43,6 +43,7 @@ def primitives(jaxpr) -> Counter:
     return found
 
 
+@pytest.mark.slow  # traces two training steps
 def test_convolutions_are_kept_and_the_rest_is_computed_again():
     plain, again = (
         primitives(step.trace(jax.eval_shape(state), batch).jaxpr.jaxpr)

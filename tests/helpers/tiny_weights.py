@@ -51,8 +51,9 @@ def tiny_weights(seed: int = 1) -> tuple[dict, dict]:
 def tiny_train_state(optimizer: optax.GradientTransformation) -> TrainState:
     """Returns a training state before its first step, whose weights are not those of a file."""
     params, batch_stats = tiny_weights(seed=2)
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, batch_stats, optimizer.init(params), zero)
+    # Two arrays: a step donates each of them.
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    return TrainState(step, params, batch_stats, optimizer.init(params), skipped)
 
 
 def write(path, state):

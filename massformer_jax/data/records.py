@@ -56,12 +56,17 @@ def open_split(data_dir: str | os.PathLike, split: str) -> grain.sources.RandomA
         )
     try:
         shards = builder.info.splits[split].file_instructions
-    except ValueError as error:
+    except Exception as error:  # a description that is damaged raises others than ValueError
         reason = _one_line(error)
         raise PipelineError(f"{builder.data_dir}: no split {split!r}: {reason}") from error
     if not shards:
         raise PipelineError(f"{builder.data_dir}: the split {split!r} holds no photograph")
     for shard in shards:
+        if not str(shard.filename).isprintable():
+            raise PipelineError(
+                f"{builder.data_dir}: dataset_info.json is damaged (it names files with control "
+                f"characters); build the dataset again with {_command(data_dir)}"
+            )
         _check_shard(shard.filename, shard.examples_in_shard, data_dir)
     return builder.as_data_source(split, decoders=_KEPT_ENCODED)
 

@@ -61,6 +61,13 @@ DAMAGE = {
         ),
         r"features\.json is damaged \(it describes a dataset '\\x1b\[2J\\n'\)",
     ),
+    "names of files with control characters": (
+        "dataset_info.json",
+        lambda path: path.write_text(
+            path.read_text().replace('"{DATASET}', r'"\u001b[2J\n{DATASET}')
+        ),
+        r"dataset_info\.json is damaged \(it names files with control characters\)",
+    ),
     "a split that was renamed": (
         "dataset_info.json",
         lambda path: path.write_text(path.read_text().replace('"validation"', r'"\u001b[2J\n"')),

@@ -54,19 +54,19 @@ def open_split(data_dir: str | os.PathLike, split: str) -> grain.sources.RandomA
         raise PipelineError(
             f"{builder.data_dir}: holds {found}; build it with {_command(data_dir)}"
         )
+    info = f"{builder.data_dir}: dataset_info.json"
     try:
         shards = builder.info.splits[split].file_instructions
-    except Exception as error:  # a description that is damaged raises others than ValueError
+    except ValueError as error:
         reason = _one_line(error)
         raise PipelineError(f"{builder.data_dir}: no split {split!r}: {reason}") from error
+    except Exception as error:  # of many types, all undocumented
+        raise _damaged(info, _one_line(error), data_dir) from error
     if not shards:
         raise PipelineError(f"{builder.data_dir}: the split {split!r} holds no photograph")
     for shard in shards:
         if not str(shard.filename).isprintable():
-            raise PipelineError(
-                f"{builder.data_dir}: dataset_info.json is damaged (it names files with control "
-                f"characters); build the dataset again with {_command(data_dir)}"
-            )
+            raise _damaged(info, "it names files with control characters", data_dir)
         _check_shard(shard.filename, shard.examples_in_shard, data_dir)
     return builder.as_data_source(split, decoders=_KEPT_ENCODED)
 
@@ -122,11 +122,16 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
             if not name.isidentifier():
                 raise ValueError(f"it describes a split {name!r}")
     except Exception as error:  # of many types, all undocumented
-        raise PipelineError(
-            f"{newest}: dataset_info.json or features.json is damaged ({_one_line(error)}); build "
-            f"the dataset again with {_command(data_dir)}"
-        ) from error
+        what = f"{newest}: dataset_info.json or features.json"
+        raise _damaged(what, _one_line(error), data_dir) from error
     return builder
+
+
+def _damaged(what: str, reason: str, data_dir: str | os.PathLike) -> PipelineError:
+    """Returns the error of files that describe the dataset, and do it wrongly."""
+    return PipelineError(
+        f"{what} is damaged ({reason}); build the dataset again with {_command(data_dir)}"
+    )
 
 
 def _check_shard(file: str, count: int, data_dir: str | os.PathLike) -> None:

@@ -68,6 +68,11 @@ DAMAGE = {
         ),
         r"dataset_info\.json is damaged \(it names files with control characters\)",
     ),
+    "a pattern of names that nothing fills": (
+        "dataset_info.json",
+        lambda path: path.write_text(path.read_text().replace("{DATASET}", "{}")),
+        r"dataset_info\.json is damaged \(Replacement index 0 out of range",
+    ),
     "a split that was renamed": (
         "dataset_info.json",
         lambda path: path.write_text(path.read_text().replace('"validation"', r'"\u001b[2J\n"')),

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from massformer_jax.models.layers import Conv, ConvBNReLU
 from massformer_jax.models.pixel_modules import CST, EGF, LSE, RFB, SEB
+from massformer_jax.ops.deform_conv import SampledMap, prepared
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
 from massformer_jax.parallel import spatial
@@ -40,7 +41,7 @@ class Sources(NamedTuple):
     # At 1/2: the image and half of s2's channels, D/2 + 3, and zeros up to a multiple of 8, so that
     # each position's channels begin where they can be read in vectors. Every row of it is sampled
     # from, so each device has all of them.
-    guide: Float[Array, "b h2 w2 c"]
+    guide: SampledMap
     # At 1/4: the other half of s2's channels.
     shallow: Float[Array, "b h4 w4 c"]
     # At 1/4: d3, upsampled.
@@ -89,10 +90,10 @@ class PixelDecoder(nnx.Module):
             maps: c2..c5.
         """
         sources, memories = self.sources(images, maps)
-        rows = all_rows(sources.guide)
+        rows = all_rows(sources.guide.pixels)
         detail, body = self._detail(sources, rows)
         edge_features, edge_logits = self.edge_conv
-        fused = self.edge_rec(self.edge_rec.gate(detail, body), body, rows)
+        fused = self.edge_rec(SampledMap(self.edge_rec.gate(detail, body)), body, rows)
         return Decoded(
             self.mask_features(fused), edge_logits(edge_features(body + detail)), memories
         )
@@ -112,19 +113,19 @@ class PixelDecoder(nnx.Module):
             count: rows of a strip, at 1/2.
         """
         sources, memories = self.sources(images, maps)
-        parts, height = spatial.parts(), sources.guide.shape[1]
+        parts, height = spatial.parts(), sources.guide.pixels.shape[1]
         if parts == 1:
             return Fused(*self._fuse(sources, Rows(0, height), count), memories)
 
         def own(guide, *maps):
             shallow, body = (spatial.with_halo(x, self.halo) for x in maps)
             rows = spatial.own_rows(height, parts)
-            part = Sources(guide, shallow, body, begin=rows.start - 2 * self.halo)
+            part = Sources(SampledMap(guide), shallow, body, begin=rows.start - 2 * self.halo)
             return self._fuse(part, rows, count, spatial.gather_rows)
 
         fused, levels = spatial.each_part(
             own,
-            *(spatial.by_rows(sources.guide), sources.shallow, sources.body),
+            *(spatial.by_rows(sources.guide.pixels), sources.shallow, sources.body),
             in_specs=(spatial.ALL_ROWS, spatial.ROWS, spatial.ROWS),
             out_specs=spatial.ROWS,
         )
@@ -146,7 +147,8 @@ class PixelDecoder(nnx.Module):
             gather: where other devices have the other rows, returns all rows of a map from a
                 device's own.
         """
-        height = sources.guide.shape[1]
+        height = sources.guide.pixels.shape[1]
+        sources = sources._replace(guide=prepared(sources.guide.pixels))
 
         def gate(rows):
             window = around(rows, self.LSE.margin, height)
@@ -154,7 +156,7 @@ class PixelDecoder(nnx.Module):
             return take_rows(gated, Rows(rows.start - window.start, rows.count))
 
         gated = in_strips(gate, own, count, after=sources.body)
-        gated = gated if gather is None else gather(gated)
+        gated = prepared(gated if gather is None else gather(gated))
 
         def fuse(rows):
             window = around(rows, self.edge_rec.margin, height)
@@ -164,7 +166,7 @@ class PixelDecoder(nnx.Module):
             return fused, reduced(self.mask_features(fused), (16, 8, 4))
 
         # Strips of whole positions at 1/32, which are 16 rows at 1/2.
-        return in_strips(fuse, own, -(-count // 16) * 16, after=gated)
+        return in_strips(fuse, own, -(-count // 16) * 16, after=gated.pixels)
 
     def sources(
         self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]
@@ -189,7 +191,7 @@ class PixelDecoder(nnx.Module):
         guide.append(
             jnp.zeros((*guide[0].shape[:3], -sum(x.shape[-1] for x in guide) % 8), s2.dtype)
         )
-        return Sources(jnp.concatenate(guide, -1), shallow, body), memories
+        return Sources(SampledMap(jnp.concatenate(guide, -1)), shallow, body), memories
 
     def mask_features(self, fused: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
         """Returns the mask features of fused rows."""

@@ -18,6 +18,7 @@ from massformer_jax.models.layers import (
     UpsamplingDeformLayer,
     torch_uniform,
 )
+from massformer_jax.ops.deform_conv import SampledMap
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, take_rows
@@ -105,7 +106,7 @@ class RFB(nnx.Module):
         self, x: Float[Array, "b h w d"]
     ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"]]:
         """Returns d3 and d3 upsampled to 1/4."""
-        fields = jnp.concatenate([layer(x) for layer in self.deformaspp], -1)
+        fields = jnp.concatenate([layer(SampledMap(x)) for layer in self.deformaspp], -1)
         d3 = jax.nn.relu(self.bn(self.conv1(fields)))
         up = resize_bilinear(d3, (2 * x.shape[1], 2 * x.shape[2]))
         return d3, jax.nn.relu(self.bn2(self.upconv(up)))
@@ -127,7 +128,7 @@ class LSE(nnx.Module):
     margin = 4
 
     def __call__(
-        self, guide: Float[Array, "b h w c"], shallow: Float[Array, "b r w _"], rows: Rows
+        self, guide: SampledMap, shallow: Float[Array, "b r w _"], rows: Rows
     ) -> Float[Array, "b r w d"]:
         """Returns the detail of some rows.
 
@@ -136,7 +137,7 @@ class LSE(nnx.Module):
             shallow: of `Sources`, these rows of it at twice its size.
             rows: at 1/2.
         """
-        image = take_rows(guide, rows)[..., :3]
+        image = take_rows(guide.pixels, rows)[..., :3]
         x1 = self.cbn1(jnp.concatenate([image, shallow], -1))
         x2 = self.dcn3(guide, rows)
         x1 = x1 + x1 * _spatial_weight(self.conv1, x1)
@@ -172,12 +173,12 @@ class EGF(nnx.Module):
         return self.conv1(jax.nn.sigmoid(detail) * body)
 
     def __call__(
-        self, gated: Float[Array, "b h w e"], body: Float[Array, "b r w d"], rows: Rows
+        self, gated: SampledMap, body: Float[Array, "b r w d"], rows: Rows
     ) -> Float[Array, "b r w d"]:
         """Returns the fused map of some rows.
 
         Args:
-            gated: of `gate`, all rows.
+            gated: of what `gate` returns, all rows.
             body: these rows.
             rows: at 1/2.
         """

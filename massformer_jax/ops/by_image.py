@@ -1,18 +1,24 @@
-"""Kernels on a mesh: each device runs them on its own images.
+"""What is computed image by image on a mesh: each device computes it for its own images.
 
-The compiler splits what it understands; of a kernel it knows nothing and would gather the whole
-batch on every device.
+The compiler splits what it understands. Of a kernel it knows nothing, and of a loop over the images
+too little: it would gather the whole batch on every device.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
+
+# The axis of a mesh that splits the rows of images. All others split images.
+ROWS_AXIS = "spatial"
 
 
 def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callable:
-    """Returns `function`, split over its images where those are split over devices.
+    """Returns `function`, called by each device for the images that it has.
+
+    The devices are those of the ambient mesh (`jax.sharding.use_abstract_mesh`). Without one,
+    inside of a `shard_map`, or if the devices do not divide the images, this is `function` itself.
 
     Args:
         function: takes arrays and returns a tuple of arrays whose first axis is that of the
@@ -21,39 +27,18 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
             arguments are given to every device.
     """
 
-    asked = jax.config.jax_default_matmul_precision
-
-    def own(*arguments):
-        # The compiler asks for a device's part when what set the precision is long over.
-        with jax.default_matmul_precision(asked):
+    def split(*arguments):
+        mesh = jax.sharding.get_abstract_mesh()
+        shared = {*mesh.manual_axes, ROWS_AXIS}
+        axes = tuple(axis for axis in mesh.axis_names if axis not in shared)
+        images = arguments[batched.index(True)].shape[0]
+        if mesh.manual_axes or images % math.prod(mesh.shape[axis] for axis in axes):
             return function(*arguments)
+        if math.prod(mesh.shape.values()) == 1:
+            return function(*arguments)
+        spec = PartitionSpec(axes)
+        places = tuple(spec if is_batched else PartitionSpec() for is_batched in batched)
+        # check_vma: loops that start from constants.
+        return jax.shard_map(function, in_specs=places, out_specs=spec, check_vma=False)(*arguments)
 
-    def partition(mesh, arguments, outputs):
-        specs = [array.sharding.spec for array in arguments]
-        first = next((s[0] for s, b in zip(specs, batched, strict=True) if b and s), None)
-        by_images = NamedSharding(mesh, PartitionSpec(first))
-        replicated = NamedSharding(mesh, PartitionSpec())
-        places = tuple(by_images if is_batched else replicated for is_batched in batched)
-        return mesh, own, (by_images,) * len(outputs), places
-
-    wrapped = custom_partitioning(own)
-    wrapped.def_partition(partition=partition, sharding_rule=_rule(batched))
-    return wrapped
-
-
-def _rule(batched: Sequence[bool]) -> Callable:
-    """Returns a sharding rule: images are split, all other axes are not."""
-
-    def rule(mesh, arguments, outputs):
-        del mesh
-        names, parts = [], []
-        every = (*batched, *(True,) * len(outputs))
-        for i, (array, is_batched) in enumerate(zip((*arguments, *outputs), every, strict=True)):
-            own = [f"axis{i}_{axis}" for axis in range(is_batched, len(array.shape))]
-            names += own
-            parts.append(" ".join(["images"] * is_batched + own))
-        operands, found = parts[: len(arguments)], parts[len(arguments) :]
-        text = f"{', '.join(operands)} -> {', '.join(found)}"
-        return text, {"need_replication_factors": tuple(names)}
-
-    return rule
+    return split

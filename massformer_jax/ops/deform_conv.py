@@ -9,8 +9,8 @@ Where the layer narrows, W_t goes first, sampling being linear in the channels: 
 are gathered then. The backward pass samples again instead of keeping samples. docs/deform_conv.md
 has the measurements.
 
-NVIDIA GPUs from Ampere on run it as a kernel of its own, `deform_conv_kernels`. What is here runs
-everywhere else, and is what the kernels are compared with.
+NVIDIA GPUs from Ampere on run it as a kernel of its own, `deform_conv_kernels`, and TPUs in the
+form of `deform_conv_packed`. What is here runs everywhere else, and is what both are compared with.
 """
 
 from functools import partial
@@ -19,9 +19,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jax.lax import platform_dependent
+from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops import deform_conv_kernels as kernels
+from massformer_jax.ops import deform_conv_packed as packing
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.precision import widened
 
@@ -62,9 +64,52 @@ def deform_conv(
     return _deform_conv(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
+class SampledMap(NamedTuple):
+    """A map that deformable convolutions sample from."""
+
+    pixels: Float[Array, "b h w c"]
+    # The form that TPUs read, if it was prepared; on other devices then zeros that nobody reads.
+    packed: Shaped[Array, "b n words"] | None = None
+
+
+def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
+    """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
+    shape = jax.eval_shape(_packed, x)
+    packed = platform_dependent(
+        x, tpu=_packed, default=lambda _: jnp.zeros(shape.shape, shape.dtype)
+    )
+    return SampledMap(x, packed)
+
+
+def deform_conv_rows(
+    x: SampledMap,
+    offsets: Float[Array, "b offsets r w"],
+    modulation: Float[Array, "b taps r w"],
+    kernel: Float[Array, "k k c o"],
+    *,
+    first_row: int | Int[Array, ""],
+) -> Float[Array, "b r w o"]:
+    """Does what `deform_conv` does, for inference: it has no gradient."""
+    inputs = offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32)
+
+    def on_tpu(x, *inputs):
+        return _packed_forward(x.packed, x.pixels.shape[1:3], *inputs)
+
+    def pixels_of(function):
+        return lambda x, *inputs: function(x.pixels, *inputs)
+
+    forms = _forms(_forward, _kernel_forward, x.pixels)
+    forms = {platform: pixels_of(function) for platform, function in forms.items()}
+    return platform_dependent(x, *inputs, **{**forms, "tpu": on_tpu})
+
+
 @jax.custom_vjp
 def _deform_conv(*inputs):
-    return _by_platform(_forward, _kernel_forward, *inputs)
+    def on_tpu(x, *inputs):
+        return _packed_forward(_packed(x), x.shape[1:3], *inputs)
+
+    forms = _forms(_forward, _kernel_forward, inputs[0])
+    return platform_dependent(*inputs, **forms, tpu=on_tpu)
 
 
 def _vjp_forward(*inputs):
@@ -72,7 +117,8 @@ def _vjp_forward(*inputs):
 
 
 def _vjp_backward(inputs, gradient):
-    *gradients, to_kernel = _by_platform(_backward, _kernel_backward, *inputs, gradient)
+    forms = _forms(_backward, _kernel_backward, inputs[0])
+    *gradients, to_kernel = platform_dependent(*inputs, gradient, **forms, tpu=_packed_backward)
     # One sum over the images at the end, so that devices that share a batch talk once.
     return *gradients, to_kernel.sum(0).astype(inputs[3].dtype), None  # first_row
 
@@ -80,14 +126,14 @@ def _vjp_backward(inputs, gradient):
 _deform_conv.defvjp(_vjp_forward, _vjp_backward)
 
 
-def _by_platform(function, kernel, *inputs):
+def _forms(function, kernel, x):
+    """Returns what runs on each platform but TPUs."""
     on_gpu = partial(function, chunk=GPU_CHUNK)
-    return lax.platform_dependent(
-        *inputs,
-        cuda=kernel if kernels.usable(inputs[0]) else on_gpu,
-        rocm=on_gpu,
-        default=partial(function, chunk=CHUNK),
-    )
+    return {
+        "cuda": kernel if kernels.usable(x) else on_gpu,
+        "rocm": on_gpu,
+        "default": partial(function, chunk=CHUNK),
+    }
 
 
 def _kernel_forward(*inputs):
@@ -100,6 +146,36 @@ def _kernel_backward(*inputs):
 
 
 _BATCHED = (True, True, True, False, False)  # x, offsets, modulation; kernel and first row
+
+
+def _packed(x):
+    (packed,) = by_image(lambda x: (lax.map(packing.pack, x),), (True,))(x)
+    return packed
+
+
+def _packed_forward(packed, size, offsets, modulation, kernel, first_row):
+    def images(packed, offsets, modulation, kernel, first_row):
+        def image(inputs):
+            return packing.forward(inputs[0], size, *inputs[1:], kernel, first_row)
+
+        return (lax.map(image, (packed, offsets, modulation)),)
+
+    inputs = packed, offsets, modulation, kernel, first_row
+    (out,) = by_image(images, _BATCHED)(*inputs)
+    return out
+
+
+def _packed_backward(*inputs):
+    def images(x, offsets, modulation, kernel, first_row, gradient):
+        def image(inputs):
+            x, offsets, modulation, gradient = inputs
+            packed, size = packing.pack(x), x.shape[:2]
+            inputs = offsets, modulation, kernel, first_row, gradient
+            return packing.backward(packed, size, *inputs)
+
+        return lax.map(image, (x, offsets, modulation, gradient))
+
+    return tuple(by_image(images, (*_BATCHED, True))(*inputs))
 
 
 def _forward(x, offsets, modulation, kernel, first_row, *, chunk):

@@ -8,20 +8,23 @@ A training step splits its batch over all three: a crop is small, and what `fsdp
 save is memory, which splitting the batch saves as well.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from massformer_jax.errors import InputError
+from massformer_jax.ops.by_image import ROWS_AXIS
 from massformer_jax.tree import leaves_by_path
 
-DATA, FSDP, SPATIAL = AXES = ("data", "fsdp", "spatial")
+DATA, FSDP, SPATIAL = AXES = ("data", "fsdp", ROWS_AXIS)
 PHOTOGRAPHS = (DATA, FSDP)  # axes over which whole photographs are split
+CROPS = (DATA, FSDP, "crops")  # axes over which crops are split, in `training_on`
 
 # Sides are padded to multiples of 256, so the coarsest map has a multiple of 8 rows.
 SPATIAL_SIZES = (1, 2, 4, 8)
@@ -97,6 +100,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """Returns a sharding with the first axis split over all devices: for crops to train on."""
     return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def training_on(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Returns a context: what is traced in it splits its images over all devices of the mesh.
+
+    The axis `spatial` has another name there, `CROPS`, because it splits images as well.
+    """
+    ambient = mesh.abstract_mesh
+    return jax.sharding.use_abstract_mesh(
+        AbstractMesh(ambient.axis_sizes, CROPS, axis_types=ambient.axis_types)
+    )
 
 
 def photographs_sharded(mesh: Mesh) -> NamedSharding:

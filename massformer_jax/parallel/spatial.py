@@ -26,8 +26,8 @@ ALL_ROWS = PartitionSpec(PHOTOGRAPHS)  # [b, ...]: each device holds all of its 
 
 
 def over(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-    """Returns a context: what is traced in it splits rows over `mesh.shape["spatial"]` devices."""
-    if mesh is None or mesh.shape[SPATIAL] == 1:
+    """Returns a context: what is traced in it splits photographs, and their rows, over a mesh."""
+    if mesh is None:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 

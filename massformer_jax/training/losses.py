@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from massformer_jax.models.massformer import Outputs
@@ -25,7 +25,7 @@ from massformer_jax.ops.edges import edge_map, pack_masks, unpack_masks
 from massformer_jax.ops.points import sample_points
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.resize import resize_bilinear
-from massformer_jax.parallel.sharding import AXES
+from massformer_jax.parallel.sharding import CROPS
 from massformer_jax.training import matching
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT, EDGE_WEIGHT = 2.0, 5.0, 5.0, 10.0
@@ -77,7 +77,6 @@ def losses(
     points: Points,
     *,
     edge_target: str = "edges",
-    mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """Returns the weighted loss terms, under the release's names; their sum is minimised.
 
@@ -87,9 +86,6 @@ def losses(
         points: of every head, see `draw_points`.
         edge_target: "edges" trains the edge branch on the edges of the label map, as the paper
             says; "ones" on the release's target, an edge at every pixel.
-        mesh: the devices over which the batch is split. What belongs to one image is then computed
-            where the image is; without it the result is the same, but the compiler gathers the
-            batch for the matching and for the choice of points.
 
     Returns:
         float32 scalars (float64 if outputs are): `loss_cls`, `loss_mask`, `loss_dice` of the last
@@ -98,18 +94,21 @@ def losses(
     Raises:
         ValueError: an unknown edge target, or fewer queries than classes.
 
+    In the context `massformer_jax.parallel.sharding.training_on` what belongs to one image is
+    computed where the image is. Elsewhere the result is the same, but the compiler gathers a batch
+    that is split, for the matching and for the choice of points.
+
     A sharded batch is one batch here: matched masks are counted over all devices. That is the
     release's average over devices, with two differences that vanish where devices hold equally many
     masks: the release divides the class loss by the weights of each device's own targets, and its
     divisor is at least one mask on *each device*, not one in all.
     """
     local = image_terms
-    if mesh is not None:
-        batch, heads = PartitionSpec(AXES), PartitionSpec(None, AXES)
+    if not jax.sharding.get_abstract_mesh().empty:
+        batch, heads = PartitionSpec(CROPS), PartitionSpec(None, CROPS)
         # check_vma: the loops of the matching start from constants, which it does not accept.
         local = jax.shard_map(
             local,
-            mesh=mesh,
             in_specs=(Outputs(heads, heads, batch, batch), batch, heads),
             out_specs=ImageTerms(batch, heads, heads, heads),
             check_vma=False,

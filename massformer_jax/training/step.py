@@ -89,16 +89,10 @@ def training_step(
 
         def loss(params):
             outputs, batch_stats = forward(params)
-            terms = losses(
-                outputs,
-                batch["label"],
-                drawn,
-                edge_target=edge_target,
-                mesh=mesh,
-            )
+            terms = losses(outputs, batch["label"], drawn, edge_target=edge_target)
             return total(terms), (terms, batch_stats)
 
-        with computing(dtype):
+        with computing(dtype), sharding.training_on(mesh):
             grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

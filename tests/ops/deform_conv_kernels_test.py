@@ -146,7 +146,8 @@ def test_a_sharded_batch_stays_where_it_is():
                 *kernels.backward(*inputs, jnp.int32(0), gradient, tile=TILE, interpret=True),
             )
 
-        return by_image(run, (True, True, True, False, True))(*inputs)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return by_image(run, (True, True, True, False, True))(*inputs)
 
     places = (images, images, images, whole, images)
     shared = jax.jit(both, in_shardings=places).lower(*inputs).compile()

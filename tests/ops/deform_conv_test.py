@@ -9,17 +9,35 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from massformer_jax.ops import deform_conv as module
-from massformer_jax.ops.deform_conv import deform_conv
+from massformer_jax.ops import deform_conv_packed
+from massformer_jax.ops.deform_conv import deform_conv, deform_conv_rows, prepared
 from tests.helpers.deform_conv_inputs import WIDENING, by_definition, random_inputs
 
 # Inputs that widen are sampled in chunks and then projected; those that narrow the other way round.
 NARROWING = 7, 3
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    """Makes chunks so small that the tests' maps need several, and fill the last one in part."""
+@pytest.fixture(autouse=True, params=["plain", "packed"])
+def form(request, monkeypatch):
+    """Runs the form of CPUs, and that of TPUs on the CPU.
+
+    Chunks are so small that maps need several, and fill the last one in part; those of the packed
+    form have at least 128 positions, so only larger maps need several.
+    """
     monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(deform_conv_packed, "CHUNK", 128)
+    monkeypatch.setattr(deform_conv_packed, "BACKWARD_CHUNK", 128)
+    monkeypatch.setattr(deform_conv_packed, "_PACKED_ROWS", 3)
+    monkeypatch.setattr(deform_conv_packed, "_GROUP", 2)
+    if request.param == "packed":
+
+        def on_tpu(*inputs, tpu, **_):
+            return jax.jit(tpu)(*inputs)
+
+        monkeypatch.setattr(module, "platform_dependent", on_tpu)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
 
 
 def output_and_gradients(x, offsets, modulation, kernel, gradient, **first_row):
@@ -34,8 +52,10 @@ def output_and_gradients(x, offsets, modulation, kernel, gradient, **first_row):
     "k, features", [(1, WIDENING), (3, WIDENING), (3, NARROWING), (5, NARROWING)]
 )
 @pytest.mark.parametrize("reach", [0, 1.7, 30])
-def test_equals_the_definition(k, reach, features):
-    inputs = random_inputs(k, reach=reach, features=features)
+def test_equals_the_definition(k, reach, features, form):
+    # The packed form takes 128 positions at least: three chunks of these, not all of them full.
+    size = (13, 21) if form == "packed" and k == 3 else (6, 7)
+    inputs = random_inputs(k, reach=reach, features=features, size=size)
     with jax.enable_x64(True):
         got = deform_conv(*map(jnp.asarray, inputs))
     np.testing.assert_allclose(got, by_definition(*inputs), rtol=0, atol=1e-12)
@@ -59,9 +79,11 @@ def test_a_strip_is_rows_of_the_whole(first_row):
         strip = tuple(map(jnp.asarray, (x, offsets, modulation, kernel)))
         fixed = deform_conv(*strip, first_row=first_row)
         traced = jax.jit(deform_conv)(*strip, first_row=first_row)
+        again = deform_conv_rows(prepared(strip[0]), *strip[1:], first_row=first_row)
     expected = whole[:, first_row + above :][:, :4]
     np.testing.assert_allclose(fixed, expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(traced, expected, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(again, fixed)
 
 
 def test_gradients_of_strips_add_up_to_those_of_the_whole():
@@ -189,7 +211,12 @@ def test_eight_devices_share_the_batch_or_the_rows(spec, features):
     mesh = jax.make_mesh((8,), ("devices",), axis_types=(AxisType.Auto,))
     maps, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
     planes = NamedSharding(mesh, PartitionSpec(spec[0], None, *spec[1:]))
-    shared = jax.jit(output_and_gradients, in_shardings=(maps, planes, planes, whole, maps))
+
+    def on_mesh(*inputs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return output_and_gradients(*inputs)
+
+    shared = jax.jit(on_mesh, in_shardings=(maps, planes, planes, whole, maps))
     for a, b in zip(shared(*inputs), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
     if spec == PartitionSpec("devices"):
@@ -219,3 +246,27 @@ def test_no_direction_keeps_a_copy_of_the_input_for_each_tap(k, features, monkey
         return output_and_gradients(*arguments)[1:]
 
     assert temporaries(gradients, *maps, kernel, gradient) < 4 * input_map + 3 * planes
+
+
+@pytest.mark.parametrize("dtype, gathers", [("bfloat16", 1), ("float32", 2)])
+def test_tpus_gather_once_or_twice_for_each_sample(dtype, gathers, monkeypatch):
+    """The rule of the platform is asked, not the packed form: the program is one for TPUs."""
+    monkeypatch.undo()
+    x, kernel = (jax.ShapeDtypeStruct(s, dtype) for s in ((1, 16, 16, 8), (3, 3, 8, 4)))
+    planes = [jax.ShapeDtypeStruct((1, n, 16, 16), jnp.float32) for n in (18, 9)]
+
+    def forward(*inputs):
+        return deform_conv(*inputs)
+
+    def backward(*inputs):
+        return jax.vjp(deform_conv, *inputs)[1](jnp.ones((1, 16, 16, 4), dtype))
+
+    def count(function, platform, operation):
+        traced = jax.jit(function).trace(x, *planes, kernel)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return len(re.findall(rf'"stablehlo.{operation}"\(', text))
+
+    assert count(forward, "tpu", "gather") == gathers
+    assert count(forward, "cpu", "gather") == 4
+    assert count(backward, "tpu", "scatter") == 1
+    assert count(backward, "cpu", "scatter") == 4

@@ -13,6 +13,7 @@ from massformer_jax.models import attention
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.layers import DeformLayer
 from massformer_jax.models.massformer import Proposals
+from massformer_jax.ops.deform_conv import SampledMap
 from massformer_jax.ops.resize import bilinear_taps
 from massformer_jax.parallel import sharding, spatial
 from tests.helpers.tiny_weights import TINY, tiny_weights
@@ -97,7 +98,7 @@ def test_a_deformable_layer_samples_from_rows_of_other_devices(axes):
     x = noise(2, 32, 12, 4, seed=1)
 
     def run(x):
-        return nnx.merge(graph, state)(spatial.by_rows(x))
+        return nnx.merge(graph, state)(SampledMap(spatial.by_rows(x)))
 
     expected = jax.jit(run)(x)
     assert np.ptp(expected) > 1

@@ -39,9 +39,9 @@ def example():
     return outputs, labels, points
 
 
-def terms_and_gradient(outputs, labels, points, mesh=None):
+def terms_and_gradient(outputs, labels, points):
     def total(outputs):
-        terms = losses.losses(outputs, labels, points, mesh=mesh)
+        terms = losses.losses(outputs, labels, points)
         return losses.total(terms), terms
 
     (value, terms), gradient = jax.value_and_grad(total, has_aux=True)(outputs)
@@ -195,7 +195,8 @@ def test_eight_devices_equal_one(example):
 
     def step(outputs, labels, key):
         points = losses.draw_points(key, HEADS, BATCH, CLASSES, points=POINTS)
-        return *terms_and_gradient(outputs, labels, points, mesh=mesh), points
+        with sharding.training_on(mesh):
+            return *terms_and_gradient(outputs, labels, points), points
 
     compiled = (
         jax.jit(

@@ -1,0 +1,298 @@
+"""The deformable convolution for TPUs: the corners of a sample lie side by side in one row.
+
+A TPU reads scattered rows of a map one after the other, and pays for their number: a row of 128
+words costs it as much as a row of one. So the map is packed before it is sampled from. Row (i, j)
+of the packed map holds the four pixels around the point where pixels (i - 1, j - 1) and (i, j)
+meet, and what lies outside of the map as zeros. Each sample is then one gather, wherever it lies:
+
+    bfloat16    4 pixels as 2 c words of 32 bits: the upper two, then the lower two
+    float32     2 pixels, left and right: two gathers for each sample, of rows that lie below
+                each other. Four would double the memory of the map.
+
+Backward, one scatter adds to the four pixels around each sample in a map of float32 that is packed
+alike; afterwards its four parts are moved into place and added.
+
+Samples are turned before they are weighed: positions then lie along the 128 lanes of the vector
+unit, and the weight of a position is spread over its channels for nothing. Images are computed one
+after the other, since an index of the image inside of a gather has to be unpacked for every row.
+
+docs/deform_conv.md has the counts of instructions behind each of these choices.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Shaped
+
+from massformer_jax.ops.precision import widened
+
+# Positions that are sampled at once, at most: more overflow the vector memory of a v5e.
+CHUNK = 65536
+BACKWARD_CHUNK = 16384
+# Positions that a row has more in the packed map than in the map. The memory keeps positions in
+# tiles of 8, and rows of whole tiles can be joined without moving them.
+_MARGIN = 8
+_LANES = 128
+# Channels whose gradients are added at once. Four times as many numbers are one update, and updates
+# of more than 256 numbers are not sorted before they are added, which is four times as slow.
+_GROUP = 64
+# Rows of the map that are packed at once, which bounds the temporaries.
+_PACKED_ROWS = 64
+
+
+def pack(x: Float[Array, "h w c"]) -> Shaped[Array, "n words"]:
+    """Packs the corners of every sample, some rows at a time.
+
+    Returns:
+        At least (h + 2) · (w + 8) rows of 2 c words: uint32 for a bfloat16 map, otherwise numbers
+        as in `x`.
+    """
+    h, _, c = x.shape
+    strips = -(-(h + 2) // _PACKED_ROWS)
+    count = -(-(h + 2) // strips)
+    around = jnp.pad(x, ((1, strips * count - h), (1, _MARGIN), (0, 0)))
+
+    def rows(start):
+        part = lax.dynamic_slice_in_dim(around, start, count + 1)
+        left, right = part[:, :-1], part[:, 1:]
+        if x.dtype != jnp.bfloat16:
+            return jnp.concatenate([left, right], -1)[:-1]
+        pairs = _words(left, right)
+        return jnp.concatenate([pairs[:-1], pairs[1:]], -1)
+
+    return lax.map(rows, count * jnp.arange(strips)).reshape(-1, 2 * c)
+
+
+def forward(
+    packed: Shaped[Array, "n words"],
+    size: tuple[int, int],
+    offsets: Float[Array, "offsets r w"],
+    modulation: Float[Array, "taps r w"],
+    kernel: Float[Array, "k k c o"],
+    first_row: Int[Array, ""],
+) -> Float[Array, "r w o"]:
+    """Computes what `massformer_jax.ops.deform_conv.deform_conv` says, for one image.
+
+    Args:
+        packed: `pack` of the map.
+        size: height and width of the map.
+        offsets: as there.
+        modulation: as there.
+        kernel: as there; of the dtype of the map.
+        first_row: as there.
+    """
+    _, r, w = offsets.shape
+    wide = widened(kernel.dtype)
+    chunk = _chunk(r * w, CHUNK)
+
+    def one_chunk(inputs):
+        start, *planes = inputs
+        position = first_row * w + start + jnp.arange(chunk, dtype=jnp.int32)
+
+        def tap(total, inputs):
+            kernel, *place = inputs
+            sample = _sample(packed, size, position, *place, wide)
+            return total + _product("cn,co->on", sample.value.astype(kernel.dtype), kernel), None
+
+        total = jnp.zeros((kernel.shape[-1], chunk), wide)
+        total, _ = lax.scan(tap, total, (*_taps(kernel), *planes))
+        return total.astype(kernel.dtype)
+
+    out = lax.map(one_chunk, (_starts(r * w, chunk), *_planes(offsets, modulation, chunk)))
+    return _joined(out, r * w).T.reshape(r, w, -1)
+
+
+def backward(
+    packed: Shaped[Array, "n words"],
+    size: tuple[int, int],
+    offsets: Float[Array, "offsets r w"],
+    modulation: Float[Array, "taps r w"],
+    kernel: Float[Array, "k k c o"],
+    first_row: Int[Array, ""],
+    gradient: Float[Array, "r w o"],
+) -> tuple[Array, Array, Array, Float[Array, "k k c o"]]:
+    """Returns the gradients of the map, the offsets and the modulation; of the kernel in float32.
+
+    Args:
+        packed: as for `forward`, and so are the others.
+        size: height and width of the map.
+        offsets: see `forward`.
+        modulation: see `forward`.
+        kernel: see `forward`.
+        first_row: see `forward`.
+        gradient: of the output.
+    """
+    _, r, w = offsets.shape
+    *_, c, o = kernel.shape
+    wide = widened(kernel.dtype)
+    chunk = _chunk(r * w, BACKWARD_CHUNK)
+    along = _cut(jnp.moveaxis(gradient, -1, 0).reshape(o, r * w), chunk)
+
+    def one_chunk(totals, inputs):
+        to_packed, to_kernel = totals
+        start, gradient, *planes = inputs
+        position = first_row * w + start + jnp.arange(chunk, dtype=jnp.int32)
+
+        def tap(to_packed, inputs):
+            to_kernel, kernel, *place = inputs
+            sample = _sample(packed, size, position, *place, wide)
+            to_sample = _product("on,co->cn", gradient, kernel)
+            to_kernel += _product("cn,on->co", sample.value.astype(kernel.dtype), gradient)
+            to_packed = [
+                add(to_group, sample, to_sample[group])
+                for to_group, group in zip(to_packed, groups, strict=True)
+            ]
+            return to_packed, (to_kernel, *sample.to_planes(to_sample, place[-1]))
+
+        to_packed, (to_kernel, *to_planes) = lax.scan(
+            tap, to_packed, (to_kernel, *_taps(kernel), *planes)
+        )
+        return (to_packed, to_kernel), to_planes
+
+    def add(to_packed, sample, to_sample):
+        update = jnp.concatenate([to_sample * f[None] for f in sample.factors])
+        return to_packed.at[sample.index].add(update.T, mode="promise_in_bounds")
+
+    groups = [slice(first, min(first + _GROUP, c)) for first in range(0, c, _GROUP)]
+    zeros = (
+        [jnp.zeros((packed.shape[0], 4 * (g.stop - g.start)), wide) for g in groups],
+        jnp.zeros((kernel.shape[0] * kernel.shape[1], c, o), wide),
+    )
+    (to_packed, to_kernel), (to_dy, to_dx, to_modulation) = lax.scan(
+        one_chunk, zeros, (_starts(r * w, chunk), along, *_planes(offsets, modulation, chunk))
+    )
+    to_dy, to_dx, to_modulation = (_joined(a, r * w) for a in (to_dy, to_dx, to_modulation))
+    return (
+        jnp.concatenate([_unpacked(a, size) for a in to_packed], -1).astype(kernel.dtype),
+        jnp.stack([to_dy, to_dx], 1).reshape(offsets.shape),
+        to_modulation.reshape(modulation.shape),
+        to_kernel.reshape(kernel.shape),
+    )
+
+
+class _Sample(NamedTuple):
+    """One tap of a chunk: n samples."""
+
+    index: Int[Array, " n"]  # of their rows in the packed map
+    corners: list[Float[Array, "c n"]]  # the pixels around them, row by row
+    factors: list[Float[Array, " n"]]  # bilinear weight times modulation; zero far outside the map
+    inside: Array  # whether a sample lies within a pixel of the map
+    down: Float[Array, " n"]  # how far it lies below its upper and
+    right: Float[Array, " n"]  # to the right of its left corners, 0 to 1
+
+    @property
+    def value(self) -> Float[Array, "c n"]:
+        return sum(v * f[None] for v, f in zip(self.corners, self.factors, strict=True))
+
+    def to_planes(self, to_sample: Float[Array, "c n"], modulation: Float[Array, " n"]):
+        """Returns the gradients of dy, dx and the modulation."""
+        a, b, c, d = (
+            jnp.where(self.inside, (v * to_sample).sum(0), 0).astype(modulation.dtype)
+            for v in self.corners
+        )
+        upper, lower = a + self.right * (b - a), c + self.right * (d - c)
+        to_dx = modulation * ((b - a) + self.down * ((d - c) - (b - a)))
+        return modulation * (lower - upper), to_dx, upper + self.down * (lower - upper)
+
+
+def _sample(packed, size, position, tap_y, tap_x, dy, dx, modulation, wide) -> _Sample:
+    h, w = size
+    # See `_corners` of deform_conv.py for why whole pixels are clipped integers.
+    far = 2.0**30
+    top, left = jnp.floor(dy), jnp.floor(dx)
+    down, right = dy - top, dx - left
+    top = position // w + tap_y + jnp.clip(top, -far, far).astype(jnp.int32)
+    left = position % w + tap_x + jnp.clip(left, -far, far).astype(jnp.int32)
+    inside = (top >= -1) & (top < h) & (left >= -1) & (left < w)
+    stride = w + _MARGIN
+    index = (jnp.clip(top, -1, h - 1) + 1) * stride + jnp.clip(left, -1, w - 1) + 1
+    modulation = jnp.where(inside, modulation, 0)
+    up, before = 1 - down, 1 - right
+    factors = [
+        (weight * modulation).astype(wide)
+        for weight in (up * before, up * right, down * before, down * right)
+    ]
+    # Computed once for each sample, and not again for each of its channels.
+    index, factors = lax.optimization_barrier((index, factors))
+    corners = _corners(packed, index, stride, wide)
+    return _Sample(index, corners, factors, inside, down, right)
+
+
+def _corners(packed, index, stride, wide) -> list[Float[Array, "c n"]]:
+    c = packed.shape[1] // 2
+    upper = _turned(packed, index)
+    if packed.dtype == jnp.uint32:
+        return [number for words in (upper[:c], upper[c:]) for number in _numbers(words)]
+    lower = _turned(packed, index + stride)
+    return [half.astype(wide) for row in (upper, lower) for half in (row[:c], row[c:])]
+
+
+def _turned(packed, index):
+    """Returns rows of the packed map as columns [words n]."""
+    rows = packed.at[index].get(mode="promise_in_bounds")
+    return lax.optimization_barrier(rows.T)
+
+
+def _words(low, high):
+    """Returns two bfloat16 numbers as the halves of one word of 32 bits."""
+    low, high = (lax.bitcast_convert_type(a, jnp.uint16).astype(jnp.uint32) for a in (low, high))
+    return low | (high << 16)
+
+
+def _numbers(words):
+    """Returns the two numbers in each word as float32, whose upper half a bfloat16 number is."""
+    low, high = words << 16, words >> 16 << 16
+    return lax.bitcast_convert_type(low, jnp.float32), lax.bitcast_convert_type(high, jnp.float32)
+
+
+def _unpacked(packed, size):
+    """Returns the map whose pixel gets what was added to it as each of the four corners."""
+    h, w = size
+    packed = packed.reshape(-1, w + _MARGIN, packed.shape[-1])
+    upper_left, upper_right, lower_left, lower_right = jnp.split(packed, 4, -1)
+    return (
+        upper_left[1 : h + 1, 1 : w + 1]
+        + upper_right[1 : h + 1, :w]
+        + lower_left[:h, 1 : w + 1]
+        + lower_right[:h, :w]
+    )
+
+
+def _chunk(n: int, most: int) -> int:
+    """Returns the size of equal chunks of at most about `most` positions, in whole lanes."""
+    chunks = -(-n // most)
+    return -(-n // chunks // _LANES) * _LANES
+
+
+def _starts(n, chunk):
+    return jnp.arange(0, n, chunk, dtype=jnp.int32)
+
+
+def _planes(offsets, modulation, chunk):
+    """Returns dy, dx and modulation, each cut into chunks [chunks taps n]."""
+    offsets, modulation = (a.reshape(a.shape[0], -1) for a in (offsets, modulation))
+    return [_cut(a, chunk) for a in (offsets[0::2], offsets[1::2], modulation)]
+
+
+def _cut(planes, chunk):
+    """Cuts [planes n] into [chunks planes chunk]. The last chunk is filled up with zeros."""
+    planes = jnp.pad(planes, ((0, 0), (0, -planes.shape[1] % chunk)))
+    return planes.reshape(planes.shape[0], -1, chunk).swapaxes(0, 1)
+
+
+def _joined(chunks, n):
+    """Undoes `_cut`: [chunks planes chunk] becomes [planes n]."""
+    return chunks.swapaxes(0, 1).reshape(chunks.shape[1], -1)[:, :n]
+
+
+def _taps(kernel):
+    """Returns kernels [k² c o], and where each tap lies: rows and columns [k²]."""
+    k = kernel.shape[0]
+    tap_y, tap_x = jnp.divmod(jnp.arange(k * k, dtype=jnp.int32), k)
+    return kernel.reshape(k * k, *kernel.shape[2:]), tap_y - k // 2, tap_x - k // 2
+
+
+def _product(subscripts, a, b):
+    """Multiplies, and accumulates in float32 or wider, whatever the inputs' dtype."""
+    return jnp.einsum(subscripts, a, b, preferred_element_type=widened(a.dtype))

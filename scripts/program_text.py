@@ -88,3 +88,12 @@ def array_bits(dtype: str, sides: str) -> int:
     """Returns the size in bits of an array whose shape is written as `dtype[sides]`."""
     bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
     return bits * math.prod(int(side) for side in sides.split(",") if side)
+
+
+def estimated_cycles(rest: str) -> int | None:
+    """Returns the cycles that the compiler expects of an instruction, or None if it says nothing.
+
+    Of some instructions it says 2⁶³ - 1, which is no estimate.
+    """
+    found = re.search(r'"estimated_cycles":"(\d+)"', rest)
+    return int(found[1]) if found and int(found[1]) < 2**63 - 1 else None

@@ -2,15 +2,20 @@
 
 import importlib.util
 import os
+import pathlib
 from typing import Any
 
 from massformer_jax.errors import InputError
 
 
-def find_no_tpu() -> None:
+def find_no_tpu(dumps: pathlib.Path | None = None) -> None:
     """Keeps the compiler from looking for a TPU and from locking it, since there is none.
 
     This must be called before jax and libtpu are imported, because they read the variables then.
+
+    Args:
+        dumps: a folder, into which the compiler writes the final bundles of all kernels, see
+            scripts/pods/dumps.py.
     """
     os.environ.update(
         JAX_PLATFORMS="cpu",
@@ -18,6 +23,13 @@ def find_no_tpu() -> None:
         TPU_WORKER_HOSTNAMES="localhost",
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     )
+    if dumps:
+        flags = (
+            f"--xla_jf_dump_to={dumps}",
+            "--xla_jf_dump_llo_text=true",
+            "--xla_jf_dump_llo_pass_label_regex=^(final_bundles|deduplication-map)$",
+        )
+        os.environ["LIBTPU_INIT_ARGS"] = " ".join(flags)
 
 
 def topology_devices(name: str) -> list[Any]:

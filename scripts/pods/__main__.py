@@ -8,18 +8,29 @@ in benchmarks/pods/. The figures are for one chip and one run, unless the list s
     memory        bytes, as the compiler gives them: arguments, outputs, aliased (outputs in the
                   place of arguments), temporaries, code
     hbm_bytes     bytes that are read and written, see scripts/pods/cost.py
-    cycles        sum of the compiler's estimates, see scripts/pods/cost.py
+    cycles        an estimate: the sum of the compiler's, see scripts/pods/cost.py
+    counted       what the estimate leaves out, see scripts/pods/uncosted.py: gathers, scatters,
+                  sorts, other kernels, and the program around the kernels. Of each:
+                      bundles  a floor of its cycles
+                      waits    waits for copies between memories
+                      stalls   cycles of these waits, if a copy takes `copy_cycles`
+                      unknown  branches that depend on data: what they guard counts once
+                  It is null if the compiler writes its bundles in another form than v5e's.
+    copy_cycles   cycles that a copy is assumed to take
     collectives   a list with kind, devices, count and bytes put in, see
-                  scripts/pods/collectives.py; this and the two above are null where jaxlib cannot
-                  read the compiler's program
+                  scripts/pods/collectives.py; this, `hbm_bytes`, `cycles` and `counted` are null
+                  where jaxlib cannot read the compiler's program
     flops         FLOPs of all chips together, see massformer_jax/models/flops.py
-The object also says what was compiled, for which slice, and with which versions.
+The object also says what was compiled, for which slice, and with which versions. While a program is
+compiled, its bundles take up to 1 GB of the folder for temporary files (TMPDIR).
 """
 
 import argparse
 import datetime
 import json
+import pathlib
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -27,9 +38,12 @@ from typing import Any
 
 from massformer_jax.errors import InputError
 from scripts.bare_machine import replace_jaxtyping
+from scripts.pods.bundles import COPY_CYCLES
 from scripts.pods.collectives import collectives
 from scripts.pods.cost import cost
+from scripts.pods.dumps import Dumps
 from scripts.pods.programs import PROGRAMS, RESULTS, Program
+from scripts.pods.uncosted import uncosted
 from scripts.tpu_compiler import find_no_tpu, topology_devices
 
 
@@ -42,21 +56,26 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("names", nargs="+", choices=PROGRAMS, metavar="NAME", help=str([*PROGRAMS]))
     names = parser.parse_args(argv).names
-    find_no_tpu()
-    replace_jaxtyping()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        try:
-            result = measure(PROGRAMS[name])
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        print(name, json.dumps(result["memory"]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        find_no_tpu(dumps=pathlib.Path(folder))
+        replace_jaxtyping()
+        for name in names:
+            try:
+                result = measure(PROGRAMS[name], Dumps(pathlib.Path(folder)))
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            print(name, json.dumps(result["memory"]), flush=True)
 
 
-def measure(program: Program) -> dict[str, Any]:
+def measure(program: Program, dumps: Dumps) -> dict[str, Any]:
     """Compiles the program and returns what the compiler says of it.
+
+    Args:
+        program: what to compile.
+        dumps: the kernels that the compiler writes.
 
     Raises:
         InputError: the compiler for TPUs is not installed, or the program does not fit into the
@@ -84,7 +103,7 @@ def measure(program: Program) -> dict[str, Any]:
         "compile_seconds": round(time.perf_counter() - start, 1),
         "flops": count_flops(traced.jaxpr),
         "memory": memory(compiled.memory_analysis()),
-        **read(_text(compiled)),
+        **read(_text(compiled), dumps),
     }
 
 
@@ -124,10 +143,11 @@ def _text(compiled: Any) -> str | None:
         return None
 
 
-def read(text: str | None) -> dict[str, Any]:
-    """Returns traffic, cycles and collectives, read from the text of a compiled program."""
+def read(text: str | None, dumps: Dumps) -> dict[str, Any]:
+    """Returns traffic, cycles and collectives, read from a compiled program's text and kernels."""
     if text is None:
-        return {"hbm_bytes": None, "cycles": None, "collectives": None}
+        names = "hbm_bytes", "cycles", "counted", "collectives"
+        return dict.fromkeys(names) | {"copy_cycles": COPY_CYCLES}
     found = collectives(text)
     count, size = Counter(), Counter()
     for one in found:
@@ -137,11 +157,23 @@ def read(text: str | None) -> dict[str, Any]:
     return {
         "hbm_bytes": moved,
         "cycles": cycles,
+        "counted": _counted(text, dumps),
+        "copy_cycles": COPY_CYCLES,
         "collectives": [
             {"kind": kind, "devices": devices, "count": count[kind, devices], "bytes": bytes_}
             for (kind, devices), bytes_ in sorted(size.items())
         ],
     }
+
+
+def _counted(text: str, dumps: Dumps) -> dict[str, dict[str, int]] | None:
+    """Returns what the estimate leaves out, or None if the kernels cannot be counted."""
+    try:
+        return {kind: found._asdict() for kind, found in uncosted(text, dumps.count).items()}
+    except ValueError as error:
+        # Compiling took long, and the rest of the result holds.
+        print(f"not counted: {error}", file=sys.stderr)
+        return None
 
 
 if __name__ == "__main__":

@@ -8,11 +8,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from scripts.program_text import COLLECTIVES, array_bits, called, computations_of, parse, trips
+from scripts.program_text import (
+    COLLECTIVES,
+    array_bits,
+    called,
+    computations_of,
+    estimated_cycles,
+    parse,
+    trips,
+)
 
 _PLACED = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _SHAPES = re.compile(rf"({_PLACED.pattern})")
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # These instructions name arrays and move none.
 _FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
@@ -44,8 +51,7 @@ def cost(text: str) -> Cost:
     def total(name):
         moved = cycles = 0
         for one in instructions(name).values():
-            if found := _CYCLES.search(one.rest):
-                cycles += int(found[1])
+            cycles += estimated_cycles(one.rest) or 0
             if one.kind in _INSIDE:
                 turns = (trips(one.rest, computations) or 1) if one.kind == "while" else 1
                 inner = [total(x) for x in called(one.rest) if x in computations]

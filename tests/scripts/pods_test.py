@@ -137,6 +137,8 @@ def test_cost_counts_turns_and_main_memory_alone():
     """y is read. A turn reduces 2048 bytes, reads and replaces a row, and compares two numbers."""
     moved, cycles = cost(TPU_TEXT)
     assert cycles == 11 + 6 * 100
+    # What is no estimate does not count.
+    assert cost(TPU_TEXT.replace('"11"', f'"{2**63 - 1}"')).cycles == 6 * 100
     assert moved == 128 + 6 * (2 * 2048 + 256 + 2 * 256 + 9)
     assert memory_bytes("(bf16[3,5]{1,0}, f32[7]{0:T(128)S(1)}, pred[8])") == 30 + 8
 
@@ -161,6 +163,14 @@ RECORD = {
     "flops": 256 * 197e10,
     "hbm_bytes": 819e6,
     "cycles": 1_502_990_723,
+    "counted": {
+        "gathers": {"bundles": 150_299_072, "waits": 30, "stalls": 0, "unknown": 0},
+        "scatters": {"bundles": 300_598_145, "waits": 70_000, "stalls": 70_000_000, "unknown": 0},
+        "sorts": {"bundles": 15_029_907, "waits": 0, "stalls": 0, "unknown": 9},
+        "others": {"bundles": 1_502_991, "waits": 0, "stalls": 0, "unknown": 0},
+        "program": {"bundles": 3_005_981, "waits": 10, "stalls": 5_149_536, "unknown": 2},
+    },
+    "copy_cycles": 1000,
     "memory": {
         "arguments": 500, "outputs": 400, "aliased": 400, "temporaries": 3_000_000, "code": 0,
     },
@@ -174,16 +184,21 @@ def test_estimates():
     times = table.estimate(RECORD)
     assert times.products == pytest.approx(0.01)
     assert times.memory == pytest.approx(0.001)
-    assert times.cycles == pytest.approx(1.0, rel=1e-6)
+    assert times.compiler == pytest.approx(1.0, rel=1e-6)
+    assert times.gathers == pytest.approx(0.1, rel=1e-6)
+    assert times.scatters == pytest.approx(0.21, rel=1e-6)
+    assert times.others == pytest.approx(0.003, rel=1e-6)
+    assert times.core == pytest.approx(1.313, rel=1e-6)
+    assert times.waits == pytest.approx(0.05, rel=1e-6)
     assert times.links == pytest.approx(2 * 255 * 1e6 / 200e9)
     assert times.latency == pytest.approx(10 * 2 * 16 * 1e-6)
-    assert times.apart == pytest.approx(1.0 + 0.00255 + 0.00032, rel=1e-6)
-    assert times.together == pytest.approx(1.0, rel=1e-6)
+    assert times.apart == pytest.approx(1.313 + 0.05 + 0.00255 + 0.00032, rel=1e-6)
+    assert times.together == pytest.approx(1.313, rel=1e-6)
     # Without wrap-around: half of the links, and hops to the far corner.
     smaller = table.estimate(RECORD, "v5e:4x4")
     assert smaller.links == pytest.approx(2 * 15 / 16 * 256e6 / 100e9)
     assert smaller.latency == pytest.approx(10 * 2 * 6 * 1e-6)
-    assert table.estimate(RECORD, "v5e:1x1").apart == pytest.approx(1.0, rel=1e-6)
+    assert table.estimate(RECORD, "v5e:1x1").apart == pytest.approx(1.363, rel=1e-6)
     assert table.diameter("v5p:4x4x4") == 6
 
 
@@ -191,15 +206,25 @@ def test_tables():
     text = table.tables({"train_v5e_256": RECORD})
     assert "| 3.0 MB of 16.00 GB |" in text
     assert "| data 256 |" in text and "| 10 all-reduce 256.0 MB |" in text
-    assert "| 256 | v5e:16x16 | this slice | 1,000.0 ms | 2.6 ms | 0.3 ms | 1,002.9 ms |" in text
+    assert (
+        "| 256 | v5e:16x16 | this slice | 1,000.0 ms | 100.0 ms | 210.0 ms | 3.0 ms | 50.0 ms | "
+        "2.6 ms | 0.3 ms | 1,365.9 ms |"
+    ) in text
+    assert "| 1,313.0 ms | 70,040: 50.0 ms | 2.6 ms | 0.3 ms | 1,365.9 ms | 1,313.0 ms |" in text
+    assert "if a copy takes 1,000 cycles" in text
+    assert "(1,503.0 million cycles + 470.4 million bundles + 75.1 million cycles of waits)" in text
     assert "2 · 255/256 · 256.0 MB / 200 GB/s = 2.6 ms" in text
     assert "| 16 | v5e:4x4 | 16x16 |" in text
 
 
 def test_a_program_that_jaxlib_cannot_read():
-    record = {**RECORD, **command.read(None), "topology": "v5p:4x4x4"}
+    nothing = command.read(None, dumps=None)
+    assert nothing["cycles"] is nothing["counted"] is nothing["collectives"] is None
+    record = {**RECORD, **nothing, "topology": "v5p:4x4x4"}
     text = table.tables({"train_v5p_64": record})
     assert "unreadable | unreadable |" in text and text.count("v5p:4x4x4") == 1
+
+    assert "| not counted | not counted |" in table.tables({"a": {**RECORD, "counted": None}})
 
     class Compiled:
         def as_text(self):
@@ -237,8 +262,11 @@ def test_the_compiler_for_tpus(tmp_path):
     code = (
         "import pathlib\n"
         "import scripts.pods.__main__ as command\n"
-        "program = command.PROGRAMS['evaluate_v5e_4']._replace(\n"
-        "    model='massformer_r18_lite', size=(512, 512))\n"
+        "command.find_no_tpu()\n"
+        "from massformer_jax.models.build import ARCHITECTURES\n"
+        "from tests.helpers.tiny_weights import TINY\n"
+        "ARCHITECTURES['tiny'] = TINY\n"
+        "program = command.PROGRAMS['evaluate_v5e_4']._replace(model='tiny', size=(512, 512))\n"
         "command.PROGRAMS['small'] = program\n"
         f"command.RESULTS = pathlib.Path({str(tmp_path)!r})\n"
         "command.main(['small'])\n"
@@ -256,8 +284,9 @@ def test_the_compiler_for_tpus(tmp_path):
     record = json.loads((tmp_path / "small.json").read_text())
     assert record["device"] == "TPU v5 lite, 4 devices" and record["mesh"]["spatial"] == 4
     assert record["cycles"] > 0 and record["hbm_bytes"] > 0
+    assert all(record["counted"][kind]["bundles"] > 0 for kind in ("gathers", "program"))
     kinds = {x["kind"]: x for x in record["collectives"]}
     assert kinds["all-gather"]["bytes"] > 0 and kinds["collective-permute"]["bytes"] > 0
-    # Gathered are the maps that are sampled from, halves of the image's size: 67 and 32 or 64
-    # channels; nothing as large as all of the encoder's maps.
+    # Gathered are the maps that are sampled from, halves of the image's size; nothing as large as
+    # all of the encoder's maps.
     assert kinds["all-gather"]["bytes"] * 4 < 256 * 256 * 2 * 4 * 67

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies this checkout to every host and installs it there, for TPU.
+# Copies the last commit of this checkout to every host and installs it there, for TPU and gs://.
 #
 #   TPU_NAME=… ZONE=… scripts/launch/tpu/install.sh
 set -euo pipefail
@@ -11,14 +11,12 @@ trap 'rm -f "$archive"' EXIT
 git -C "$(dirname "${BASH_SOURCE[0]}")/../../.." archive --format=tar.gz --output="$archive" HEAD
 gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME:massformer_jax.tar.gz" \
   --project="$PROJECT" --zone="$ZONE" --worker=all
+# The hosts run Ubuntu 22.04, whose Python 3.10 is too old. uv brings one of its own.
 # shellcheck disable=SC2016 # expanded there, not here
 on_workers 'set -e
   rm -rf massformer_jax && mkdir massformer_jax
   tar -xzf massformer_jax.tar.gz -C massformer_jax
-  python3 -c "import sys; sys.exit(sys.version_info < (3, 11))" || {
-    echo "error: $(hostname) has $(python3 --version), 3.11 is needed: take a newer RUNTIME" >&2
-    exit 1
-  }
-  python3 -m venv venv
-  venv/bin/pip install --quiet "./massformer_jax[tpu]"
+  python3 -m pip install --quiet --user uv
+  python3 -m uv venv --quiet --clear --python 3.12 venv
+  python3 -m uv pip install --quiet --python venv/bin/python "./massformer_jax[tpu,gcs]"
   echo "$(hostname): installed"'

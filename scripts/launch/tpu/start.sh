@@ -2,9 +2,9 @@
 # Starts training on every host of the slice, in the background; starts it again where it stopped.
 #
 #   TPU_NAME=… ZONE=… scripts/launch/tpu/start.sh --config=configs/massformer_r50.py \
-#       --workdir=/mnt/shared/run --config.data.data_dir=/mnt/shared/data --config.batch_size=64
+#       --workdir=gs://BUCKET/run --config.data.data_dir=gs://BUCKET/data
 #
-# Workdir and data have the same path on all hosts: a shared file system, mounted on each.
+# Workdir and data are in a bucket, or in a shared file system that is mounted on each host.
 set -euo pipefail
 # shellcheck source=scripts/launch/tpu/settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"

@@ -16,7 +16,7 @@ from typing import Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_outputs, composed, pngs_below, write_atomically
+from massformer_jax.files import check_local, check_outputs, composed, pngs_below, write_atomically
 
 
 def read_evaluation(path: str) -> dict[str, Any]:
@@ -60,6 +60,8 @@ def _compare(args: argparse.Namespace) -> None:
     from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
     from massformer_jax.report.picture_files import find_photographs, read_pictures
 
+    check_local(args.first, args.second, args.output, args.images, args.labels)
+    check_local(*args.predictions or ())
     compilation.keep_compiled(args.compilation_cache)
     if bool(args.labels) != bool(args.predictions) or (args.images and not args.labels):
         raise InputError("pictures need --labels and --predictions, and may have --images")

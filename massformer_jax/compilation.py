@@ -15,6 +15,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from massformer_jax.command import say_beside_output
+from massformer_jax.files import in_bucket, place
 
 # A program is kept if compiling it took at least so many seconds. JAX's own default, 1, would leave
 # out the programs that resize scores, which take half a second for each size of a photograph.
@@ -33,13 +34,21 @@ def keep_compiled(directory: str | None = None) -> None:
     product and fusion. This serves other programs, too.
 
     Args:
-        directory: where to keep them; "" for nowhere. By default it is the directory in the
-            environment variable JAX_COMPILATION_CACHE_DIR, or else the folder `massformer_jax` in
-            XDG_CACHE_HOME or ~/.cache.
+        directory: where to keep them, which may be in a bucket; "" for nowhere. By default it is
+            the directory in the environment variable JAX_COMPILATION_CACHE_DIR, or else the folder
+            `massformer_jax` in XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        InputError: it is in a bucket that cannot be used.
     """
     if directory is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         directory = os.path.join(caches, "massformer_jax")
+    kept = jax.config.jax_compilation_cache_dir if directory is None else directory
+    if kept and in_bucket(kept):
+        place(kept)
+        # What the compiler found out by trying is written by the compiler itself, to disks alone.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     if directory is not None:
         jax.config.update("jax_compilation_cache_dir", directory)
         # Without this, JAX stays with the first directory it used.

@@ -17,6 +17,7 @@ from typing import Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_local
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +81,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     )
     from massformer_jax.report.picture_files import find_photographs
 
+    check_local(args.predictions, args.labels, args.images, args.output, args.report)
     compilation.keep_compiled(args.compilation_cache)
     tolerances = tuple(args.tolerance or TOLERANCES)
     name = args.name or pathlib.Path(args.predictions).resolve().name

@@ -1,12 +1,144 @@
-"""Finding files below a folder, and writing files so that they are complete or not there at all."""
+"""Files and folders, on disks that this machine sees and in buckets of Google Cloud Storage.
+
+A place is a `pathlib.Path`, or for gs://… an `epath.Path`, which has the same methods. A bucket has
+neither folders nor links, and it cannot rename. It holds objects, each of which appears when it has
+been written to its end; a folder is the common beginning of some names.
+"""
 
 import contextlib
+import functools
 import os
 import pathlib
+import re
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from massformer_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from etils import epath
+
+Place = pathlib.PurePosixPath  # what both kinds have in common, without importing `epath`
+
+_BUCKET = "gs://"
+
+
+def place(path: str | os.PathLike) -> Place:
+    """Returns the place that a path names.
+
+    If it is in a bucket, the bucket is asked whether it can be read, once for each process.
+
+    Raises:
+        InputError: it is in a bucket that cannot be used, or in something else that is no folder.
+    """
+    text = os.fspath(path)
+    if not in_bucket(text):
+        if scheme := re.match(r"gs:/|\w+://", text):
+            raise InputError(
+                f"{text}: {scheme[0]} is no place; use a folder, or gs://BUCKET/FOLDER as text"
+            )
+        return pathlib.Path(path)
+    bucket = text.removeprefix(_BUCKET).split("/")[0]
+    if not bucket:
+        raise InputError(f"{text} names no bucket; use gs://BUCKET/FOLDER")
+    _open(bucket)
+    from etils import epath
+
+    return epath.Path(text)
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Tells whether a path leads into a bucket."""
+    return os.fspath(path).startswith(_BUCKET)
+
+
+def check_local(*paths: str | os.PathLike | None) -> None:
+    """Checks that paths are on this machine, where a command works with nothing else.
+
+    Raises:
+        InputError: one leads into a bucket.
+    """
+    for path in paths:
+        if path is not None and re.match("gs:/", os.fspath(path)):
+            raise InputError(
+                f"{path} is in a bucket, which works for --workdir, data_dir of a training and "
+                "weights only; use a folder of this machine (`gcloud storage cp -r` copies it)"
+            )
+
+
+def orbax_path(folder: Place) -> "epath.Path":
+    """Returns the path of a folder as Orbax wants it: absolute, and of the kind that it uses."""
+    from etils import epath
+
+    return epath.Path(folder) if in_bucket(folder) else epath.Path(folder).resolve()
+
+
+def names_below(folder: Place) -> list[str]:
+    """Returns the paths of all files below a folder, relative to it and sorted."""
+    if in_bucket(folder):
+        files, root = _objects(folder)
+        return sorted(name.removeprefix(f"{root}/") for name in files.find(root))
+    found = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def rename_folder(folder: Place, new: Place) -> None:
+    """Gives a folder another name, which nothing has yet.
+
+    In a bucket its objects are copied there, and deleted when all are copied. If this is
+    interrupted, one of the two is complete.
+    """
+    if not in_bucket(folder):
+        pathlib.Path(folder).rename(new)
+        return
+    files, root = _objects(folder)
+    _, target = _objects(new)
+    for name in files.find(root):
+        files.copy(name, target + name.removeprefix(root))
+    files.rm(root, recursive=True)
+
+
+def upload(folder: pathlib.Path, target: Place) -> None:
+    """Copies the files below a folder of this machine to a place in a bucket."""
+    for name in names_below(folder):
+        (target / name).write_bytes((folder / name).read_bytes())
+
+
+def _objects(folder: Place):
+    """Returns the file system of fsspec for a bucket, and the name that a folder has in it."""
+    import fsspec
+
+    return fsspec.url_to_fs(os.fspath(folder))
+
+
+@functools.cache
+def _open(bucket: str) -> None:
+    """Prepares the libraries for buckets, and asks this one whether it can be read.
+
+    Raises:
+        InputError: a library is missing, or the bucket cannot be read.
+    """
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401
+        from google.cloud import storage
+    except ImportError as error:
+        raise InputError(
+            f"gs:// needs libraries of Google's ({error}); pip install 'massformer-jax[gcs]'"
+        ) from error
+    # Other processes, and Orbax itself, write objects that gcsfs would not find in a list it keeps.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    # Where TensorFlow is installed, too, etils would use it instead, which raises other errors.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    try:
+        next(iter(storage.Client().list_blobs(bucket, max_results=1)), None)
+    except Exception as error:  # of credentials, of the network, of the service
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"gs://{bucket} cannot be read: {reason}; see «Where things lie» in docs/pods.md"
+        ) from error
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -76,8 +208,14 @@ def written_atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a path to write to, beside the wanted one; renames the file at the end.
 
     After an error the unfinished file is removed, and what was at the wanted path stays. The folder
-    is made if it is missing.
+    is made if it is missing. What belongs into a bucket is written on this machine, and then sent
+    as one object.
     """
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (part := pathlib.Path(folder) / "part")
+            place(path).write_bytes(part.read_bytes())
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

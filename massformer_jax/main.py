@@ -6,7 +6,8 @@
                      files that come with the package: configs/massformer_r50.py works anywhere
     --config.a.b=…   changes a key of it; massformer_jax/training/config.py has all and their
                      defaults
-    --workdir=DIR    folder of the run; the same command continues what it holds
+    --workdir=DIR    folder of the run, or gs://BUCKET/FOLDER; the same command continues what it
+                     holds
     --mode=MODE      train, or eval: evaluates the best weights of the workdir (default: train)
     --step=N         continues from, or evaluates, the state of this step (default: the newest, or
                      the best)
@@ -36,6 +37,7 @@ from ml_collections import config_flags
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import Place, in_bucket, place
 
 NONFINITE_STATUS = 4
 FULL_STATUS = 5
@@ -46,7 +48,7 @@ class CommandLine(NamedTuple):
     """What a command line says."""
 
     config: ml_collections.ConfigDict
-    workdir: pathlib.Path
+    workdir: Place
     mode: str
     step: int | None
     compilation_cache: str | None
@@ -146,6 +148,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     for name in ("config", "workdir"):
         if not values[name].value:
             raise InputError(f"--{name} is missing; see --help")
+    workdir = place(values.workdir)
     if not isinstance(config, ml_collections.ConfigDict):  # stands for a file that cannot be read
         path = config_flags.get_config_filename(values["config"])
         raise InputError(f"--config: {path} does not exist; see configs/")
@@ -154,7 +157,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
             raise InputError(f"--{name} says how processes connect; pass --distributed with it")
     return CommandLine(
         config,
-        pathlib.Path(values.workdir).absolute(),
+        workdir if in_bucket(workdir) else workdir.absolute(),
         values.mode,
         values.step,
         values.compilation_cache,

@@ -15,7 +15,7 @@ from typing import Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_outputs, composed, some_of, write_atomically
+from massformer_jax.files import check_local, check_outputs, composed, some_of, write_atomically
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -183,6 +183,7 @@ def _predict(args: argparse.Namespace) -> int:
     from massformer_jax.inference.segmenter import Segmenter, TooLargeError
     from massformer_jax.report.overlay import overlay_jpeg
 
+    check_local(*args.images, args.output)
     compilation.keep_compiled(args.compilation_cache)
     images, remarks = find_images(args.images)
     output = pathlib.Path(args.output)

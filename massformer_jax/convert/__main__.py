@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_local, in_bucket, place
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +50,9 @@ def _convert(args: argparse.Namespace) -> None:
     from massformer_jax.models.build import architecture
     from massformer_jax.models.weights import load_weights, save_weights
 
-    output = pathlib.Path(args.output)
+    # A bucket may hold our weights. Files of PyTorch are read and written here.
+    check_local(args.output if args.to_torch else args.input)
+    output = place(args.output)
     if args.to_torch:
         for option in ("key", "model"):
             if getattr(args, option) is not None:
@@ -57,7 +60,8 @@ def _convert(args: argparse.Namespace) -> None:
         if output.suffix != ".safetensors":
             raise InputError(f"--output {output}: name a file that ends in .safetensors")
         folder = pathlib.Path(args.input)
-        read = [folder / path for path in files_below(folder)] if folder.is_dir() else []
+        local = not in_bucket(args.input) and folder.is_dir()
+        read = [folder / path for path in files_below(folder)] if local else []
         # A checkpoint has no such files: one there may be what this command wrote before.
         check_outputs([output], [path for path in read if path.suffix != ".safetensors"])
         device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])

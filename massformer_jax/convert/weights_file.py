@@ -16,6 +16,7 @@ import safetensors
 from massformer_jax.convert.state_dict import find_state_dict, is_tensor, released_names
 from massformer_jax.convert.torch_file import TorchFile
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_local
 
 _MAX_HEADER_BYTES = 8 * 2**20  # of a .safetensors file, enough for some 80,000 tensors
 # Size of all tensors over the size of the file, at most: strides of 0 would let a small file stand
@@ -64,6 +65,7 @@ def read_weights(path: str | os.PathLike, key: str | None = None) -> WeightsFile
     Raises:
         InputError: the file cannot be read, is broken, or holds no state dict, or several.
     """
+    check_local(path)
     path = pathlib.Path(path)
     if _is_safetensors(path):
         if key is not None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from massformer_jax import command
+from massformer_jax.files import check_local
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def _build(args: argparse.Namespace) -> None:
     from massformer_jax.data_builders.mass13k.mass13k_dataset_builder import REPORT_FILE
     from massformer_jax.data_builders.mass13k.report import Report
 
+    check_local(args.manual_dir, args.data_dir)
     kept = is_complete(dataset_folder(args.data_dir)) and not args.overwrite
     builder = build(args.manual_dir, args.data_dir, strict=args.strict, overwrite=args.overwrite)
     for name, split in builder.info.splits.items():

@@ -7,7 +7,6 @@ a run should not learn at its first evaluation that it cannot evaluate.
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -16,6 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from massformer_jax.data.bad_records import RecordError
 from massformer_jax.errors import InputError
+from massformer_jax.files import place
 
 _BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
 _KEPT_ENCODED = {
@@ -96,7 +96,7 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     """Returns the builder of the dataset's newest complete version."""
     versions = [
         info.parent
-        for info in Path(data_dir).glob("mass13k/*/dataset_info.json")
+        for info in place(data_dir).glob("mass13k/*/dataset_info.json")
         # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
         if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
     ]
@@ -141,7 +141,7 @@ def _check_shard(file: str, count: int, data_dir: str | os.PathLike) -> None:
         found = reader.num_records()
         reader.close()
     except Exception as error:  # of many types, all undocumented
-        what = "cut off or damaged" if Path(file).exists() else "missing"
+        what = "cut off or damaged" if place(file).exists() else "missing"
         raise PipelineError(
             f"{file}: the file is {what}; copy it again, or build with {_command(data_dir)}"
         ) from error

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from massformer_jax.evaluation.one_behind import one_behind
 from massformer_jax.evaluation.output import PhotographFiles, Writer, mask_name, write_results
 from massformer_jax.evaluation.progress import EvaluationProgress
 from massformer_jax.evaluation.provenance import Dataset, Model, provenance, provenance_text
+from massformer_jax.files import Place
 from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
 from massformer_jax.inference.views import label_function
 from massformer_jax.metrics.counts import (
@@ -90,7 +90,7 @@ def evaluate(
     mesh: Mesh,
     classes: Sequence[str],
     protocol: Protocol,
-    output: pathlib.Path,
+    output: Place,
     pictures: int,
     save_predictions: bool = False,
     total: int | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 
 from massformer_jax.classes import class_palette
 from massformer_jax.data.images import encode_mask
-from massformer_jax.files import write_atomically
+from massformer_jax.files import Place, write_atomically
 from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
 from massformer_jax.metrics.published import markdown_table
 from massformer_jax.metrics.scores import write_json
@@ -73,7 +73,7 @@ class PhotographFiles:
         self,
         writer: Writer,
         gallery: Gallery,
-        folder: pathlib.Path,
+        folder: Place,
         classes: Sequence[str],
         *,
         pictures: int,
@@ -115,16 +115,14 @@ def mask_name(example: Mapping[str, Any]) -> str:
     return f"{pathlib.Path(example['file_name']).stem}.png"
 
 
-def write_mask(
-    folder: pathlib.Path, example: Mapping[str, Any], labels: np.ndarray, k: int
-) -> None:
+def write_mask(folder: Place, example: Mapping[str, Any], labels: np.ndarray, k: int) -> None:
     """Writes a label map as an index PNG, in the colours of its k classes."""
     palette = np.array(class_palette(k), np.uint8)
     write_atomically(folder / mask_name(example), encode_mask(labels, palette))
 
 
 def draw_comparison(
-    folder: pathlib.Path, example: Mapping[str, Any], labels: np.ndarray, classes: Sequence[str]
+    folder: Place, example: Mapping[str, Any], labels: np.ndarray, classes: Sequence[str]
 ) -> None:
     """Writes the photograph, the truth and the prediction side by side, as one PNG."""
     factor = min(1.0, PICTURE_HEIGHT / labels.shape[0])
@@ -139,7 +137,7 @@ def draw_comparison(
 
 
 def write_results(
-    folder: pathlib.Path,
+    folder: Place,
     summary: Mapping[str, Any],
     pictures: Mapping[str, Picture],
     *,

@@ -1,30 +1,29 @@
 """Checksums of a checkpoint's files: a list that is written last, and compared before it is read.
 
-Orbax renames a folder when all of it is written, so a killed run leaves no half of a checkpoint.
-What it does not notice is a file that changes, shrinks or vanishes later, and a changed byte may
-become thousands of wrong weights.
+Orbax renames a folder when all of it is written, so a killed run leaves no half of a checkpoint. In
+a bucket it writes a last file instead, `commit_success.txt`, without which nothing takes the folder
+for a checkpoint. What Orbax does not notice is a file that changes, shrinks or vanishes later, and
+a changed byte may become thousands of wrong weights.
 """
 
 import hashlib
 import json
-import os
-import pathlib
 from typing import Any
 
-from massformer_jax.files import write_atomically
+from massformer_jax.files import Place, names_below, write_atomically
 
 LIST = "checksums.json"
 # Orbax notes in it when the folder got its name, after the list is written.
 NOTED_LATER = "_CHECKPOINT_METADATA"
 
 
-def write_checksums(folder: pathlib.Path) -> None:
+def write_checksums(folder: Place) -> None:
     """Writes the list of a complete checkpoint: sizes and SHA-256 of all its files."""
     sums = {name: _sum(folder / name) for name in _files(folder)}
     write_atomically(folder / LIST, (json.dumps({"files": sums}, indent=1) + "\n").encode())
 
 
-def damage(folder: pathlib.Path) -> str:
+def damage(folder: Place) -> str:
     """Returns what is wrong with a checkpoint, "" if nothing is.
 
     One without a list counts as damaged: the run ended before it was complete.
@@ -54,7 +53,7 @@ def damage(folder: pathlib.Path) -> str:
     return ""
 
 
-def note_damage(folder: pathlib.Path) -> str:
+def note_damage(folder: Place) -> str:
     """Returns what is wrong with Orbax's notes, "" if nothing is.
 
     Orbax reads those of all checkpoints in a folder, whichever is restored.
@@ -77,15 +76,13 @@ def _may_be_noted(key: str, value: Any) -> bool:
     return value is None or isinstance(value, dict)
 
 
-def _files(folder: pathlib.Path) -> list[str]:
+def _files(folder: Place) -> list[str]:
     """Returns the paths of the files below the folder that are listed, relative to it."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        str(path.relative_to(folder)) for path in found if path.name not in (LIST, NOTED_LATER)
-    )
+    later = (LIST, NOTED_LATER)
+    return [name for name in names_below(folder) if name.rsplit("/", 1)[-1] not in later]
 
 
-def _sum(path: pathlib.Path) -> dict[str, int | str]:
+def _sum(path: Place) -> dict[str, int | str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+        return {"bytes": file.tell(), "sha256": digest}

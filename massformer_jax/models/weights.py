@@ -7,17 +7,16 @@ as `best/` and, with more in them, as `checkpoints/`.
 """
 
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 
 from massformer_jax.classes import CLASSES, class_palette
 from massformer_jax.command import say_beside_output
 from massformer_jax.errors import InputError
+from massformer_jax.files import Place, in_bucket, orbax_path, place
 from massformer_jax.models.build import abstract_encoder, abstract_weights
 from massformer_jax.models.checksums import damage, write_checksums
 from massformer_jax.models.finite import check_numbers
@@ -35,7 +34,7 @@ class Weights(NamedTuple):
     batch_stats: Any
     palette: tuple[tuple[int, int, int], ...] = class_palette(len(CLASSES))  # RGB
     source: dict[str, Any] | None = None  # of converted weights: file, sha256, iteration, counters
-    folder: pathlib.Path | None = None  # STEP/ from which they were read
+    folder: Place | None = None  # STEP/ from which they were read
 
 
 def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
@@ -50,9 +49,10 @@ def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
         model=weights_item(weights.params, weights.batch_stats),
         meta=ocp.args.JsonSave(meta),
     )
-    with ocp.CheckpointManager(epath.Path(directory).resolve()) as manager:
+    folder = place(directory)
+    with ocp.CheckpointManager(orbax_path(folder)) as manager:
         manager.save(weights.step, args=items)
-    write_checksums(pathlib.Path(directory) / str(weights.step))
+    write_checksums(folder / str(weights.step))
 
 
 def load_weights(
@@ -79,7 +79,7 @@ def load_weights(
         InputError: there is no complete and undamaged checkpoint, or its weights are not finite,
             or there is an encoder alone where that will not do.
     """
-    root = pathlib.Path(directory)
+    root = place(directory)
     found = [
         folder / str(number)
         for folder in (root / BEST, root / LAST, root)
@@ -91,7 +91,7 @@ def load_weights(
         raise InputError(f"{directory} holds {what}; pass the --workdir of a training run")
     path = undamaged(found, say)
     step, folder = int(path.name), path.parent
-    with ocp.CheckpointManager(epath.Path(folder).resolve()) as manager:
+    with ocp.CheckpointManager(orbax_path(folder)) as manager:
         meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         try:
             like = _abstract(meta["architecture"])
@@ -122,12 +122,25 @@ def load_weights(
     )
 
 
-def steps_in(folder: pathlib.Path) -> list[int]:
+def steps_in(folder: Place) -> list[int]:
     """Returns the steps of which a folder holds a checkpoint, in order."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    return sorted(
+        int(path.name)
+        for path in folder.glob("*")
+        # On a disk, a folder that is being written does not have its name yet.
+        if path.name.isdecimal() and (not in_bucket(path) or _is_finished(path))
+    )
 
 
-def undamaged(checkpoints: Sequence[pathlib.Path], say: Callable[[str], None]) -> pathlib.Path:
+def unfinished_in(folder: Place) -> list[Place]:
+    """Returns the checkpoints in a folder that are being written, or were when a run ended."""
+    if not in_bucket(folder):
+        return list(folder.glob("*.orbax-checkpoint-tmp*"))
+    there = (path for path in folder.glob("*") if path.name.isdecimal())
+    return [path for path in there if not _is_finished(path)]
+
+
+def undamaged(checkpoints: Sequence[Place], say: Callable[[str], None]) -> Place:
     """Returns the first checkpoint that is what was written; says which ones before it are not.
 
     Raises:
@@ -148,6 +161,11 @@ def undamaged(checkpoints: Sequence[pathlib.Path], say: Callable[[str], None]) -
 def weights_item(params: Any, batch_stats: Any) -> ocp.args.StandardSave:
     """Returns what writes weights as `load_weights` reads them."""
     return ocp.args.StandardSave({"params": params, "batch_stats": batch_stats})
+
+
+def _is_finished(checkpoint: Place) -> bool:
+    """Tells whether Orbax has written a checkpoint in a bucket to its end."""
+    return ocp.utils.is_checkpoint_finalized(orbax_path(checkpoint))
 
 
 def _abstract(architecture: dict[str, Any]) -> dict[str, Any]:

@@ -8,26 +8,26 @@ A workdir holds
 
 `model` and `meta` are those of `massformer_jax.models.weights`, so that each of them can predict.
 The position in the data is no part of a state: it follows from the step, for any number of
-processes (`pipeline.stream_position`). Orbax writes into a temporary folder and renames it: what
-has a step's name is complete. Every process writes its own arrays; one renames, when all have
-written, and then lists the checksums of all files (`massformer_jax.models.checksums`).
+processes (`pipeline.stream_position`). Every process writes its own arrays. When all have written,
+one lists the checksums of all files (`massformer_jax.models.checksums`) and completes the state. On
+a disk Orbax writes into a temporary folder, which is renamed then: what has a step's name is
+complete. In a bucket a last file is written then, `commit_success.txt`, and what lacks it does not
+count.
 """
 
 import itertools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 
 from massformer_jax.classes import class_names
 from massformer_jax.errors import InputError
-from massformer_jax.files import written_atomically
+from massformer_jax.files import Place, orbax_path, rename_folder, written_atomically
 from massformer_jax.models.checksums import damage, note_damage, write_checksums
-from massformer_jax.models.weights import BEST, LAST, steps_in, weights_item
+from massformer_jax.models.weights import BEST, LAST, steps_in, unfinished_in, weights_item
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.state import TrainState
@@ -54,21 +54,21 @@ class Checkpoints:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: Place,
         architecture: Mapping[str, Any],
         *,
         every: int,
         step: int | None = None,
     ):
         self._architecture, self._every = architecture, every
-        states, best = (pathlib.Path(workdir) / name for name in (LAST, BEST))
+        states, best = (workdir / name for name in (LAST, BEST))
         if processes.is_first():
             set_aside(states, step=step, needed=True)
             set_aside(best, step=None, needed=False)
         processes.wait_for_all()
-        self._states = ocp.CheckpointManager(epath.Path(states), options=_options(states, KEPT))
+        self._states = ocp.CheckpointManager(orbax_path(states), options=_options(states, KEPT))
         best_of = {"best_fn": lambda metrics: metrics["mIoU"], "best_mode": "max"}
-        self._best = ocp.CheckpointManager(epath.Path(best), options=_options(best, 1, **best_of))
+        self._best = ocp.CheckpointManager(orbax_path(best), options=_options(best, 1, **best_of))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -134,7 +134,7 @@ class Checkpoints:
         return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
 
 
-def set_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -> None:
+def set_aside(folder: Place, *, step: int | None, needed: bool) -> None:
     """Renames checkpoints that are not what was written, and says which, down to a sound one.
 
     Nothing is deleted: 2000/ becomes 2000.damaged/, or 2000.later/ if it is sound but later than
@@ -175,50 +175,54 @@ def set_aside(folder: pathlib.Path, *, step: int | None, needed: bool) -> None:
     for number, reason in aside.items():
         suffix = "later" if number in later else "damaged"
         kept = _free_name(folder / f"{number}.{suffix}")
-        (folder / str(number)).rename(kept)
+        rename_folder(folder / str(number), kept)
         say(f"{folder / str(number)} {reason}; it is now {kept.name}")
 
 
-def _free_name(path: pathlib.Path) -> pathlib.Path:
+def _free_name(path: Place) -> Place:
     names = (path.with_name(f"{path.name}{i or ''}") for i in itertools.count())
     return next(name for name in names if not name.exists())
 
 
-def _options(folder: pathlib.Path, kept: int, **best: Any) -> ocp.CheckpointManagerOptions:
+def _options(folder: Place, kept: int, **best: Any) -> ocp.CheckpointManagerOptions:
     """Returns options of a manager that lists the checksums of what it has written."""
 
     def seal():
-        # Called when all is written, before the folder gets its name.
+        # Called when all is written, before the folder gets its name, or is finished otherwise.
         if processes.is_first():
-            for unnamed in folder.glob("*.orbax-checkpoint-tmp*"):
-                write_checksums(unnamed)
+            for unfinished in unfinished_in(folder):
+                write_checksums(unfinished)
 
     return ocp.CheckpointManagerOptions(
         max_to_keep=kept,
         create=True,
+        # Both managers may save a state of the same step at once.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=folder.name
+        ),
         async_options=ocp.AsyncOptions(post_finalization_callback=seal),
         **best,
     )
 
 
-def has_state(workdir: pathlib.Path) -> bool:
+def has_state(workdir: Place) -> bool:
     """Tells whether there is a complete state to continue from."""
     return bool(steps_in(workdir / LAST))
 
 
 def save_nonfinite(
-    workdir: pathlib.Path,
+    workdir: Place,
     state: TrainState,
     batch: Mapping[str, np.ndarray],
     architecture: Mapping[str, Any],
-) -> pathlib.Path:
+) -> Place:
     """Writes the state before a failed step, and this process's share of its batch.
 
     Returns:
         The folder: of the state, like those of `checkpoints`, and of `batch_PROCESS.npz` beside.
     """
     folder = workdir / NONFINITE
-    with ocp.CheckpointManager(epath.Path(folder)) as manager:
+    with ocp.CheckpointManager(orbax_path(folder)) as manager:
         _save(manager, state, architecture)
     if processes.is_first():
         write_checksums(folder / str(int(state.step)))

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.errors import InputError
 from massformer_jax.evaluation.evaluate import evaluate, evaluation_function, evaluation_text
 from massformer_jax.evaluation.provenance import Dataset, Model
+from massformer_jax.files import Place
 from massformer_jax.models.build import check_architecture
 from massformer_jax.models.weights import LAST, load_weights
 from massformer_jax.parallel import processes, sharding
@@ -37,7 +37,7 @@ class Evaluations:
         InputError: there is no such split or protocol, at once.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path):
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Place):
         self._every, self._total, self._workdir = config.eval_every, config.total_steps, workdir
         self._evaluate = weights_evaluation(config)
 
@@ -139,7 +139,7 @@ def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[
 
 
 def evaluate_workdir(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int | None = None
+    config: ml_collections.ConfigDict, workdir: Place, step: int | None = None
 ) -> None:
     """Evaluates the best weights of a workdir, or the last where none are the best yet.
 

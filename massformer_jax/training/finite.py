@@ -1,12 +1,12 @@
 """Ends a run whose loss or gradient is not finite, and keeps what is needed to find out why."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from massformer_jax.files import Place
 from massformer_jax.training.checkpoint import save_nonfinite
 from massformer_jax.training.state import TrainState
 from massformer_jax.training.stopping import NonFiniteLoss
@@ -21,7 +21,7 @@ class FiniteWatch:
         halts: whether such a step ends the run; otherwise nothing is watched.
     """
 
-    def __init__(self, workdir: pathlib.Path, architecture: Mapping[str, Any], *, halts: bool):
+    def __init__(self, workdir: Place, architecture: Mapping[str, Any], *, halts: bool):
         self._workdir, self._architecture, self._halts = workdir, architecture, halts
         self._before: tuple[Mapping[str, np.ndarray], Mapping[str, jax.Array]] | None = None
 

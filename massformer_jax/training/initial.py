@@ -1,7 +1,6 @@
 """The weights that a training run starts from, `config.init_from`."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import ml_collections
 from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
+from massformer_jax.files import Place, place
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import has_state
@@ -28,7 +28,7 @@ class Initial(NamedTuple):
     message: str  # what was taken and what stays freshly initialised
 
 
-def initial_weights(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Initial | None:
+def initial_weights(config: ml_collections.ConfigDict, workdir: Place) -> Initial | None:
     """Returns what a new run starts from; None for nothing, or if the run has begun already."""
     if not config.init_from or has_state(workdir):
         return None
@@ -83,7 +83,7 @@ def start(state: TrainState, initial: Initial) -> TrainState:
 
 
 def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
-    if pathlib.Path(path).is_dir():
+    if place(path).is_dir():
         device = jax.local_devices(backend="cpu")[0]
         sharding = jax.sharding.SingleDeviceSharding(device)
         weights = load_weights(path, sharding, encoder=True)

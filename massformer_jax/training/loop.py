@@ -1,7 +1,6 @@
 """Training, from top to bottom: mesh, data, model, state, steps, evaluation."""
 
 import functools
-import pathlib
 from typing import Any
 
 import grain
@@ -12,7 +11,7 @@ import optax
 
 from massformer_jax.compilation import announce
 from massformer_jax.data import pipeline
-from massformer_jax.files import write_atomically
+from massformer_jax.files import Place, write_atomically
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import Checkpoints
@@ -30,7 +29,7 @@ from massformer_jax.training.workdir import claim
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, continue_from: int | None = None
+    config: ml_collections.ConfigDict, workdir: Place, continue_from: int | None = None
 ) -> None:
     """Trains to `config.total_steps`, continuing what `workdir` holds, and evaluates on the way.
 
@@ -159,7 +158,7 @@ def to_devices(local: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.
 
 
 def placement(
-    mesh: jax.sharding.Mesh, shapes: TrainState, rules: Any, workdir: pathlib.Path
+    mesh: jax.sharding.Mesh, shapes: TrainState, rules: Any, workdir: Place
 ) -> TrainState:
     """Returns the sharding of every array of the state; prints a summary and writes the rest.
 
@@ -198,7 +197,7 @@ def fresh_state(
     return state
 
 
-def run_progress(config: ml_collections.ConfigDict, workdir: pathlib.Path, first: int) -> Progress:
+def run_progress(config: ml_collections.ConfigDict, workdir: Place, first: int) -> Progress:
     """Returns the progress of a run that continues from step `first`."""
     return Progress(
         workdir / "scalars",

@@ -3,12 +3,14 @@
 import contextlib
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from massformer_jax.errors import InputError
+from massformer_jax.files import Place, in_bucket, upload
 
 
 def parse_steps(steps: str) -> range:
@@ -35,8 +37,9 @@ class Profile:
         folder: where each process writes one file.
     """
 
-    def __init__(self, steps: range, folder: pathlib.Path):
+    def __init__(self, steps: range, folder: Place):
         self._steps, self._folder, self._running = steps, folder, False
+        self._written: tempfile.TemporaryDirectory | None = None  # of a trace for a bucket
 
     def __enter__(self) -> "Profile":
         return self
@@ -44,8 +47,7 @@ class Profile:
     def __exit__(self, *_) -> None:
         """Ends a trace that the run's end has cut short."""
         if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
+            self._stop()
             print(
                 f"the trace of the steps from {self._steps.start} is in {self._folder}", flush=True
             )
@@ -54,8 +56,7 @@ class Profile:
     def step(self, i: int) -> Iterator[None]:
         """Encloses all that the host does for step `i`, from its input on."""
         if i in self._steps and not self._running:
-            jax.profiler.start_trace(self._folder)
-            self._running = True
+            self._start()
         with jax.profiler.StepTraceAnnotation("train", step_num=i):
             yield
 
@@ -64,7 +65,23 @@ class Profile:
         if not self._running or i + 1 in self._steps:
             return False
         jax.block_until_ready(results)
-        jax.profiler.stop_trace()
-        self._running = False
+        self._stop()
         print(f"the trace of steps {self._steps.start} to {i} is in {self._folder}", flush=True)
         return True
+
+    def _start(self) -> None:
+        """Begins the trace. JAX writes it into folders of this machine alone."""
+        folder = self._folder
+        if in_bucket(folder):
+            self._written = tempfile.TemporaryDirectory()
+            folder = self._written.name
+        jax.profiler.start_trace(folder)
+        self._running = True
+
+    def _stop(self) -> None:
+        """Ends the trace, and takes it to where it belongs."""
+        jax.profiler.stop_trace()
+        self._running = False
+        if self._written is not None:
+            with self._written as written:
+                upload(pathlib.Path(written), self._folder)

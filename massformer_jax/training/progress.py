@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
 from jax.typing import ArrayLike
 
+from massformer_jax.files import Place
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.scalars import Scalars
@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: Place,
         first: int,
         *,
         total_steps: int,

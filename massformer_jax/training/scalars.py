@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 
@@ -9,13 +10,15 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from massformer_jax.files import Place, in_bucket, upload
+
 
 class Scalars:
     """A file of events.
 
     What tensorboardX itself has, `SummaryWriter`, writes in a thread. If that meets a full disk it
     ends, its queue fills, and the training waits for it forever. Here each write ends in the file,
-    or in an error.
+    or in an error. For a bucket the file is kept here, and each write sends all of it.
 
     Args:
         folder: where the file is made.
@@ -26,7 +29,11 @@ class Scalars:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, folder: pathlib.Path, first: int):
+    def __init__(self, folder: Place, first: int):
+        self._target: Place | None = None
+        if in_bucket(folder):
+            self._target, self._kept_here = folder, tempfile.TemporaryDirectory()
+            folder = pathlib.Path(self._kept_here.name)
         folder.mkdir(parents=True, exist_ok=True)
         # The name has the time in seconds; by the process it is another one than any before.
         self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
@@ -44,8 +51,12 @@ class Scalars:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+        if self._target is not None:
+            self._kept_here.cleanup()
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._file.write_event(event)
         self._file.flush()
+        if self._target is not None:
+            upload(pathlib.Path(self._kept_here.name), self._target)

@@ -1,20 +1,19 @@
 """The folder of a run: which config it belongs to, and how far its evaluations came."""
 
 import json
-import pathlib
 from typing import Any
 
 import ml_collections
 
 from massformer_jax.errors import InputError
-from massformer_jax.files import write_atomically
+from massformer_jax.files import Place, write_atomically
 from massformer_jax.training.config import CHANGEABLE
 from massformer_jax.tree import leaves_by_path
 
 EVALUATED = "evaluated"
 
 
-def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bool) -> None:
+def claim(workdir: Place, config: ml_collections.ConfigDict, *, write: bool) -> None:
     """Checks `config.json`, if the folder has one; writes it, and makes the folder, if `write`.
 
     Raises:
@@ -49,14 +48,14 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, *, write: bo
         write_atomically(path, (json.dumps(json.loads(config.to_json()), indent=1) + "\n").encode())
 
 
-def last_evaluation(workdir: pathlib.Path) -> int:
+def last_evaluation(workdir: Place) -> int:
     """Returns the last step whose evaluation came to its end, 0 if none did.
 
     Raises:
         InputError: the file that says so is damaged.
     """
     path = workdir / EVALUATED
-    text = path.read_text(errors="replace").strip() if path.exists() else "0"
+    text = path.read_bytes().decode(errors="replace").strip() if path.exists() else "0"
     if not text.isdecimal():
         raise InputError(
             f"{path} holds {text[:20]!r} and no step; write the last evaluated step into it, or "
@@ -65,7 +64,7 @@ def last_evaluation(workdir: pathlib.Path) -> int:
     return int(text)
 
 
-def note_evaluation(workdir: pathlib.Path, step: int) -> None:
+def note_evaluation(workdir: Place, step: int) -> None:
     """Makes the step the `last_evaluation`."""
     write_atomically(workdir / EVALUATED, f"{step}\n".encode())
 

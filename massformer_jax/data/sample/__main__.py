@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_local
 
 _DEFAULT_COUNTS = {"train": 32, "val": 8, "test": 4}
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(args: argparse.Namespace) -> None:
     """Writes the scenes and tells how many."""
+    check_local(args.output)
     counts = {split: getattr(args, split) for split in _DEFAULT_COUNTS}
     for flag, number in {**counts, "seed": args.seed}.items():
         if number < 0:

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
+from massformer_jax.files import check_local
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     parser = command.parser("massformer_jax.data.stats", __doc__)
-    parser.add_argument(
-        "--data_dir", required=True, type=pathlib.Path, help="folder given to the build"
-    )
+    parser.add_argument("--data_dir", required=True, help="folder given to the build")
     parser.add_argument(
         "--split", help="one split, or a slice as train[:10%%] (default: all splits)"
     )
@@ -43,9 +42,10 @@ def _tell(args: argparse.Namespace) -> None:
     from massformer_jax.data.stats.summary import split_stats, summarise, table
     from massformer_jax.files import check_outputs, files_below, write_atomically
 
+    check_local(args.output)
     if args.output is not None:
         numbers = args.output.with_suffix(".json")
-        dataset = args.data_dir / "mass13k"
+        dataset = pathlib.Path(args.data_dir, "mass13k")
         # Former pages, with numbers beside them, are not read; all else of a dataset is.
         read = [dataset / path for path in files_below(dataset)] if dataset.is_dir() else []
         read = [path for path in read if not path.with_suffix(".html").exists()]

@@ -14,6 +14,7 @@
 #                   run by CI; prints what it counted, and what it found
 #   make benchmark-gpu  checks and times on a GPU what fits into six minutes; installs nothing if
 #                   PYTHON has jax with a GPU, flax, optax and numpy
+#   make benchmark-tpu  the same on one TPU chip, in ten minutes, most of which is compiling
 #   make lint       looks for errors and checks the format with ruff
 #   make clean      removes .venv, sample/ and what tools left behind
 #
@@ -25,7 +26,8 @@ KILLS ?= 100
 FILES ?= 100000
 WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or beam or with_tensorflow"
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
-HAS_GPU := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != "gpu")'
+# Exits with 0 if what the benchmark named by its argument needs is there.
+HAS_DEVICE := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != sys.argv[1])'
 # There are two processes, and each runs whole files of tests. Most of the time goes into compiling,
 # which takes one core.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -35,7 +37,7 @@ PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist wor
   tests/scripts/gpu_compiler_test.py
 
 .PHONY: sample test test-slow test-long test-tensorflow test-tpu test-gpu-compiler
-.PHONY: test-gpu-compiler-all soak benchmark-gpu lint clean
+.PHONY: test-gpu-compiler-all soak benchmark-gpu benchmark-tpu lint clean
 .DELETE_ON_ERROR:
 
 sample: $(VENV)/.installed
@@ -54,17 +56,17 @@ test-tensorflow: $(VENV)-tensorflow/.installed
 	$(VENV)-tensorflow/bin/python -m pytest $(WITH_TENSORFLOW)
 
 test-tpu: $(VENV)/.installed-tpu-compiler
-	$(PYTEST) -m slow tests/scripts/pods_test.py
+	$(PYTEST) -m slow tests/scripts/pods_test.py tests/scripts/pods_bundles_test.py
 
 soak: $(VENV)/.installed-test
 	$(VENV)/bin/python -m scripts.soak --kills $(KILLS) --files $(FILES) $(ARGUMENTS)
 
-benchmark-gpu:
-	@if $(PYTHON) -c $(HAS_GPU) 2>/dev/null; then \
-	  $(PYTHON) -m scripts.benchmark.gpu $(ARGUMENTS); \
+benchmark-gpu benchmark-tpu: benchmark-%:
+	@if $(PYTHON) -c $(HAS_DEVICE) $* 2>/dev/null; then \
+	  $(PYTHON) -m scripts.benchmark.$* $(ARGUMENTS); \
 	else \
-	  $(MAKE) --no-print-directory $(VENV)/.installed-cuda && \
-	  $(VENV)/bin/python -m scripts.benchmark.gpu $(ARGUMENTS); \
+	  $(MAKE) --no-print-directory $(VENV)/.installed-$* && \
+	  $(VENV)/bin/python -m scripts.benchmark.$* $(ARGUMENTS); \
 	fi
 
 test-gpu-compiler: $(VENV)-gpu-compiler/.installed
@@ -111,9 +113,14 @@ $(VENV)/.installed-tpu-compiler: $(VENV)/.installed-test
 	@$(PIP) -e '.[test,tpu-compiler]'
 	@touch $@
 
-$(VENV)/.installed-cuda: pyproject.toml | $(VENV)/.made
+$(VENV)/.installed-gpu: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax and jax for NVIDIA GPUs into $(VENV) (gigabytes, some minutes)"
 	@$(PIP) -e '.[cuda]'
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-tpu: pyproject.toml | $(VENV)/.made
+	@echo "Installing massformer_jax and jax for TPUs into $(VENV) (some minutes)"
+	@$(PIP) -e '.[tpu]'
 	@touch $(VENV)/.installed $@
 
 # This environment is separate: once the plugin is installed, JAX looks for a GPU whenever it starts,

@@ -1,6 +1,7 @@
 """Programs for those who work on massformer_jax, run from the checkout: `python -m scripts.NAME`.
 
-    benchmark     measures time, memory and FLOPs on this machine; benchmark.gpu does so on a GPU
+    benchmark     measures time, memory and FLOPs on this machine; benchmark.gpu and benchmark.tpu
+                  check and time on a GPU and on a TPU
     pods          compiles training and evaluation for whole slices of TPUs
     gpu_compiler  compiles programs for GPUs, on a machine without one
     soak          trainings that are killed and files that are altered, many thousand times

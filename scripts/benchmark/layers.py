@@ -14,6 +14,8 @@ from scripts.benchmark.pytorch_layers import pytorch_layer
 from scripts.benchmark.run import measure, median, run_seconds
 from scripts.benchmark.values import make_values
 
+INPUTS = ("x", "offsets", "modulation", "kernel")  # of `deform_conv`
+
 
 class Layer(NamedTuple):
     """A deformable convolution of the network."""
@@ -84,28 +86,40 @@ def measure_layers(
 
 
 def layer_arguments(
-    layer: Layer, batch: int, height: int, width: int, dtype: str, mesh: jax.sharding.Mesh
+    layer: Layer,
+    batch: int,
+    height: int,
+    width: int,
+    dtype: str,
+    mesh: jax.sharding.Mesh,
+    rows: int | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the arguments of `deform_conv`, and `cotangent`, which the backward pass starts from.
 
-    Offsets and modulation are float32, whatever `dtype` is, as in the network.
+    Offsets and modulation are float32, whatever `dtype` is, as in the network. The output has
+    `rows` rows, by default all; `make_values` lets them begin at the first row.
     """
     taps = layer.taps**2
+    strip = rows or height, width
     dtype = computation(dtype).arrays
     split, replicated = sharding.batch_sharded(mesh), sharding.replicated(mesh)
     size = height, width
     shapes = {
         "x": ((batch, *size, layer.features_in), dtype),
-        "offsets": ((batch, 2 * taps, *size), "float32"),
-        "modulation": ((batch, taps, *size), "float32"),
-        "cotangent": ((batch, *size, layer.features_out), dtype),
+        "offsets": ((batch, 2 * taps, *strip), "float32"),
+        "modulation": ((batch, taps, *strip), "float32"),
+        "cotangent": ((batch, *strip, layer.features_out), dtype),
     }
     maps = {
         name: jax.ShapeDtypeStruct(shape, jnp.dtype(own), sharding=split)
         for name, (shape, own) in shapes.items()
     }
     kernel = (layer.taps, layer.taps, layer.features_in, layer.features_out)
-    return {**maps, "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=replicated)}
+    return {
+        **maps,
+        "kernel": jax.ShapeDtypeStruct(kernel, jnp.dtype(dtype), sharding=replicated),
+        "first_row": jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
+    }
 
 
 def total(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -126,7 +140,7 @@ def forward(dtype: str) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
 
     def run(a):
         with computing(dtype):
-            return deform_conv(a["x"], a["offsets"], a["modulation"], a["kernel"])
+            return _deform_conv(a)
 
     return run
 
@@ -135,12 +149,20 @@ def gradient(dtype: str) -> Callable[[Mapping[str, jax.Array]], tuple[jax.Array,
     """Returns a function that also computes the gradients of the four inputs."""
 
     def run(a):
-        inputs = (a["x"], a["offsets"], a["modulation"], a["kernel"])
+        inputs = {name: a[name] for name in INPUTS}
         with computing(dtype):
-            out, backward = jax.vjp(deform_conv, *inputs)
-            return out, backward(a["cotangent"])
+            out, backward = jax.vjp(lambda inputs: _deform_conv(a | inputs), inputs)
+            (gradients,) = backward(a["cotangent"])
+        return out, tuple(gradients[name] for name in INPUTS)
 
     return run
+
+
+def _deform_conv(a: Mapping[str, jax.Array]) -> jax.Array:
+    # Only for a strip is the first row a value: all rows begin at the first.
+    strip = a["offsets"].shape[2] < a["x"].shape[1]
+    first_row = a["first_row"] if strip else 0
+    return deform_conv(*(a[name] for name in INPUTS), first_row=first_row)
 
 
 def _pytorch(values: Mapping[str, jax.Array], dtype: str, runs: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def measure(
         InputError: the program does not fit into the device's memory.
     """
     program = compile_program(function, arguments)
-    times = time_program(program, arguments, runs=runs, donated=donated) if runs else []
+    times = time_program(program, arguments, runs=runs, donated=donated)[0] if runs else []
     return {"seconds": median(times), **program.report}
 
 
@@ -72,8 +72,8 @@ def time_program(
     runs: int,
     within: float = float("inf"),
     donated: int | None = None,
-) -> list[float]:
-    """Returns the seconds of each run with made-up values, see `run_seconds`.
+) -> tuple[list[float], Any]:
+    """Returns the seconds of each run with made-up values, see `run_seconds`, and the last result.
 
     Arguments and results stay on the device.
 
@@ -81,14 +81,17 @@ def time_program(
         InputError: the program does not fit into the device's memory.
     """
     values = [make_values(tree) for tree in arguments]
+    result = None
 
     def run():
+        nonlocal result
+        result = None  # so that there are never two of them
         result = jax.block_until_ready(program.compiled(*values))
         if donated is not None:
             values[donated] = result[0]
 
     with out_of_memory_in_one_line():
-        return run_seconds(run, runs, within)
+        return run_seconds(run, runs, within), result
 
 
 @contextlib.contextmanager

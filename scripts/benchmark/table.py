@@ -3,7 +3,7 @@
     python -m scripts.benchmark.table
 
 Each result is what `python -m scripts.benchmark --json` printed, or what
-`python -m scripts.benchmark.gpu` wrote. Text outside the two comments is kept.
+`python -m scripts.benchmark.gpu` or `.tpu` wrote. Text outside the two comments is kept.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts import ROOT
-from scripts.benchmark.gpu.table import gpu_tables
+from scripts.benchmark.device.table import device_tables
 from scripts.benchmark.table_cells import conditions, gigabytes, seconds
 from scripts.markdown import table, write_tables
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def load() -> list[dict[str, Any]]:
-    """Returns all results: networks before layers, small before large, GPU results at the end."""
+    """Returns all results: networks before layers, small before large, accelerators last."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks").glob("*.json"))]
     plain = [record for record in found if "measurement" not in record]
     plain.sort(key=lambda r: (r["task"], r["model"] != "massformer_r50", _pixels(r)))
@@ -38,8 +38,8 @@ def _pixels(record: Mapping[str, Any]) -> int:
 
 
 def tables(records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns tables in Markdown: of networks, of each comparison of layers, and of a GPU."""
-    on_gpu = [record for record in records if "measurement" in record]
+    """Returns tables in Markdown: networks, each comparison of layers, and accelerators."""
+    on_devices = [record for record in records if "measurement" in record]
     records = [record for record in records if "measurement" not in record]
     networks = [record for record in records if "layers" not in record]
     parts = ["## The network\n", table(_NETWORK_HEAD, map(_network_row, networks))]
@@ -51,8 +51,8 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
                  for layer in record["layers"] if "pytorch" in layer), "")  # fmt: skip
             parts.append(f"{conditions(record)}.{pytorch}\n")
             parts.append(table(_LAYER_HEAD, map(_layer_row, record["layers"])))
-    if on_gpu:
-        parts.append("\n" + gpu_tables(on_gpu, networks))
+    if on_devices:
+        parts.append("\n" + device_tables(on_devices, networks))
     return "\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -103,10 +104,33 @@ def test_ends_are_compared_bit_by_bit(tmp_path):
     assert kills.differences(run, expected).startswith("its end cannot be read")
 
 
-@pytest.mark.slow
+# Stands for a training, which it begins with one file and ends with another.
+FAKE_TRAINING = """
+import pathlib, sys, time
+workdir = pathlib.Path(sys.argv[-1].removeprefix("--workdir="))
+continued = workdir.exists()
+workdir.mkdir(exist_ok=True)
+time.sleep(0.1)
+(workdir / "end").write_text("other" if continued and "forgets" in sys.argv else "as it should")
+"""
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_every_kill_is_counted_and_every_end_compared(tmp_path, monkeypatch, forgets):
+    monkeypatch.setattr(kills, "end_of", lambda workdir: [("end", (workdir / "end").read_text())])
+    command = [sys.executable, "-c", FAKE_TRAINING, *["forgets"] * forgets]
+    trained = kills.Training(command, {}, ())
+    outcome = kills.kill(trained, 5, seed=3, folder=tmp_path, processes=2)
+    assert sum(outcome.kills.values()) == 5
+    assert outcome.runs > 1
+    assert all("1 parts differ, end" in finding for finding in outcome.findings)
+    assert bool(outcome.findings) == forgets
+
+
+@pytest.mark.slow  # starts a training three times
 def test_the_command_kills(tmp_path, capsys):
     output = tmp_path / "counts.json"
-    assert soak.main(["--kills", "2", "--files", "0", "--output", str(output)]) == 0
+    assert soak.main(["--kills", "1", "--files", "0", "--output", str(output)]) == 0
     counted = json.loads(output.read_text())["kills"]
-    assert sum(counted["kills"].values()) == 2 and not counted["findings"]
+    assert sum(counted["kills"].values()) == 1 and not counted["findings"]
     assert "ended bit-equal" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Runs start from the weights that they name, and say what stays fresh."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,8 +13,10 @@ from massformer_jax.convert.names import weights_by_path
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.models.weights import load_weights
+from massformer_jax.training import evaluation, loop
 from massformer_jax.training.initial import read_initial, start
-from tests.helpers import tiny_config
+from massformer_jax.training.state import abstract_state
+from tests.helpers import stand_in_training, tiny_config
 from tests.helpers.tiny_weights import TINY, tiny_state, tiny_train_state, write
 
 
@@ -107,20 +110,48 @@ def test_the_command_refuses_before_it_makes_a_workdir(tmp_path, data_dir, capsy
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_run_starts_from_a_file(tmp_path, data_dir, capsys):
-    """With a learning rate of zero the weights after a step are the file's."""
+@pytest.fixture
+def nothing_learned(monkeypatch):
+    """Puts a step that changes no weight in the place of one that takes minutes to compile.
+
+    Fresh weights are zeros, which no weight of the file is.
+    """
+
+    def init_state(key, architecture, optimizer):
+        shapes = abstract_state(architecture, optimizer)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def training_step(architecture, optimizer, mesh, *, shardings, **_):
+        def step(state, batch):
+            names = ("loss", *stand_in_training.LOSSES, "gradient_norm", "skipped")
+            return state._replace(step=state.step + 1), dict.fromkeys(names, jnp.zeros(()))
+
+        return jax.jit(step, out_shardings=(shardings, None), donate_argnums=0)
+
+    def evaluation_function(*arguments, **settings):
+        step = stand_in_training.evaluation_function(*arguments, **settings)
+        return lambda params, *rest: step({"colour": jnp.zeros(3)}, *rest)
+
+    monkeypatch.setattr(loop, "init_state", init_state)
+    monkeypatch.setattr(loop, "training_step", training_step)
+    monkeypatch.setattr(evaluation, "evaluation_function", evaluation_function)
+
+
+@pytest.mark.slow  # saves arrays of eight devices
+def test_a_run_starts_from_a_file(nothing_learned, tmp_path, data_dir, capsys):
+    """The step gets the file's weights and statistics, and the run keeps what the step returns."""
     path = write(tmp_path / "weights.safetensors", tiny_state())
     argv = [f"--config={tiny_config.__file__}", f"--workdir={tmp_path / 'run'}"]
     argv += [f"--config.data.data_dir={data_dir}", f"--config.init_from={path}"]
-    argv += ["--config.total_steps=1", "--config.optimizer.peak_learning_rate=0.0"]
+    argv += ["--config.total_steps=1"]
     assert main.main(argv) == 0
     assert "nothing is freshly initialised" in capsys.readouterr().out
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     weights = load_weights(tmp_path / "run", sharding)
+    assert weights.step == 1
     trained = {
         names.torch_name(p): names.to_torch_layout(p, np.asarray(leaf))
-        for p, leaf in weights_by_path(weights.params).items()
+        for p, leaf in weights_by_path((weights.params, weights.batch_stats)).items()
     }
     assert_taken(trained, path)
     # A finished run needs the file no more.

@@ -1,1 +1,1 @@
-"""Checks and timings on one GPU, in stages that are processes of their own."""
+"""The benchmark for one NVIDIA GPU: its list of checks and timings, and PyTorch's times."""

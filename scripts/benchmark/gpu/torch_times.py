@@ -9,8 +9,10 @@ import importlib.util
 import jax
 
 from massformer_jax.parallel import sharding
-from scripts.benchmark.gpu.measurement import Measurement
-from scripts.benchmark.gpu.plan import LAYERS, R50, RUNS, SECONDS, SMALL_LAYERS, architecture
+from scripts.benchmark.device.measurement import Measurement
+from scripts.benchmark.device.models import R50, architecture
+from scripts.benchmark.device.times import RUNS, SECONDS
+from scripts.benchmark.gpu.plan import LAYERS, SMALL_LAYERS
 from scripts.benchmark.layers import layer_arguments, layer_named
 from scripts.benchmark.pytorch_layers import pytorch_layer
 from scripts.benchmark.run import run_seconds, summary

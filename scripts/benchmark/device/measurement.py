@@ -1,4 +1,4 @@
-"""A measurement on a GPU: something that is compiled and then run."""
+"""A measurement on an accelerator: something that is compiled and then run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Tables of what was measured on a GPU; `scripts.benchmark.table` puts them on the page."""
+"""Tables of what was measured on accelerators; `scripts.benchmark.table` puts them on the page."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,37 +9,59 @@ from scripts.markdown import table
 Record = Mapping[str, Any]
 _NETWORKS = ("inference", "train", "train_remat")
 _DTYPES = ("float32", "tf32", "float16", "bfloat16")
+_CHECKS = {
+    "check_products": "matrix products and convolutions of float32 arrays beside float64",
+    "check_deform_conv": "deformable convolutions and their gradients beside float32 on the CPU",
+    "check_train": "training step, loss terms and gradient norm beside the release's",
+}
 
 
-def gpu_tables(records: Sequence[Record], others: Sequence[Record]) -> str:
+def device_tables(records: Sequence[Record], others: Sequence[Record]) -> str:
     """Returns all tables in Markdown.
 
     Args:
-        records: results of `python -m scripts.benchmark.gpu`.
+        records: results of `python -m scripts.benchmark.gpu` and `python -m scripts.benchmark.tpu`.
         others: results of `python -m scripts.benchmark`. Their times on a CPU are shown beside the
-            times of the same work on a GPU.
+            times of the same work on an accelerator.
     """
+    parts = []
+    if agreements := [r for r in records if r.get("task") == "agreement"]:
+        parts += ["## Agreement with the release\n", _agreement(agreements)]
+    for kind in ("GPU", "TPU", "CPU"):
+        parts += _of_kind(kind, [r for r in records if _kind(r) == kind], others)
+    return "\n".join(parts)
+
+
+def _kind(record: Record) -> str:
+    # A stage whose own process does not use the device may fail without knowing the device.
+    device = record.get("device", "")
+    if device.startswith("TPU"):
+        return "TPU"
+    return "CPU" if device.endswith((" core", " cores")) else "GPU"
+
+
+def _of_kind(kind: str, records: Iterable[Record], others: Sequence[Record]) -> list[str]:
     by_task: dict[str, list[Record]] = {}
     for record in records:
         by_task.setdefault(record.get("task", "failed"), []).append(record)
-    parts = []
-    if "agreement" in by_task:
-        parts += ["## Agreement with the release\n", _agreement(by_task["agreement"])]
     networks = [r for task in _NETWORKS for r in by_task.get(task, [])]
     layers = by_task.get("deform_conv", []) + by_task.get("torch_deform_conv", [])
-    checks = by_task.get("check_deform_conv", []) + by_task.get("check_train", [])
+    checks = [r for task in _CHECKS for r in by_task.get(task, [])]
+    parts = []
     if networks:
-        parts += ["## On a GPU\n", _networks(networks, others)]
+        parts += [f"## On a {kind}\n", _networks(networks, others)]
     if "first_mask" in by_task:
         parts += ["### The first mask of a new process\n", _first_masks(by_task["first_mask"])]
     if layers:
-        parts += ["### Two deformable convolutions on a GPU\n", _layers(layers)]
+        parts += [f"### Single deformable convolutions on a {kind}\n", _layers(layers)]
+    if "rows" in by_task:
+        parts += [f"### Single rows on a {kind}\n", _rows(by_task["rows"])]
     if checks:
-        parts += ["### Errors on a GPU\n", _checks(checks)]
+        parts += [f"### Errors on a {kind}\n", _checks(checks)]
     if "failed" in by_task:
         lines = [f"- {r['measurement']}: {r['error']}" for r in by_task["failed"]]
-        parts += ["### Failed\n", "\n".join(lines) + "\n"]
-    return "\n".join(parts)
+        parts += [f"### Failed on a {kind}\n", "\n".join(lines) + "\n"]
+    return parts
 
 
 def _agreement(records: Iterable[Record]) -> str:
@@ -54,7 +76,10 @@ def _agreement(records: Iterable[Record]) -> str:
     )
 
 
-def _networks(records: Iterable[Record], others: Sequence[Record]) -> str:
+def _networks(records: Sequence[Record], others: Sequence[Record]) -> str:
+    # Only of TPUs are floors counted, with their compiler.
+    counted = any("counted" in record for record in records)
+
     def row(r):
         same = ("task", "model", "size", "batch")
         cpu = [
@@ -65,11 +90,13 @@ def _networks(records: Iterable[Record], others: Sequence[Record]) -> str:
         return (
             *(r["task"], r["model"].removeprefix("massformer_"), r["size"], str(r["batch"])),
             *(r["dtype"], seconds(r["seconds"]), seconds(r["fastest"]), cpu[0] if cpu else ""),
+            *([seconds(r["counted"]["floor"]) if "counted" in r else ""] * counted),
             *(gigabytes(r["temp_bytes"]), gigabytes(r["argument_bytes"])),
             *(f"{r['compile_seconds']:.0f} s", conditions(r)),
         )
 
     head = ("task", "model", "size", "batch", "dtype", "time", "fastest", "CPU, float32")
+    head += ("counted at least",) * counted
     head += ("temporaries", "arguments", "compiled in", "measured on")
     order = sorted(records, key=lambda r: (r["task"], r["model"], _pixels(r), r["dtype"]))
     return table(head, map(row, order))
@@ -97,11 +124,13 @@ def _first_masks(records: Iterable[Record]) -> str:
 
 def _layers(records: Iterable[Record]) -> str:
     def row(r):
+        rows = r.get("rows", r["height"])
         whose = r.get("implementation", "ours").partition(" with ")[0]
         forward, both = r["forward"], r["gradient"]
         memory = gigabytes(both["temp_bytes"]) if "temp_bytes" in both else ""
         return (
-            *(r["layer"], f"{r['height']}x{r['width']}"),
+            r["layer"] if rows == r["height"] else f"{r['layer']}, {rows} rows",
+            f"{r['height']}x{r['width']}",
             *(f"{r['features_in']} → {r['features_out']}", whose, r["dtype"]),
             *(seconds(forward["seconds"]), seconds(both["seconds"]), memory, conditions(r)),
         )
@@ -116,13 +145,21 @@ def _checks(records: Iterable[Record]) -> str:
 
     def row(r):
         errors = r["errors"]
-        if r["task"] == "check_train":
-            what = "training step, loss terms and gradient norm beside the release's"
-        else:
-            what = "deformable convolutions and their gradients beside float32 on the CPU"
+        if r["task"] == "check_products":
+            errors = {kind: by_dtype[r["dtype"]] for kind, by_dtype in errors.items()}
+        elif r["task"] == "check_deform_conv":
             errors = {f"{layer}, {of}": e for layer, o in errors.items() for of, e in o.items()}
         worst = max(errors, key=errors.get)
         found = f"{errors[worst]:.1e} ({worst})" + (", too large" if "error" in r else "")
-        return what, r["dtype"], found, conditions(r)
+        return _CHECKS[r["task"]], r["dtype"], found, conditions(r)
 
     return table(("what", "dtype", "largest relative error", "measured on"), map(row, records))
+
+
+def _rows(records: Iterable[Record]) -> str:
+    def row(r):
+        row = f"{r['nanoseconds_per_row']} ns"
+        return r["what"], f"{r['count']:,}", row, str(r["bundles"] or ""), conditions(r)
+
+    head = ("what", "rows", "time per row", "bundles per row, counted for a v5e", "measured on")
+    return table(head, map(row, records))

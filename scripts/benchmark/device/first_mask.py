@@ -1,59 +1,76 @@
 """Measures how long the first mask of a new process takes, with and without kept programs.
 
-    python -m scripts.benchmark.gpu.first_mask MODEL HxW DTYPE BEGIN
+    python -m scripts.benchmark.device.first_mask MODEL HxW DTYPE BEGIN
 
 prints one JSON object: the seconds from BEGIN (when the process was started, in seconds since 1970)
 until the mask is in the host's memory, and the seconds of each part. Weights and photograph are
 made up. Compiled programs are kept in the folder JAX_COMPILATION_CACHE_DIR. The stage `first_mask`
-runs the command twice: the second time, all programs are already compiled.
+runs the command, for GPUs twice: the second time, all programs are already compiled.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from scripts import ROOT
 from scripts.arguments import parse_size
 from scripts.bare_machine import replace_jaxtyping
-from scripts.benchmark.gpu.measurement import Measurement
+from scripts.benchmark.device.measurement import Measurement
 
 
-def measurements(small: bool, environment: dict[str, str], deadline: float) -> list[Measurement]:
-    """Returns two measurements of R50 on 12 megapixels: with an empty and with a full cache."""
-    model, size, dtype = "massformer_r50", "3072x4096", "bfloat16"
-    if small:
-        model, size, dtype = "tiny", "256x256", "float32"
-    cache = tempfile.TemporaryDirectory()
-    environment = {**environment, "JAX_COMPILATION_CACHE_DIR": cache.name}
+def first_mask(
+    name: str,
+    small: bool,
+    environment: Mapping[str, str],
+    cache: pathlib.Path,
+    deadline: float,
+) -> Measurement:
+    """Returns a measurement of R50 on 12 megapixels, or of something tiny.
+
+    Its result says by `warm` whether the programs were there already.
+
+    Args:
+        name: of the measurement.
+        small: whether a tiny network is to run on a tiny photograph.
+        environment: of the process.
+        cache: the folder for compiled programs.
+        deadline: when the process must have ended, in seconds since 1970.
+    """
+    what = ("tiny", "256x256", "float32") if small else ("massformer_r50", "3072x4096", "bfloat16")
+    environment = {**environment, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     if small:
         # Tiny programs compile in less than a second, and jax keeps only slower ones by default.
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return Measurement(name, lambda: functools.partial(_run, what, environment, cache, deadline))
 
-    def run(warm: bool):
-        if warm != any(pathlib.Path(cache.name).iterdir()):
-            raise ValueError(f"the cache should be {'full' if warm else 'empty'} and is not")
-        command = [sys.executable, "-m", "scripts.benchmark.gpu.first_mask"]
-        command += [model, size, dtype, str(time.time())]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=max(1, deadline - time.time()),
-        )
-        record = json.loads(done.stdout.splitlines()[-1])
-        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in record["parts"].items())
-        return {**record, "warm": warm, "summary": f"{record['seconds']:.1f} s ({parts})"}
 
-    return [
-        Measurement(f"first_mask_{name}", lambda warm=warm: lambda: run(warm))
-        for name, warm in (("cold", False), ("warm", True))
-    ]
+def _run(
+    what: tuple[str, ...], environment: Mapping[str, str], cache: pathlib.Path, deadline: float
+) -> dict[str, Any]:
+    before = _programs(cache)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.benchmark.device.first_mask", *what, str(time.time())],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=max(1, deadline - time.time()),
+    )
+    record = json.loads(done.stdout.splitlines()[-1])
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in record["parts"].items())
+    warm = bool(before) and _programs(cache) == before
+    return {**record, "warm": warm, "summary": f"{record['seconds']:.1f} s ({parts})"}
+
+
+def _programs(cache: pathlib.Path) -> set[str]:
+    """Returns the names of the kept programs, without the files that say when each was read."""
+    return {path.name for path in cache.glob("*-cache")}
 
 
 def main(model: str, size: str, dtype: str, begin: str) -> None:
@@ -72,7 +89,7 @@ def main(model: str, size: str, dtype: str, begin: str) -> None:
     import numpy as np
 
     from massformer_jax.parallel import sharding
-    from scripts.benchmark.gpu.plan import architecture
+    from scripts.benchmark.device.models import architecture
     from scripts.benchmark.networks import inference
     from scripts.benchmark.values import make_values
     from scripts.conditions import conditions

@@ -147,9 +147,26 @@ class LSE(nnx.Module):
 
 def _spatial_weight(conv7: Conv, x: Float[Array, "b h w d"]) -> Float[Array, "b h w 1"]:
     """Returns one weight per position, from the mean and the maximum over the channels."""
-    pooled = jax.nn.sigmoid(jnp.stack([x.mean(-1), x.max(-1)]))
+    pooled = jax.nn.sigmoid(jnp.stack([x.mean(-1), _channel_max(x)]))
     weight = shifted_conv(pooled, conv7.kernel[...][..., 0]) + conv7.bias[...].reshape(1, 1, 1)
     return weight[..., None]
+
+
+@jax.custom_jvp
+def _channel_max(x: Float[Array, "b h w d"]) -> Float[Array, "b h w"]:
+    """Returns the maximum over the channels; its gradient goes to the first of the largest.
+
+    JAX's own gradient divides by the number of channels that equal the maximum. Where the compiler
+    computes x again for the gradient, and rounds it otherwise, no channel does, and that is 0 / 0.
+    """
+    return x.max(-1)
+
+
+@_channel_max.defjvp
+def _channel_max_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    largest = jax.nn.one_hot(x.argmax(-1), x.shape[-1], dtype=x.dtype)
+    return _channel_max(x), (largest * tangent).sum(-1)
 
 
 class EGF(nnx.Module):

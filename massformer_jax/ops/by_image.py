@@ -32,9 +32,8 @@ def by_image(function: Callable[..., tuple], batched: Sequence[bool]) -> Callabl
         shared = {*mesh.manual_axes, ROWS_AXIS}
         axes = tuple(axis for axis in mesh.axis_names if axis not in shared)
         images = arguments[batched.index(True)].shape[0]
-        if mesh.manual_axes or images % math.prod(mesh.shape[axis] for axis in axes):
-            return function(*arguments)
-        if math.prod(mesh.shape.values()) == 1:
+        alone = mesh.manual_axes or math.prod(mesh.shape.values()) == 1
+        if alone or images % math.prod(mesh.shape[axis] for axis in axes):
             return function(*arguments)
         spec = PartitionSpec(axes)
         places = tuple(spec if is_batched else PartitionSpec() for is_batched in batched)

@@ -26,6 +26,7 @@ from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.precision import widened
+from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
 
 # Positions sampled at once, in each image: what fits into a core's cache, and on a GPU enough to
 # keep all of it busy between two launches.
@@ -100,7 +101,7 @@ def deform_conv_rows(
 
     forms = _forms(_forward, _kernel_forward, x.pixels)
     forms = {platform: pixels_of(function) for platform, function in forms.items()}
-    return platform_dependent(x, *inputs, **{**forms, "tpu": on_tpu})
+    return platform_dependent(x, *inputs, **forms, tpu=on_tpu)
 
 
 @jax.custom_vjp
@@ -199,17 +200,17 @@ def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
             kernel, tap_y, tap_x, dy, dx, factor = inputs
             corners = _corners(position, tap_y, tap_x, dy, dx, factor, (h, w), total.dtype)
             if narrows:
-                projected = _product("bnc,co->bno", pixels, kernel).astype(x.dtype)
+                projected = product("bnc,co->bno", pixels, kernel).astype(x.dtype)
                 return total + sample(projected, corners), None
             sampled = sample(pixels, corners).astype(x.dtype)
-            return total + _product("bnc,co->bno", sampled, kernel), None
+            return total + product("bnc,co->bno", sampled, kernel), None
 
         total = jnp.zeros((b, size, o), widened(x.dtype))
         planes = offsets[0::2], offsets[1::2], modulation
-        total, _ = lax.scan(tap, total, (*_taps(kernel), *planes))
+        total, _ = lax.scan(tap, total, (*taps(kernel), *planes))
         return None, total.astype(x.dtype)
 
-    inputs = _starts(r * w, size), _chunked(offsets, size), _chunked(modulation, size)
+    inputs = starts(r * w, size), _chunked(offsets, size), _chunked(modulation, size)
     _, out = lax.scan(one_chunk, None, inputs)
     return jnp.moveaxis(out, 0, 1).reshape(b, -1, o)[:, : r * w].reshape(b, r, w, o)
 
@@ -231,22 +232,25 @@ def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
         def tap(to_pixels, inputs):
             kernel, tap_y, tap_x, to_kernel, dy, dx, factor = inputs
             corners = _corners(position, tap_y, tap_x, dy, dx, factor, (h, w), wide)
-            to_sample = _product("bno,co->bnc", gradient, kernel)
+            to_sample = product("bno,co->bnc", gradient, kernel)
             values = [_take(pixels, i).astype(wide) for i in corners.indices]
             sampled = sum(v * f[..., None] for v, f in zip(values, corners.factors, strict=True))
-            to_kernel += _product("bnc,bno->bco", sampled.astype(x.dtype), gradient)
+            to_kernel += product("bnc,bno->bco", sampled.astype(x.dtype), gradient)
             for i, f in zip(corners.indices, corners.factors, strict=True):
                 to_pixels = _add(to_pixels, i, to_sample * f[..., None])
             # As matrix products: a plain sum over the channels is several times slower on a CPU.
             to_factors = [
-                jnp.where(inside, _product("bnc,bnc->bn", v, to_sample), 0).astype(dy.dtype)
+                jnp.where(inside, product("bnc,bnc->bn", v, to_sample), 0).astype(dy.dtype)
                 for inside, v in zip(corners.inside, values, strict=True)
             ]
-            return to_pixels, (to_kernel, *_to_planes(to_factors, corners, factor))
+            return to_pixels, (
+                to_kernel,
+                *to_planes(to_factors, corners.down, corners.right, factor),
+            )
 
         planes = offsets[0::2], offsets[1::2], modulation
         to_pixels, (to_kernel, to_dy, to_dx, to_modulation) = lax.scan(
-            tap, to_pixels, (*_taps(kernel), to_kernel, *planes)
+            tap, to_pixels, (*taps(kernel), to_kernel, *planes)
         )
         to_offsets = jnp.stack([to_dy, to_dx], 1).reshape(offsets.shape)
         return (to_pixels, to_kernel), (to_offsets, to_modulation)
@@ -254,7 +258,7 @@ def _backward(x, offsets, modulation, kernel, first_row, gradient, *, chunk):
     zeros = jnp.zeros(pixels.shape, wide), jnp.zeros((k * k, b, c, o), wide)
     planes = (_chunked(a, size) for a in (offsets, modulation, jnp.moveaxis(gradient, -1, 1)))
     (to_pixels, to_kernel), (to_offsets, to_modulation) = lax.scan(
-        one_chunk, zeros, (_starts(r * w, size), *planes)
+        one_chunk, zeros, (starts(r * w, size), *planes)
     )
     return (
         to_pixels.reshape(x.shape).astype(x.dtype),
@@ -276,50 +280,18 @@ class _Corners(NamedTuple):
 
 def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
     h, w = size
-    # Whole pixels as integers: the sum of row and offset would lose bits of a small offset, and
-    # strips would differ from the whole. Clipped before the cast: a float outside the range of
-    # int32 has no defined integer.
-    far = 2.0**30
-    top, left = jnp.floor(dy), jnp.floor(dx)
-    down, right = dy - top, dx - left
-    top = (position // w + tap_y)[None] + jnp.clip(top, -far, far).astype(jnp.int32)
-    left = (position % w + tap_x)[None] + jnp.clip(left, -far, far).astype(jnp.int32)
+    top, down = whole_and_rest((position // w + tap_y)[None], dy)
+    left, right = whole_and_rest((position % w + tap_x)[None], dx)
     around = [(row, column) for row in (top, top + 1) for column in (left, left + 1)]
     inside = [(y >= 0) & (y < h) & (x >= 0) & (x < w) for y, x in around]
     indices = [jnp.clip(y, 0, h - 1) * w + jnp.clip(x, 0, w - 1) for y, x in around]
-    weights = _bilinear(down, right)
+    weights = bilinear(down, right)
     factors = [
         jnp.where(i, weight * factor, 0).astype(dtype)
         for i, weight in zip(inside, weights, strict=True)
     ]
     # Computed once per sample, not again for each of its channels inside the gather's loop.
     return _Corners(*lax.optimization_barrier((indices, inside, factors)), down, right)
-
-
-def _bilinear(down, right):
-    up, left = 1 - down, 1 - right
-    return up * left, up * right, down * left, down * right
-
-
-def _to_planes(to_factors, corners, factor):
-    """Returns the gradients of dy, dx and the modulation, from those of the corners' factors."""
-    a, b, c, d = to_factors
-    down, right = corners.down, corners.right
-    to_dy = factor * ((1 - right) * (c - a) + right * (d - b))
-    to_dx = factor * ((1 - down) * (b - a) + down * (d - c))
-    weights = _bilinear(down, right)
-    return to_dy, to_dx, sum(w * g for w, g in zip(weights, to_factors, strict=True))
-
-
-def _taps(kernel):
-    """Returns kernels [k², c, o], and where each tap lies: rows and columns [k²]."""
-    k = kernel.shape[0]
-    tap_y, tap_x = jnp.divmod(jnp.arange(k * k, dtype=jnp.int32), k)
-    return kernel.reshape(k * k, *kernel.shape[2:]), tap_y - k // 2, tap_x - k // 2
-
-
-def _starts(n, size):
-    return jnp.arange(0, n, size, dtype=jnp.int32)
 
 
 def _chunked(a, size):
@@ -333,11 +305,6 @@ def _unchunked(planes, shape):
     """Undoes `_chunked`: [chunks p b size] becomes [b p r w]."""
     b, p, r, w = shape
     return planes.transpose(2, 1, 0, 3).reshape(b, p, -1)[..., : r * w].reshape(shape)
-
-
-def _product(subscripts, a, b):
-    """Multiplies, and accumulates in float32 or wider, whatever the inputs' dtype."""
-    return jnp.einsum(subscripts, a, b, preferred_element_type=widened(a.dtype))
 
 
 # Batched, not flattened over the images: a batch-sharded map then stays where it is.

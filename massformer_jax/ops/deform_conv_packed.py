@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops.precision import widened
+from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
 
 # Positions that are sampled at once, at most: more overflow the vector memory of a v5e.
 CHUNK = 65536
@@ -93,13 +94,13 @@ def forward(
         def tap(total, inputs):
             kernel, *place = inputs
             sample = _sample(packed, size, position, *place, wide)
-            return total + _product("cn,co->on", sample.value.astype(kernel.dtype), kernel), None
+            return total + product("cn,co->on", sample.value.astype(kernel.dtype), kernel), None
 
         total = jnp.zeros((kernel.shape[-1], chunk), wide)
-        total, _ = lax.scan(tap, total, (*_taps(kernel), *planes))
+        total, _ = lax.scan(tap, total, (*taps(kernel), *planes))
         return total.astype(kernel.dtype)
 
-    out = lax.map(one_chunk, (_starts(r * w, chunk), *_planes(offsets, modulation, chunk)))
+    out = lax.map(one_chunk, (starts(r * w, chunk), *_planes(offsets, modulation, chunk)))
     return _joined(out, r * w).T.reshape(r, w, -1)
 
 
@@ -137,16 +138,16 @@ def backward(
         def tap(to_packed, inputs):
             to_kernel, kernel, *place = inputs
             sample = _sample(packed, size, position, *place, wide)
-            to_sample = _product("on,co->cn", gradient, kernel)
-            to_kernel += _product("cn,on->co", sample.value.astype(kernel.dtype), gradient)
+            to_sample = product("on,co->cn", gradient, kernel)
+            to_kernel += product("cn,on->co", sample.value.astype(kernel.dtype), gradient)
             to_packed = [
                 add(to_group, sample, to_sample[group])
                 for to_group, group in zip(to_packed, groups, strict=True)
             ]
-            return to_packed, (to_kernel, *sample.to_planes(to_sample, place[-1]))
+            return to_packed, (to_kernel, *sample.to_place(to_sample, place[-1]))
 
         to_packed, (to_kernel, *to_planes) = lax.scan(
-            tap, to_packed, (to_kernel, *_taps(kernel), *planes)
+            tap, to_packed, (to_kernel, *taps(kernel), *planes)
         )
         return (to_packed, to_kernel), to_planes
 
@@ -160,7 +161,7 @@ def backward(
         jnp.zeros((kernel.shape[0] * kernel.shape[1], c, o), wide),
     )
     (to_packed, to_kernel), (to_dy, to_dx, to_modulation) = lax.scan(
-        one_chunk, zeros, (_starts(r * w, chunk), along, *_planes(offsets, modulation, chunk))
+        one_chunk, zeros, (starts(r * w, chunk), along, *_planes(offsets, modulation, chunk))
     )
     to_dy, to_dx, to_modulation = (_joined(a, r * w) for a in (to_dy, to_dx, to_modulation))
     return (
@@ -185,34 +186,24 @@ class _Sample(NamedTuple):
     def value(self) -> Float[Array, "c n"]:
         return sum(v * f[None] for v, f in zip(self.corners, self.factors, strict=True))
 
-    def to_planes(self, to_sample: Float[Array, "c n"], modulation: Float[Array, " n"]):
+    def to_place(self, to_sample: Float[Array, "c n"], modulation: Float[Array, " n"]):
         """Returns the gradients of dy, dx and the modulation."""
-        a, b, c, d = (
+        to_factors = [
             jnp.where(self.inside, (v * to_sample).sum(0), 0).astype(modulation.dtype)
             for v in self.corners
-        )
-        upper, lower = a + self.right * (b - a), c + self.right * (d - c)
-        to_dx = modulation * ((b - a) + self.down * ((d - c) - (b - a)))
-        return modulation * (lower - upper), to_dx, upper + self.down * (lower - upper)
+        ]
+        return to_planes(to_factors, self.down, self.right, modulation)
 
 
 def _sample(packed, size, position, tap_y, tap_x, dy, dx, modulation, wide) -> _Sample:
     h, w = size
-    # See `_corners` of deform_conv.py for why whole pixels are clipped integers.
-    far = 2.0**30
-    top, left = jnp.floor(dy), jnp.floor(dx)
-    down, right = dy - top, dx - left
-    top = position // w + tap_y + jnp.clip(top, -far, far).astype(jnp.int32)
-    left = position % w + tap_x + jnp.clip(left, -far, far).astype(jnp.int32)
+    top, down = whole_and_rest(position // w + tap_y, dy)
+    left, right = whole_and_rest(position % w + tap_x, dx)
     inside = (top >= -1) & (top < h) & (left >= -1) & (left < w)
     stride = w + _MARGIN
     index = (jnp.clip(top, -1, h - 1) + 1) * stride + jnp.clip(left, -1, w - 1) + 1
     modulation = jnp.where(inside, modulation, 0)
-    up, before = 1 - down, 1 - right
-    factors = [
-        (weight * modulation).astype(wide)
-        for weight in (up * before, up * right, down * before, down * right)
-    ]
+    factors = [(weight * modulation).astype(wide) for weight in bilinear(down, right)]
     # Computed once for each sample, and not again for each of its channels.
     index, factors = lax.optimization_barrier((index, factors))
     corners = _corners(packed, index, stride, wide)
@@ -265,10 +256,6 @@ def _chunk(n: int, most: int) -> int:
     return -(-n // chunks // _LANES) * _LANES
 
 
-def _starts(n, chunk):
-    return jnp.arange(0, n, chunk, dtype=jnp.int32)
-
-
 def _planes(offsets, modulation, chunk):
     """Returns dy, dx and modulation, each cut into chunks [chunks taps n]."""
     offsets, modulation = (a.reshape(a.shape[0], -1) for a in (offsets, modulation))
@@ -284,15 +271,3 @@ def _cut(planes, chunk):
 def _joined(chunks, n):
     """Undoes `_cut`: [chunks planes chunk] becomes [planes n]."""
     return chunks.swapaxes(0, 1).reshape(chunks.shape[1], -1)[:, :n]
-
-
-def _taps(kernel):
-    """Returns kernels [k² c o], and where each tap lies: rows and columns [k²]."""
-    k = kernel.shape[0]
-    tap_y, tap_x = jnp.divmod(jnp.arange(k * k, dtype=jnp.int32), k)
-    return kernel.reshape(k * k, *kernel.shape[2:]), tap_y - k // 2, tap_x - k // 2
-
-
-def _product(subscripts, a, b):
-    """Multiplies, and accumulates in float32 or wider, whatever the inputs' dtype."""
-    return jnp.einsum(subscripts, a, b, preferred_element_type=widened(a.dtype))

@@ -9,6 +9,7 @@ from flax import nnx
 from massformer_jax.models import attention
 from massformer_jax.models.attention import Attention, MaskedAttention
 from massformer_jax.models.layers import BatchNorm, UpsamplingDeformLayer
+from massformer_jax.models.pixel_modules import _channel_max
 
 
 def normal(*shape, seed=0):
@@ -110,3 +111,12 @@ def test_upsampling_is_torch_s_transposed_convolution():
     for i, j, a, b in np.ndindex(4, 5, 4, 4):
         expected[2 * i + a, 2 * j + b] += np.asarray(x[0, i, j]) @ weight[a, b]
     np.testing.assert_allclose(layer(x)[0], expected[1:-1, 1:-1], atol=1e-5)
+
+
+def test_the_gradient_of_the_largest_channel_goes_to_one_channel():
+    """Also where rounding, or two equal channels, leave none or several that equal the maximum."""
+    x = jnp.asarray([[[[1.0, 3.0, 3.0, 2.0]], [[0.0, 0.0, 0.0, 0.0]]]])
+    maximum, pullback = jax.vjp(_channel_max, x)
+    np.testing.assert_array_equal(maximum, [[[3.0], [0.0]]])
+    (gradient,) = pullback(jnp.asarray([[[5.0], [7.0]]]))
+    np.testing.assert_array_equal(gradient, [[[[0, 5, 0, 0]], [[7, 0, 0, 0]]]])

@@ -12,6 +12,7 @@ from massformer_jax.training.state import abstract_state, init_state
 from massformer_jax.training.step import training_step
 from scripts.pods.collectives import collectives, total_bytes
 from tests.helpers import tiny_config
+from tests.helpers.compiling import UNOPTIMIZED
 
 pytestmark = pytest.mark.slow  # each mesh takes half a minute to compile
 
@@ -50,7 +51,7 @@ def trained(**axes):
     )
     state = jax.device_put(first_state(), placed)
     crops = jax.device_put(batch(), sharding.batch_sharded(mesh))
-    compiled = step.lower(state, crops).compile()
+    compiled = step.lower(state, crops).compile(compiler_options=UNOPTIMIZED)
     losses = []
     for _ in range(STEPS):
         state, terms = compiled(state, crops)

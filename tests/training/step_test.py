@@ -19,6 +19,7 @@ from massformer_jax.evaluation.label_map_files import evaluate_files
 from massformer_jax.models.weights import load_weights
 from massformer_jax.training import checkpoint
 from tests.helpers import tiny_config
+from tests.helpers.compiling import UNOPTIMIZED_FLAG
 
 pytestmark = pytest.mark.slow  # each program takes a minute to compile
 
@@ -32,7 +33,7 @@ def run(tmp_path_factory, data_dir):
     cache = tmp_path_factory.mktemp("compiled")
 
     def start(workdir, *overrides, devices=1, wait=True):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{UNOPTIMIZED_FLAG} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
         command = [sys.executable, "-m", "massformer_jax.main", f"--config={CONFIG}"]
         command += [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *overrides]

@@ -17,7 +17,7 @@ from massformer_jax.models.pixel_decoder import PixelDecoder, reduced
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.transformer_decoder import Prediction, TransformerDecoder
 from massformer_jax.ops.precision import widened
-from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.ops.resize import doubled, interleaved
 from massformer_jax.ops.rows import Rows, around, take_rows
 from massformer_jax.parallel import spatial
 
@@ -140,14 +140,23 @@ class MaSSFormer(nnx.Module):
         logits = jnp.einsum(
             "bhwe,bqe->bhwq", features, proposals.mask_embeds, preferred_element_type=dtype
         )
-        _, h, w, _ = logits.shape
-        logits = resize_bilinear(logits, (2 * h, 2 * w))
-        logits = take_rows(logits, Rows(2 * (rows.start - window.start), 2 * rows.count))
-        classes = jax.nn.softmax(proposals.class_logits.astype(dtype), -1)[..., :-1]
         # In the dtype of the features: at 12 megapixels this is what most bytes go through.
-        masks = jax.nn.sigmoid(logits).astype(features.dtype)
+        classes = jax.nn.softmax(proposals.class_logits.astype(dtype), -1)[..., :-1]
         classes = classes.astype(features.dtype)
-        return jnp.einsum("bhwq,bqk->bhwk", masks, classes, preferred_element_type=dtype)
+
+        def class_scores(logits):
+            masks = jax.nn.sigmoid(logits).astype(features.dtype)
+            return jnp.einsum("bhwq,bqk->bhwk", masks, classes, preferred_element_type=dtype)
+
+        def row_scores(logits):
+            logits = take_rows(logits, Rows(rows.start - window.start, rows.count))
+            return interleaved(*(class_scores(part) for part in doubled(logits, 2)))
+
+        # The logits at twice the size, 100 for each pixel, never lie side by side: each of their
+        # four phases becomes class scores, and these are put together.
+        scores = jnp.stack([row_scores(part) for part in doubled(logits, 1)], 2)
+        b, h, _, w, k = scores.shape
+        return scores.reshape(b, 2 * h, w, k)
 
     def _predictions(
         self,

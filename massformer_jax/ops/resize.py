@@ -6,6 +6,9 @@ at 12 megapixels is a quarter of the network's work for one map; here every outp
 neighbours.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +36,42 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
     return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
 
 
+def doubled(x: Array, axis: int) -> tuple[Array, Array]:
+    """Returns the even and the odd positions of an axis resized to twice its size.
+
+    Where what follows looks at each position alone, they can go through it one after the other and
+    be joined at the end by `interleaved`, when they are small.
+    """
+    axis %= x.ndim
+    index = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    before = jnp.where(index == 0, x, _moved(x, axis, 1))
+    after = jnp.where(index == x.shape[axis] - 1, x, _moved(x, axis, -1))
+    return 0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after
+
+
+def interleaved(even: Float[Array, "*b w c"], odd: Float[Array, "*b w c"]) -> Array:
+    """Returns the columns [*b 2*w c] of which these are the even and the odd ones."""
+    *b, w, c = even.shape
+
+    def stacked(even, odd):
+        return jnp.stack([even, odd], -2).reshape(*b, 2 * w, c)
+
+    return jax.lax.platform_dependent(even, odd, tpu=_interleaved_by_product, default=stacked)
+
+
+def _interleaved_by_product(even: Array, odd: Array) -> Array:
+    """Moves columns, of which a TPU holds 128 side by side, by products that change no number."""
+    *b, w, c = even.shape
+    size = math.gcd(w, 128)
+    to_even = jnp.repeat(jnp.eye(size, dtype=even.dtype), 2, 1).at[:, 1::2].set(0)
+    to_odd = jnp.roll(to_even, 1, 1)
+    moved = (
+        jnp.einsum("ij,...ic->...jc", to, x.reshape(*b, w // size, size, c), precision="highest")
+        for to, x in ((to_even, even), (to_odd, odd))
+    )
+    return sum(moved).reshape(*b, 2 * w, c)
+
+
 def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the two source positions of each of `size` outputs, and the weight of the second."""
     centre = np.maximum((np.arange(size) + 0.5) * (n / size) - 0.5, 0.0)
@@ -41,23 +80,49 @@ def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _double(x: Array, axis: int) -> Array:
-    """Doubles an axis: outputs 2i and 2i + 1 are 3/4 x[i] and 1/4 of the neighbour on their side.
+    """Doubles an axis: 2i and 2i + 1 become 3/4 x[i] and 1/4 of the neighbour on their side."""
+    repeated = functools.partial(_double_by_repeating, axis=axis)
+    if axis != -2:
+        return repeated(x)
+    return jax.lax.platform_dependent(x, tpu=_double_by_product, default=repeated)
 
-    Written without a concatenation, so that compilers make one loop of both axes and of what reads
-    the result: on an H100 the concatenations took three times as long as the bytes they move.
+
+def _double_by_repeating(x: Array, axis: int) -> Array:
+    """Doubles an axis without a concatenation.
+
+    Compilers then make one loop of both axes and of what reads the result: on an H100 the
+    concatenations took three times as long as the bytes they move.
     """
     axis %= x.ndim
     n = 2 * x.shape[axis]
     twice = jnp.repeat(x, 2, axis)
-
-    def moved(low, high):
-        padding = [(low, high, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-        return jax.lax.pad(twice, jnp.zeros((), x.dtype), padding)
-
     index = jax.lax.broadcasted_iota(jnp.int32, twice.shape, axis)
-    neighbour = jnp.where(index % 2 == 0, moved(1, -1), moved(-1, 1))
+    neighbour = jnp.where(index % 2 == 0, _moved(twice, axis, 1), _moved(twice, axis, -1))
     neighbour = jnp.where((index == 0) | (index == n - 1), twice, neighbour)
     return 0.75 * twice + 0.25 * neighbour
+
+
+def _moved(x: Array, axis: int, by: int) -> Array:
+    """Moves everything along an axis, by one position for instance; what comes in is zero.
+
+    As padding, of which compilers make no copy where others read it.
+    """
+    padding = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
+
+
+def _double_by_product(x: Float[Array, "*b w c"]) -> Float[Array, "*b 2*w c"]:
+    """Doubles the columns as a product with a band matrix, whose numbers are exact in any dtype.
+
+    A TPU holds two columns that came from one in a tile that it fills to a quarter: repeating them
+    costs it three times as much as this product, zeros included (docs/pods.md).
+    """
+    w = x.shape[-2]
+    low, high, weight = bilinear_taps(w, 2 * w)
+    band = np.zeros((2 * w, w))
+    np.add.at(band, (np.arange(2 * w), low), 1 - weight)
+    np.add.at(band, (np.arange(2 * w), high), weight)
+    return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
 
 
 def _shrink(x: Array, axis: int, factor: int) -> Array:

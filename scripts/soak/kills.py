@@ -80,22 +80,22 @@ def training(folder: pathlib.Path, *, network: bool) -> Training:
 
     Args:
         folder: where the dataset and compiled programs lie.
-        network: whether to train the network of `configs/sample.py`, on the sample.
+        network: whether to train the network of `configs/sample.py`, on a small sample.
     """
     data, release = folder / "data", RELEASE
     if network:
         release = folder / "photos"
-        _run("massformer_jax.data.sample", f"--output={release}")
+        _run("massformer_jax.data.sample", f"--output={release}", "--train=8", "--val=2")
     _run("massformer_jax.data.build", f"--manual_dir={release}", f"--data_dir={data}")
     if network:
-        module, config, total, every = "massformer_jax.main", "configs/sample.py", 24, 12
+        module, config, total, every = "massformer_jax.main", "configs/sample.py", 8, 4
     else:
         module, config = "tests.helpers.stand_in_training", "tests/helpers/tiny_config.py"
         total, every = 12, 4
     command = [sys.executable, "-m", module, f"--config={config}", f"--config.data.data_dir={data}"]
     command += [f"--config.total_steps={total}", f"--config.eval_every={every}"]
     command += [f"--config.checkpoint_every={every // 2}", "--config.eval.pictures=1"]
-    command += [f"--compilation_cache={folder / 'compiled'}"]
+    command += ["--config.batch_size=2", f"--compilation_cache={folder / 'compiled'}"]
     environment = {"JAX_PLATFORMS": "cpu", "STAND_IN_PAUSE": "0.05"}
     return Training(command, environment, tuple(range(every, total + 1, every)))
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from massformer_jax.ops import resize
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.windows import from_windows, to_windows
@@ -27,6 +28,33 @@ def test_resize_equals_the_dense_products(size, to):
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
     expected = jax.image.resize(x, (2, *to, 3), "linear", antialias=False)
     np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), to), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_columns_double_as_a_product_like_by_repeating(dtype):
+    """Products of bfloat16 are exact and rounded once; repeating rounds three times."""
+    x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 3, 7, 5)), dtype)
+    found = resize._double_by_product(x)
+    assert found.dtype == x.dtype
+    expected = resize._double_by_repeating(x.astype(np.float32), -2)
+    close = {np.dtype(np.float32): 1e-6, np.dtype(jnp.bfloat16): 2.0**-8}[x.dtype]
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=close, atol=close / 10)
+
+
+def test_phases_put_together_are_the_doubled_map():
+    x = jnp.asarray(np.random.default_rng(4).standard_normal((2, 3, 6, 5)), np.float32)
+    rows = [resize.interleaved(*resize.doubled(part, 2)) for part in resize.doubled(x, 1)]
+    found = jnp.stack(rows, 2).reshape(2, 6, 12, 5)
+    np.testing.assert_array_equal(found, resize_bilinear(x, (6, 12)))
+
+
+@pytest.mark.parametrize("w", [256, 6])
+def test_columns_interleave_by_a_product_to_the_bit(w):
+    numbers = np.random.default_rng(5).standard_normal((2, 2, 3, w, 7)).astype(np.float32)
+    even, odd = jnp.asarray(numbers)
+    found = resize._interleaved_by_product(even, odd)
+    np.testing.assert_array_equal(found[..., 0::2, :], even)
+    np.testing.assert_array_equal(found[..., 1::2, :], odd)
 
 
 def test_resize_accepts_any_leading_axes():

@@ -33,6 +33,8 @@ from massformer_jax.parallel import sharding, spatial
 STRIP = 1 << 17
 # On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
 GPU_STRIP = 1 << 19
+# On a TPU what windows of strips share costs more: of 128 rows LSE samples 138, of 64 it does 74.
+TPU_STRIP = 1 << 18
 STRIP_BYTES = 1 << 12  # reckoned per position of a strip: maps of R50 in float32
 
 
@@ -53,6 +55,8 @@ def strip_positions(device: jax.Device) -> int:
 
     On a GPU a strip takes a 16th of the memory.
     """
+    if device.platform == "tpu":
+        return TPU_STRIP
     if device.platform not in ("gpu", "cuda", "rocm"):
         return STRIP
     # A device that is compiled for and not there has no memory to ask for.

@@ -5,7 +5,7 @@ words costs it as much as a row of one. So the map is packed before it is sample
 of the packed map holds the four pixels around the point where pixels (i - 1, j - 1) and (i, j)
 meet, and what lies outside of the map as zeros. Each sample is then one gather, wherever it lies:
 
-    bfloat16    4 pixels as 2 c words of 32 bits: the upper two, then the lower two
+    bfloat16    4 pixels as 2 c words of 32 bits: the left two, then the right two
     float32     2 pixels, left and right: two gathers for each sample, of rows that lie below
                 each other. Four would double the memory of the map.
 
@@ -28,7 +28,8 @@ from jaxtyping import Array, Float, Int, Shaped
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
 
-# Positions that are sampled at once, at most: more overflow the vector memory of a v5e.
+# Positions that are sampled at once, at most, where a sample takes 128 words: more overflow the
+# vector memory of a v5e.
 CHUNK = 65536
 BACKWARD_CHUNK = 16384
 # Positions that a row has more in the packed map than in the map. The memory keeps positions in
@@ -46,23 +47,38 @@ def pack(x: Float[Array, "h w c"]) -> Shaped[Array, "n words"]:
     """Packs the corners of every sample, some rows at a time.
 
     Returns:
-        At least (h + 2) · (w + 8) rows of 2 c words: uint32 for a bfloat16 map, otherwise numbers
-        as in `x`.
+        At least (h + 2) · (w + 8) rows of 2 c words or some more: uint32 for a bfloat16 map,
+        otherwise numbers as in `x`.
     """
     h, _, c = x.shape
     strips = -(-(h + 2) // _PACKED_ROWS)
     count = -(-(h + 2) // strips)
-    around = jnp.pad(x, ((1, strips * count - h), (1, _MARGIN), (0, 0)))
+    size = min(count + 1, h)  # rows of the map that a strip reads
+    below = strips * count - h  # rows of zeros below the map
 
     def rows(start):
-        part = lax.dynamic_slice_in_dim(around, start, count + 1)
-        left, right = part[:, :-1], part[:, 1:]
-        if x.dtype != jnp.bfloat16:
-            return jnp.concatenate([left, right], -1)[:-1]
-        pairs = _words(left, right)
-        return jnp.concatenate([pairs[:-1], pairs[1:]], -1)
+        # Rows start - 1 ... start + count - 1. Padding the strip and not the map saves a copy of
+        # the map.
+        first = jnp.clip(start - 1, 0, h - size)
+        part = lax.dynamic_slice_in_dim(x, first, size)
+        part = jnp.pad(part, ((1, below), (1, _MARGIN - 1), (0, 0)))
+        part = lax.dynamic_slice_in_dim(part, start - first, count + 1)
+        column = _words(part[:-1], part[1:]) if x.dtype == jnp.bfloat16 else part[:-1]
+        zero = jnp.zeros((), column.dtype)
+        column = lax.pad(column, zero, ((0, 0, 0), (0, 0, 0), (0, _words_of_column(c) - c, 0)))
+        next_column = lax.pad(column, zero, ((0, 0, 0), (-1, 1, 0), (0, 0, 0)))
+        return jnp.concatenate([column, next_column], -1)
 
-    return lax.map(rows, count * jnp.arange(strips)).reshape(-1, 2 * c)
+    return lax.map(rows, count * jnp.arange(strips)).reshape(-1, 2 * _words_of_column(c))
+
+
+def _words_of_column(c: int) -> int:
+    """Returns how many words the left corners of a sample take, and how many the right ones.
+
+    Both share a tile of 128 words, or each has whole tiles, as the memory has it anyway: moving
+    what begins inside of a tile is slow, also to compile.
+    """
+    return c if 2 * c <= _LANES else -(-c // _LANES) * _LANES
 
 
 def forward(
@@ -84,8 +100,10 @@ def forward(
         first_row: as there.
     """
     _, r, w = offsets.shape
+    *_, c, o = kernel.shape
     wide = widened(kernel.dtype)
-    chunk = _chunk(r * w, CHUNK)
+    gathers = 1 if packed.dtype == jnp.uint32 else 2
+    chunk = _chunk(r * w, CHUNK * _LANES // max(_LANES, gathers * packed.shape[1]))
 
     def one_chunk(inputs):
         start, *planes = inputs
@@ -93,15 +111,15 @@ def forward(
 
         def tap(total, inputs):
             kernel, *place = inputs
-            sample = _sample(packed, size, position, *place, wide)
+            sample = _sample(packed, size, c, position, *place, wide)
             return total + product("cn,co->on", sample.value.astype(kernel.dtype), kernel), None
 
-        total = jnp.zeros((kernel.shape[-1], chunk), wide)
+        total = jnp.zeros((o, chunk), wide)
         total, _ = lax.scan(tap, total, (*taps(kernel), *planes))
-        return total.astype(kernel.dtype)
+        return total.astype(kernel.dtype).T
 
     out = lax.map(one_chunk, (starts(r * w, chunk), *_planes(offsets, modulation, chunk)))
-    return _joined(out, r * w).T.reshape(r, w, -1)
+    return out.reshape(-1, o)[: r * w].reshape(r, w, -1)
 
 
 def backward(
@@ -137,14 +155,15 @@ def backward(
 
         def tap(to_packed, inputs):
             to_kernel, kernel, *place = inputs
-            sample = _sample(packed, size, position, *place, wide)
+            sample = _sample(packed, size, c, position, *place, wide)
             to_sample = product("on,co->cn", gradient, kernel)
             to_kernel += product("cn,on->co", sample.value.astype(kernel.dtype), gradient)
             to_packed = [
                 add(to_group, sample, to_sample[group])
                 for to_group, group in zip(to_packed, groups, strict=True)
             ]
-            return to_packed, (to_kernel, *sample.to_place(to_sample, place[-1]))
+            to_place = sample.to_place(to_sample, place[-1].reshape(-1))
+            return to_packed, (to_kernel, *(a.reshape(-1, _LANES) for a in to_place))
 
         to_packed, (to_kernel, *to_planes) = lax.scan(
             tap, to_packed, (to_kernel, *taps(kernel), *planes)
@@ -195,8 +214,9 @@ class _Sample(NamedTuple):
         return to_planes(to_factors, self.down, self.right, modulation)
 
 
-def _sample(packed, size, position, tap_y, tap_x, dy, dx, modulation, wide) -> _Sample:
+def _sample(packed, size, c, position, tap_y, tap_x, dy, dx, modulation, wide) -> _Sample:
     h, w = size
+    dy, dx, modulation = (a.reshape(-1) for a in (dy, dx, modulation))
     top, down = whole_and_rest(position // w + tap_y, dy)
     left, right = whole_and_rest(position % w + tap_x, dx)
     inside = (top >= -1) & (top < h) & (left >= -1) & (left < w)
@@ -206,23 +226,25 @@ def _sample(packed, size, position, tap_y, tap_x, dy, dx, modulation, wide) -> _
     factors = [(weight * modulation).astype(wide) for weight in bilinear(down, right)]
     # Computed once for each sample, and not again for each of its channels.
     index, factors = lax.optimization_barrier((index, factors))
-    corners = _corners(packed, index, stride, wide)
+    corners = _corners(packed, index, stride, c, wide)
     return _Sample(index, corners, factors, inside, down, right)
 
 
-def _corners(packed, index, stride, wide) -> list[Float[Array, "c n"]]:
-    c = packed.shape[1] // 2
-    upper = _turned(packed, index)
+def _corners(packed, index, stride, c, wide) -> list[Float[Array, "c n"]]:
+    upper = _turned(packed, index, c)
     if packed.dtype == jnp.uint32:
-        return [number for words in (upper[:c], upper[c:]) for number in _numbers(words)]
-    lower = _turned(packed, index + stride)
-    return [half.astype(wide) for row in (upper, lower) for half in (row[:c], row[c:])]
+        left, right = (_numbers(words) for words in upper)
+        return [corner for row in zip(left, right, strict=True) for corner in row]
+    lower = _turned(packed, index + stride, c)
+    return [half.astype(wide) for row in (upper, lower) for half in row]
 
 
-def _turned(packed, index):
-    """Returns rows of the packed map as columns [words n]."""
+def _turned(packed, index, c):
+    """Returns the left and the right half of rows of the packed map, as columns [c n]."""
     rows = packed.at[index].get(mode="promise_in_bounds")
-    return lax.optimization_barrier(rows.T)
+    turned = lax.optimization_barrier(rows.T)
+    half = packed.shape[1] // 2
+    return turned[:c], turned[half : half + c]
 
 
 def _words(low, high):
@@ -257,9 +279,13 @@ def _chunk(n: int, most: int) -> int:
 
 
 def _planes(offsets, modulation, chunk):
-    """Returns dy, dx and modulation, each cut into chunks [chunks taps n]."""
+    """Returns dy, dx and modulation, each cut into chunks [chunks taps n/128 128].
+
+    The last two axes are how the memory keeps the n numbers of a tap: taking one tap moves nothing.
+    """
     offsets, modulation = (a.reshape(a.shape[0], -1) for a in (offsets, modulation))
-    return [_cut(a, chunk) for a in (offsets[0::2], offsets[1::2], modulation)]
+    chunks = (_cut(a, chunk) for a in (offsets[0::2], offsets[1::2], modulation))
+    return [a.reshape(*a.shape[:2], -1, _LANES) for a in chunks]
 
 
 def _cut(planes, chunk):
@@ -269,5 +295,5 @@ def _cut(planes, chunk):
 
 
 def _joined(chunks, n):
-    """Undoes `_cut`: [chunks planes chunk] becomes [planes n]."""
+    """Undoes `_cut`: [chunks planes ...] becomes [planes n]."""
     return chunks.swapaxes(0, 1).reshape(chunks.shape[1], -1)[:, :n]

@@ -8,6 +8,7 @@ neighbours.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,11 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
     if size == n:
         return x
     if size == 2 * n:
-        return _double(x, axis)
+        return _columns_by_product(x, axis, size, _double)
+    if n == 2 * size:
+        return _columns_by_product(x, axis, size, _shrink)
     if n % size == 0 and (n // size) % 2 == 0:
-        return _shrink(x, axis, n // size)
+        return _shrink(x, axis, size)
     low, high, weight = bilinear_taps(n, size)
     shape = [1] * x.ndim
     shape[axis] = size
@@ -79,26 +82,41 @@ def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return low, np.minimum(low + 1, n - 1), centre - low
 
 
-def _double(x: Array, axis: int) -> Array:
-    """Doubles an axis: 2i and 2i + 1 become 3/4 x[i] and 1/4 of the neighbour on their side."""
-    repeated = functools.partial(_double_by_repeating, axis=axis)
+def _columns_by_product(
+    x: Float[Array, "*b w c"], axis: int, size: int, otherwise: Callable[[Array, int, int], Array]
+) -> Array:
+    """Resizes by a factor of two: columns on a TPU as a product with a band matrix.
+
+    Its numbers are exact in any dtype. A TPU keeps two columns that came from one in a tile that
+    they fill to a quarter, and has to take tiles apart for every other column: this product costs a
+    third of that, zeros included (docs/pods.md).
+    """
+    n = x.shape[axis]
+
+    def by_product(x):
+        low, high, weight = bilinear_taps(n, size)
+        band = np.zeros((size, n))
+        np.add.at(band, (np.arange(size), low), 1 - weight)
+        np.add.at(band, (np.arange(size), high), weight)
+        return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
+
+    otherwise = functools.partial(otherwise, axis=axis, size=size)
     if axis != -2:
-        return repeated(x)
-    return jax.lax.platform_dependent(x, tpu=_double_by_product, default=repeated)
+        return otherwise(x)
+    return jax.lax.platform_dependent(x, tpu=by_product, default=otherwise)
 
 
-def _double_by_repeating(x: Array, axis: int) -> Array:
-    """Doubles an axis without a concatenation.
+def _double(x: Array, axis: int, size: int) -> Array:
+    """Doubles an axis: 2i and 2i + 1 become 3/4 x[i] and 1/4 of the neighbour on their side.
 
-    Compilers then make one loop of both axes and of what reads the result: on an H100 the
-    concatenations took three times as long as the bytes they move.
+    Without a concatenation, so that compilers make one loop of both axes and of what reads the
+    result: on an H100 the concatenations took three times as long as the bytes they move.
     """
     axis %= x.ndim
-    n = 2 * x.shape[axis]
     twice = jnp.repeat(x, 2, axis)
     index = jax.lax.broadcasted_iota(jnp.int32, twice.shape, axis)
     neighbour = jnp.where(index % 2 == 0, _moved(twice, axis, 1), _moved(twice, axis, -1))
-    neighbour = jnp.where((index == 0) | (index == n - 1), twice, neighbour)
+    neighbour = jnp.where((index == 0) | (index == size - 1), twice, neighbour)
     return 0.75 * twice + 0.25 * neighbour
 
 
@@ -111,23 +129,11 @@ def _moved(x: Array, axis: int, by: int) -> Array:
     return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
-def _double_by_product(x: Float[Array, "*b w c"]) -> Float[Array, "*b 2*w c"]:
-    """Doubles the columns as a product with a band matrix, whose numbers are exact in any dtype.
-
-    A TPU holds two columns that came from one in a tile that it fills to a quarter: repeating them
-    costs it three times as much as this product, zeros included (docs/pods.md).
-    """
-    w = x.shape[-2]
-    low, high, weight = bilinear_taps(w, 2 * w)
-    band = np.zeros((2 * w, w))
-    np.add.at(band, (np.arange(2 * w), low), 1 - weight)
-    np.add.at(band, (np.arange(2 * w), high), weight)
-    return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
-
-
-def _shrink(x: Array, axis: int, factor: int) -> Array:
+def _shrink(x: Array, axis: int, size: int) -> Array:
     """Shrinks an axis by an even factor: means of the two samples in the middle of each block."""
-    n, middle = x.shape[axis], factor // 2
+    n = x.shape[axis]
+    factor = n // size
+    middle = factor // 2
     return 0.5 * (_slice(x, axis, middle - 1, n, factor) + _slice(x, axis, middle, n, factor))
 
 

@@ -29,7 +29,11 @@ from scripts.soak.files import KINDS, generator, read_altered, reader, reader_me
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0 if nothing was found, else 1."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.folder and args.folder.exists() and any(args.folder.iterdir()):
+        # A workdir of an earlier soak would be continued, and differ.
+        parser.error(f"{args.folder} is not empty; name a new folder")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if args.repeat:
         return _repeat(*args.repeat, args.seed)
@@ -66,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=os.cpu_count(), help="at the same time (default: cores)"
     )
     parser.add_argument(
-        "--folder", type=pathlib.Path, help="where to work; it stays (default: one that does not)"
+        "--folder", type=pathlib.Path, help="a new one to work in; it stays (default: it does not)"
     )
     parser.add_argument("--output", type=pathlib.Path, help="JSON file to write the counts to")
     parser.add_argument(

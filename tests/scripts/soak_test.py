@@ -87,6 +87,14 @@ def test_the_command_counts_files(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("label map 3: ")
 
 
+def test_an_earlier_soak_is_not_continued(tmp_path, capsys):
+    (tmp_path / "run0").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        soak.main(["--kills", "1", "--files", "0", "--folder", str(tmp_path)])
+    assert ended.value.code == 2
+    assert f"{tmp_path} is not empty; name a new folder" in capsys.readouterr().err
+
+
 def test_ends_are_compared_bit_by_bit(tmp_path):
     run = folders.Checkpoints(tmp_path / "made").folder / "run"
     (run / "eval").mkdir()

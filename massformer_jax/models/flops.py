@@ -48,6 +48,9 @@ def _network_size(architecture: str) -> tuple[int, int]:
 def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
     """Counts the FLOPs of all devices together; of a branch, those of its costliest side.
 
+    Of what is written once for each platform, the form for all others counts: a TPU may be given
+    products that are mostly zeros.
+
     Raises:
         ValueError: a loop whose number of trips is only known at run time multiplies matrices.
     """
@@ -63,7 +66,8 @@ def _equation_flops(equation) -> int:
         return _convolution_flops(equation)
     inside = [count_flops(jaxpr) for jaxpr in _jaxprs(params)]
     if name == "cond":
-        return max(inside)
+        others = [i for i, x in enumerate(params.get("branches_platforms") or ()) if x is None]
+        return inside[others[0]] if others else max(inside)
     if name == "while" and any(inside):
         raise ValueError("a loop without a static number of trips contains matrix products")
     return _trips(name, params) * sum(inside)

@@ -82,6 +82,12 @@ def test_flops_of_loops_branches_and_devices():
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
 
     assert flops(branch, x) == 2 * once
+
+    def by_platform(x):
+        return jax.lax.platform_dependent(x, tpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    assert flops(by_platform, x) == once
+    assert flops(jax.grad(lambda x: by_platform(x).sum()), x) == 3 * once
     # The forward product, once more when it is computed again, and two for its gradients.
     remat = jax.grad(jax.checkpoint(lambda x: jnp.sin(x @ x).sum()))
     assert flops(remat, x) == 4 * once

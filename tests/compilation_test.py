@@ -1,5 +1,7 @@
 """Tests that compiled programs are kept for later, and named while somebody waits for them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -77,9 +79,10 @@ def test_only_what_is_waited_for_is_named():
         assert said == [], "this program was not announced"
         program(x)
         program(x)
-        assert said == ["preparing doubling…", "… compiled, 0 s"]
+        assert said[0] == "preparing doubling…" and re.fullmatch(r"… compiled, \d+ s", said[1])
+        assert len(said) == 2, "the second time nothing is waited for"
         program(jnp.zeros(4))
-        assert said[2:] == ["preparing doubling…", "… compiled, 0 s"]
+        assert said[2] == "preparing doubling…" and re.fullmatch(r"… compiled, \d+ s", said[3])
     program(jnp.zeros(5))
     assert len(said) == 4, "nothing is said outside of the context"
 
@@ -95,8 +98,8 @@ def test_what_was_kept_is_read(tmp_path, monkeypatch):
         for _ in range(2):
             program, x = double("doubling")
             program(x)
-    assert said[1] == f"… compiled and kept in {tmp_path}, 0 s"
-    assert said[3] == f"… read from {tmp_path}, 0 s"
+    assert said[1].startswith(f"… compiled and kept in {tmp_path}, ")
+    assert said[3].startswith(f"… read from {tmp_path}, ")
     assert list(tmp_path.glob("jit_run-*"))
 
 

@@ -8,7 +8,6 @@ neighbours.
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +25,12 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
     n = x.shape[axis]
     if size == n:
         return x
-    if size == 2 * n:
-        return _columns_by_product(x, axis, size, _double)
-    if n == 2 * size:
-        return _columns_by_product(x, axis, size, _shrink)
-    if n % size == 0 and (n // size) % 2 == 0:
-        return _shrink(x, axis, size)
+    if size == 2 * n or n % (2 * size) == 0:
+        form = functools.partial(_double if size > n else _shrink, axis=axis, size=size)
+        if axis == -2 and size in (2 * n, n // 2):
+            on_tpu = functools.partial(_columns_by_product, size=size)
+            return jax.lax.platform_dependent(x, tpu=on_tpu, default=form)
+        return form(x)
     low, high, weight = bilinear_taps(n, size)
     shape = [1] * x.ndim
     shape[axis] = size
@@ -82,28 +81,19 @@ def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return low, np.minimum(low + 1, n - 1), centre - low
 
 
-def _columns_by_product(
-    x: Float[Array, "*b w c"], axis: int, size: int, otherwise: Callable[[Array, int, int], Array]
-) -> Array:
-    """Resizes by a factor of two: columns on a TPU as a product with a band matrix.
+def _columns_by_product(x: Float[Array, "*b w c"], size: int) -> Float[Array, "*b v c"]:
+    """Doubles or halves the columns as a product with a band matrix, for TPUs.
 
     Its numbers are exact in any dtype. A TPU keeps two columns that came from one in a tile that
-    they fill to a quarter, and has to take tiles apart for every other column: this product costs a
-    third of that, zeros included (docs/pods.md).
+    they fill to a quarter, and has to take tiles apart for every other column: doubling as this
+    product costs a third of that, zeros included (docs/pods.md).
     """
-    n = x.shape[axis]
-
-    def by_product(x):
-        low, high, weight = bilinear_taps(n, size)
-        band = np.zeros((size, n))
-        np.add.at(band, (np.arange(size), low), 1 - weight)
-        np.add.at(band, (np.arange(size), high), weight)
-        return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
-
-    otherwise = functools.partial(otherwise, axis=axis, size=size)
-    if axis != -2:
-        return otherwise(x)
-    return jax.lax.platform_dependent(x, tpu=by_product, default=otherwise)
+    n = x.shape[-2]
+    low, high, weight = bilinear_taps(n, size)
+    band = np.zeros((size, n))
+    np.add.at(band, (np.arange(size), low), 1 - weight)
+    np.add.at(band, (np.arange(size), high), weight)
+    return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
 
 
 def _double(x: Array, axis: int, size: int) -> Array:

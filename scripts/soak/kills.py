@@ -95,7 +95,7 @@ def training(folder: pathlib.Path, *, network: bool) -> Training:
     command = [sys.executable, "-m", module, f"--config={config}", f"--config.data.data_dir={data}"]
     command += [f"--config.total_steps={total}", f"--config.eval_every={every}"]
     command += [f"--config.checkpoint_every={every // 2}", "--config.eval.pictures=1"]
-    command += ["--config.batch_size=2", f"--compilation_cache={folder / 'compiled'}"]
+    command += [f"--compilation_cache={folder / 'compiled'}", *["--config.batch_size=2"] * network]
     environment = {"JAX_PLATFORMS": "cpu", "STAND_IN_PAUSE": "0.05"}
     return Training(command, environment, tuple(range(every, total + 1, every)))
 

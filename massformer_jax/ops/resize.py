@@ -8,6 +8,7 @@ neighbours.
 
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -65,13 +66,33 @@ def _interleaved_by_product(even: Array, odd: Array) -> Array:
     """Moves columns, of which a TPU holds 128 side by side, by products that change no number."""
     *b, w, c = even.shape
     size = math.gcd(w, 128)
-    to_even = jnp.repeat(jnp.eye(size, dtype=even.dtype), 2, 1).at[:, 1::2].set(0)
-    to_odd = jnp.roll(to_even, 1, 1)
-    moved = (
-        jnp.einsum("ij,...ic->...jc", to, x.reshape(*b, w // size, size, c), precision="highest")
-        for to, x in ((to_even, even), (to_odd, odd))
-    )
-    return sum(moved).reshape(*b, 2 * w, c)
+    to_even = np.eye(size).repeat(2, 0)
+    to_even[1::2] = 0
+    even, odd = (x.reshape(*b, w // size, size, c) for x in (even, odd))
+    moved = _columns_times(to_even, even) + _columns_times(np.roll(to_even, 1, 0), odd)
+    return moved.reshape(*b, 2 * w, c)
+
+
+def _columns_times(matrix: np.ndarray, x: Float[Array, "*b w c"]) -> Float[Array, "*b v c"]:
+    """Multiplies columns by a matrix [v w] of numbers of bfloat16, exactly whatever the precision.
+
+    A float32 number is multiplied as three of bfloat16 that add up to it.
+    """
+
+    def times(piece):
+        to = jnp.asarray(matrix, jnp.bfloat16)
+        return jnp.einsum("vw,...wc->...vc", to, piece, preferred_element_type=x.dtype)
+
+    return times(x) if x.dtype == jnp.bfloat16 else sum(map(times, _bfloat16_pieces(x)))
+
+
+def _bfloat16_pieces(x: Array) -> Iterator[Array]:
+    """Yields three numbers of bfloat16 for each of float32, the largest first."""
+    for _ in range(3):
+        # A cast and back would be taken out by the compiler.
+        piece = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+        yield piece.astype(jnp.bfloat16)
+        x = x - piece
 
 
 def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,7 +105,7 @@ def bilinear_taps(n: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def _columns_by_product(x: Float[Array, "*b w c"], size: int) -> Float[Array, "*b v c"]:
     """Doubles or halves the columns as a product with a band matrix, for TPUs.
 
-    Its numbers are exact in any dtype. A TPU keeps two columns that came from one in a tile that
+    A TPU keeps two columns that came from one in a tile that
     they fill to a quarter, and has to take tiles apart for every other column: doubling as this
     product costs a third of that, zeros included (docs/pods.md).
     """
@@ -93,7 +114,7 @@ def _columns_by_product(x: Float[Array, "*b w c"], size: int) -> Float[Array, "*
     band = np.zeros((size, n))
     np.add.at(band, (np.arange(size), low), 1 - weight)
     np.add.at(band, (np.arange(size), high), weight)
-    return jnp.einsum("vw,...wc->...vc", jnp.asarray(band, x.dtype), x, precision="highest")
+    return _columns_times(band, x)
 
 
 def _double(x: Array, axis: int, size: int) -> Array:

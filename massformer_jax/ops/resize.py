@@ -76,14 +76,20 @@ def _interleaved_by_product(even: Array, odd: Array) -> Array:
 def _columns_times(matrix: np.ndarray, x: Float[Array, "*b w c"]) -> Float[Array, "*b v c"]:
     """Multiplies columns by a matrix [v w] of numbers of bfloat16, exactly whatever the precision.
 
-    A float32 number is multiplied as three of bfloat16 that add up to it.
+    A float32 number is multiplied as three of bfloat16 that add up to it. So is its gradient, which
+    would be rounded on the way through the three otherwise.
     """
 
-    def times(piece):
+    def times(matrix, x):
         to = jnp.asarray(matrix, jnp.bfloat16)
-        return jnp.einsum("vw,...wc->...vc", to, piece, preferred_element_type=x.dtype)
+        product = functools.partial(
+            jnp.einsum, "vw,...wc->...vc", to, preferred_element_type=x.dtype
+        )
+        return product(x) if x.dtype == jnp.bfloat16 else sum(map(product, _bfloat16_pieces(x)))
 
-    return times(x) if x.dtype == jnp.bfloat16 else sum(map(times, _bfloat16_pieces(x)))
+    linear = jax.custom_vjp(functools.partial(times, matrix))
+    linear.defvjp(lambda x: (times(matrix, x), None), lambda _, to_y: (times(matrix.T, to_y),))
+    return linear(x)
 
 
 def _bfloat16_pieces(x: Array) -> Iterator[Array]:

@@ -43,6 +43,17 @@ def test_columns_resized_as_a_product_are_as_otherwise(dtype, width, size, monke
     np.testing.assert_allclose(found.astype(np.float32), expected, rtol=close, atol=close / 10)
 
 
+@pytest.mark.parametrize(("width", "size"), [(7, 14), (8, 4)])
+def test_gradients_of_columns_as_a_product_are_not_rounded(width, size):
+    """A product of bfloat16 would round them by 2^-9."""
+    numbers = np.random.default_rng(6).standard_normal((2, 3, width, 5)).astype(np.float32)
+    expected, pullback = jax.vjp(lambda x: resize_bilinear(x, (3, size)), jnp.asarray(numbers))
+    found, other = jax.vjp(lambda x: resize._columns_by_product(x, size), jnp.asarray(numbers))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    gradient = jnp.asarray(np.random.default_rng(7).standard_normal(found.shape), np.float32)
+    np.testing.assert_allclose(other(gradient)[0], pullback(gradient)[0], atol=1e-6)
+
+
 def test_phases_put_together_are_the_doubled_map():
     x = jnp.asarray(np.random.default_rng(4).standard_normal((2, 3, 6, 5)), np.float32)
     rows = [resize.interleaved(*resize.doubled(part, 2)) for part in resize.doubled(x, 1)]

@@ -20,6 +20,7 @@ import pytest
 
 import massformer_jax
 from massformer_jax.errors import InputError
+from massformer_jax.models.weights import load_weights
 from massformer_jax.parallel import sharding
 from massformer_jax.parallel.processes import (
     LOST_STATUS,
@@ -104,10 +105,17 @@ def succeeded(processes) -> list[str]:
     return [out for _, out, _ in ends]
 
 
+def has_step(workdir, step, processes) -> bool:
+    """Whether processes, which must all be running, have saved the state after a step."""
+    if (workdir / checkpoint.LAST / str(step)).exists():
+        return True
+    for process in processes:
+        assert process.poll() is None, process.communicate()
+    return False
+
+
 def wait_for_step(workdir, step, processes) -> None:
-    while not (workdir / checkpoint.LAST / str(step)).exists():
-        for process in processes:
-            assert process.poll() is None, process.communicate()
+    while not has_step(workdir, step, processes):
         time.sleep(0.05)
 
 
@@ -177,9 +185,13 @@ def test_killed_processes_are_named_and_the_rest_is_the_same(start, undisturbed,
     """One pair loses its second process and, at the same time, another pair loses its first."""
     workdirs = [tmp_path / "second", tmp_path / "first"]
     pairs = [start(STAND_IN, 2, 2, workdir, *SHORT, STAND_IN_PAUSE="0.5") for workdir in workdirs]
-    for workdir, pair, victim in zip(workdirs, pairs, (1, 0), strict=True):
-        wait_for_step(workdir, 2, pair)
-        pair[victim].kill()
+    alive = {1: (workdirs[0], pairs[0]), 0: (workdirs[1], pairs[1])}
+    while alive:  # whichever begins first: it does not wait for the other
+        for victim, (workdir, pair) in list(alive.items()):
+            if has_step(workdir, 2, pair):
+                pair[victim].kill()
+                del alive[victim]
+        time.sleep(0.05)
     begun = time.monotonic()
     (_, (status, _, err)) = (finished([pairs[1][i]], 60)[0] for i in (0, 1))
     assert status != 0
@@ -208,7 +220,7 @@ def test_massformer_on_two_processes_equals_one(start, tmp_path):
     weights = {}
     for n, processes in runs.items():
         assert f"2 devices, {n} processes" in succeeded(processes)[0]
-        weights[n] = weights.load_weights(tmp_path / str(n) / checkpoint.LAST, device)
+        weights[n] = load_weights(tmp_path / str(n) / checkpoint.LAST, device)
         assert weights[n].step == 5
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-8),

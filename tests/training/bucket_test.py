@@ -30,7 +30,6 @@ from massformer_jax.training.stopping import Preempted
 from scripts import ROOT
 from scripts.soak import kills
 from tests.helpers import stand_in_training, tiny_config
-from tests.helpers.compiling import UNOPTIMIZED_FLAG
 from tests.helpers.fake_bucket import NAME, fake_bucket
 from tests.helpers.tiny_weights import tiny_state, write
 from tests.parallel.processes_test import free_port
@@ -151,7 +150,7 @@ def started(bucket, data, workdir, *arguments, devices=8):
     """Starts the command of a training."""
     settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
     command = [*COMMAND, f"--config={tiny_config.__file__}", f"--workdir={workdir}", *settings]
-    flags = f"{UNOPTIMIZED_FLAG} --xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*command, f"--config.data.data_dir={data}", *arguments],
         cwd=ROOT,

@@ -1,0 +1,1 @@
+"""Videos: their frames, scores that are steady over time, and videos of masks."""

@@ -65,8 +65,8 @@ def _serve(args: argparse.Namespace) -> None:
 
     from massformer_jax import compilation
     from massformer_jax.demo.server import Server
-    from massformer_jax.demo.studio import Studio
-    from massformer_jax.inference.protocol import Protocol
+    from massformer_jax.demo.studio import COARSE_COLUMNS, COARSE_ROWS, Studio
+    from massformer_jax.inference.protocol import Protocol, network_size
     from massformer_jax.inference.segmenter import Segmenter
     from massformer_jax.models.weights import load_weights
 
@@ -79,8 +79,12 @@ def _serve(args: argparse.Namespace) -> None:
     weights = load_weights(args.checkpoint, device, step=args.step)
     network = {"dtype": args.dtype, "devices": args.devices}
     segmenter = Segmenter(weights, resolution=args.resolution, window=args.window, **network)
-    # On one device both use the same arrays: what is there is not placed again.
-    studio = Studio(Segmenter(weights, **network), segmenter)
+    # A photograph that is small already is enlarged for nothing, but shrunk if all are.
+    coarse = COARSE_ROWS, COARSE_COLUMNS
+    shrunk = network_size(*coarse, args.resolution) < coarse
+    # Both use the same arrays: what is on a device is not placed there again.
+    preview = Segmenter(weights, resolution=args.resolution if shrunk else "native", **network)
+    studio = Studio(preview, segmenter)
     with Server(args.host, args.port, studio, str(args.checkpoint)) as server:
         print(f"Open {server.address} in a browser; Ctrl-C ends this.", flush=True)
         try:

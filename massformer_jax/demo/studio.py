@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 
 from massformer_jax import compilation
 from massformer_jax.errors import InputError
+from massformer_jax.inference.segmenter import Segmenter
 
 COARSE_ROWS, COARSE_COLUMNS = 768, 1024  # a photograph is shrunk until it fits into them
 COARSE, FULL = "coarse", "full"
@@ -33,17 +34,6 @@ class Forgotten(Exception):
 
 class NotYet(Exception):
     """The error of a photograph whose answer is asked for before it is there."""
-
-
-class Segments(Protocol):
-    """What is needed of a `massformer_jax.inference.segmenter.Segmenter`."""
-
-    classes: tuple[str, ...]
-    palette: UInt8[np.ndarray, "k 3"]
-
-    def predict(self, image: Any) -> UInt8[np.ndarray, "h w"]: ...
-
-    def scores(self, image: Any) -> Float[np.ndarray, "h w k"]: ...
 
 
 class Photograph:
@@ -92,7 +82,7 @@ class Studio:
         palette: their colours, RGB, uint8 [k, 3].
     """
 
-    def __init__(self, preview: Segments, segmenter: Segments):
+    def __init__(self, preview: Segmenter, segmenter: Segmenter):
         """Starts the thread.
 
         Args:

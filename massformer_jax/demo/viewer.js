@@ -2,6 +2,8 @@
 
 const CLOSEST = 16; // screen pixels a pixel of the photograph
 const STRIP = 256; // rows that are coloured at once
+const MARGIN = 16; // CSS pixels around a whole photograph, in a window wider than ROOMY
+const ROOMY = 600;
 
 /* A picture and its halves, so that each size on the screen is drawn from one at most twice as
    large: all pixels count, and little is read. */
@@ -113,9 +115,10 @@ class Viewer {
     return [this.canvas.clientWidth, this.canvas.clientHeight];
   }
 
-  /* The scale at which the whole photograph is seen; small ones are not enlarged. */
+  /* The scale at which the whole photograph is seen, with a margin; small ones are not enlarged. */
   get whole() {
-    const [w, h] = this.size;
+    const margin = this.size[0] > ROOMY ? MARGIN : 0;
+    const [w, h] = this.size.map((side) => side - 2 * margin);
     return Math.min(w / this.width, h / this.height, 1 / devicePixelRatio);
   }
 

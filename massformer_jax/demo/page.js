@@ -36,12 +36,11 @@ function say(state, text, seconds = "") {
   $("progress").hidden = state !== "working";
 }
 
+/* Shows a line until it is closed, or something else is done; "" for none. */
 function complain(text) {
-  $("problem").textContent = text;
+  $("problem-told").textContent = text;
   $("problem").hidden = !text;
 }
-
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /* Sends a photograph, and shows what comes back of it. */
 async function open(file) {
@@ -72,7 +71,7 @@ async function open(file) {
     await Promise.all([showPhotograph(mine), follow(mine)]);
   } catch (error) {
     if (mine !== turn) return;
-    complain(sentence(error.message));
+    complain(error.message);
     // A refused photograph leaves the one before as it was.
     if (photo === before && before) say(before.state, before.told, before.seconds);
     else say(photo ? "failed" : "", photo ? "Stopped" : "");
@@ -83,8 +82,8 @@ function begin(found) {
   photo = found;
   for (const id of ["view", "divider", "zoom"]) $(id).hidden = false;
   $("empty").hidden = true;
-  $("file").textContent = `${found.name}   ${found.width} × ${found.height}`;
-  $("file").title = found.name;
+  $("name").textContent = $("name").title = found.name;
+  $("size").textContent = `${found.width} × ${found.height}`;
   $("view").setAttribute("aria-label", `${found.name} with its classes in colour. Plus and minus `
     + "zoom, arrow keys move, 0 shows the whole, 1 every pixel.");
   viewer.begin(found.width, found.height);
@@ -142,7 +141,7 @@ function tell(status) {
     say("working", coarse + (ahead ? `Waiting for ${others}` : "Waiting"), seconds);
   } else if (state === "running") {
     const what = running === "coarse" ? "Looking at it coarse" : "Looking at every pixel";
-    const wait = `${sentence(told)} Only the first photograph of a size waits for this.`;
+    const wait = `${told} Only the first photograph of a size waits for this.`;
     say("working", coarse + (told ? wait : what), expected && !told
       ? `${seconds} of about ${Math.max(1, Math.round(expected))} s` : seconds);
   } else if (state === "done") {
@@ -150,7 +149,7 @@ function tell(status) {
     photo.done = true;
   } else {
     say("failed", levels.length ? "Shown coarse: the pass over all pixels failed" : "Failed");
-    complain(sentence(told));
+    complain(told);
   }
   if (state === "done" || state === "failed") {
     Object.assign(photo, {
@@ -262,7 +261,7 @@ async function download(button) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   } catch (error) {
-    complain(sentence(error.message));
+    complain(error.message);
   } finally {
     clearInterval(clock);
     downloading--;
@@ -304,6 +303,7 @@ function listen() {
   $("all").addEventListener("click", () => chooseAll(model.classes.keys()));
   $("none").addEventListener("click", () => chooseAll([]));
   $("opacity").addEventListener("input", showOpacity);
+  $("close").addEventListener("click", () => complain(""));
   for (const button of document.querySelectorAll("[data-file]")) {
     button.addEventListener("click", () => download(button));
   }

@@ -242,10 +242,10 @@ class Studio:
         except InputError as error:
             self._fail(photograph, str(error))
         except MemoryError:
-            self._fail(photograph, "there is not the memory for it")
+            self._fail(photograph, "There is not the memory for it.")
         except Exception:
             traceback.print_exc()
-            self._fail(photograph, "the program failed; its terminal shows where")
+            self._fail(photograph, "The program failed; its terminal shows where.")
         else:
             if level == COARSE:
                 self._enqueue(photograph)
@@ -275,7 +275,7 @@ class Studio:
         def say(line: str) -> None:
             nonlocal since
             if line.startswith("preparing"):
-                photograph.told, since = line, time.monotonic()
+                photograph.told, since = line[0].upper() + line[1:], time.monotonic()
             else:
                 photograph.told = ""
                 waited.append(time.monotonic() - since)

@@ -176,7 +176,7 @@ def test_photographs_take_turns_and_coarse_ones_go_first(client):
 
 
 def test_a_compile_is_told_and_no_part_of_the_expected_time(client):
-    preparing = "preparing the network of the test…"
+    preparing = "Preparing the network of the test…"
     with client.segmenter.held():
         key = client.send(photograph())
         status = client.until(key, state="running", told=preparing)
@@ -196,10 +196,7 @@ def test_alpha_and_cutout_are_of_the_classes_that_are_asked_for(client):
     status, headers, data = client.ask("GET", path)
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert headers["Content-Disposition"].endswith("''tree_person%2Btree_alpha.png")
-    # Scores are 2 of 4.25 for the class of the stripe... plus those of the other one.
-    total = 1 + 5 * 0.25 + 2
-    expected = np.where(np.isin(stripes(), (RED, GREEN)), 2.25 / total, 0.5 / total)
-    expected[stripes() == 0] = 0.5 / (1 + 6 * 0.25)
+    expected = np.where(np.isin(stripes(), (RED, GREEN)), 2.25, 0.5) / (2 + 6 * 0.25)
     alpha = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert alpha.dtype == np.uint16
     np.testing.assert_allclose(alpha / 65535, expected, atol=1e-4)
@@ -273,9 +270,9 @@ def test_nothing_is_computed_for_what_is_forgotten(client):
 
 def test_an_error_is_of_one_photograph(client, capfd):
     for error, line in (
-        (MemoryError(), "there is not the memory for it"),
+        (MemoryError(), "There is not the memory for it."),
         (InputError("show smaller windows"), "show smaller windows"),
-        (ZeroDivisionError("a bug"), "the program failed; its terminal shows where"),
+        (ZeroDivisionError("a bug"), "The program failed; its terminal shows where."),
     ):
         client.segmenter.error = error
         key = client.send(photograph())
@@ -374,7 +371,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
             connection.request("GET", f"/photographs/{key}")
             told = json.loads(connection.getresponse().read())["told"]
             time.sleep(0.05)
-        assert told == "preparing the network for up to 256x256 pixels…"
+        assert told == "Preparing the network for up to 256x256 pixels…"
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         _, said = process.communicate(timeout=30)

@@ -13,6 +13,8 @@ from massformer_jax.inference.segmenter import Segmenter
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 RED, GREEN, BLUE = 1, 3, 5  # person, tree, sky
+# The scores that a pixel of a class has for each class.
+SCORES = np.where(np.eye(len(CLASSES), dtype=bool), np.float32(2), np.float32(0.25))
 
 
 class FakeSegmenter(Segmenter):
@@ -35,7 +37,7 @@ class FakeSegmenter(Segmenter):
         self.go.set()
 
     def scores(self, image):
-        """Returns scores that are not normalised: twice as high for the strongest colour."""
+        """Returns scores that are not normalised, `SCORES` of each pixel's class."""
         if compiles := image.shape[:2] not in self.seen:
             announce("the network of the test")
         assert self.go.wait(60)
@@ -44,12 +46,13 @@ class FakeSegmenter(Segmenter):
         self.seen.append(image.shape[:2])
         if self.error is not None:
             raise self.error
-        scores = np.full((*image.shape[:2], len(CLASSES)), 0.25, np.float32)
-        scores[..., 0] = 1
-        lowest = image.min(-1)
-        for label, channel in ((RED, 0), (GREEN, 1), (BLUE, 2)):
-            strong = (image[..., channel] == image.max(-1)) & (image[..., channel] > lowest + 30)
-            scores[..., label] += np.where(strong, np.float32(1.75), 0)
+        red, green, blue = (image[..., channel] for channel in range(3))
+        lowest = np.minimum(np.minimum(red, green), blue)
+        highest = np.maximum(np.maximum(red, green), blue)
+        labels = np.zeros(highest.shape, np.uint8)
+        for label, channel in ((RED, red), (GREEN, green), (BLUE, blue)):
+            labels[(channel == highest) & (highest - lowest > 30)] = label
+        scores = SCORES[labels]
         scores.setflags(write=False)
         return scores
 

@@ -61,3 +61,5 @@ def test_the_wheel_installs_one_package(tmp_path):
         "massformer_jax.data_builders.mass13k.mass13k_dataset_builder_test"
     }
     assert not expected - {name.removesuffix(".__init__") for name in ours}
+    others = {str(path.relative_to(ROOT)) for path in (ROOT / "massformer_jax").rglob("*.*")}
+    assert not {name for name in others if not name.endswith((".py", ".pyc"))} - set(names)

@@ -80,8 +80,10 @@ class Server(http.server.ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The address of the page."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """The address of the page, for a browser on this machine."""
+        # These two stand for all addresses of the machine, which a browser cannot go to.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -154,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         site = self.headers.get("Sec-Fetch-Site", "none")
         if not (name in ("localhost", self.server.host.lower()) or _is_address(name)):
-            line = f"The page has no name {name!r}; open {self.server.address}"
+            line = f"This machine is not known as {name!r} here; use its address."
         elif origin not in (None, f"http://{host}") or site not in ("none", "same-origin"):
             line = "Other pages may not use this one."
         else:

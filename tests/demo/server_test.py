@@ -327,6 +327,9 @@ def test_a_connection_serves_many_requests(client):
 
 def test_names_and_addresses(client):
     assert client.server.address == f"http://127.0.0.1:{client.server.server_port}/"
+    for host, shown in (("0.0.0.0", "127.0.0.1"), ("localhost", "localhost")):
+        with Server(host, 0, client.server.studio, "") as server:
+            assert server.address == f"http://{shown}:{server.server_port}/"
     assert file_name(".", "alpha") == "photograph_alpha.png"
     many = [f"class {i}" for i in range(150)]
     assert (
@@ -361,19 +364,22 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     ) as process:
-        words = process.stdout.readline().split()
-        port = urllib.parse.urlsplit(words[1]).port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request("POST", "/photographs?name=a.png", encoded(photograph(256, 256)))
-        key = json.loads(connection.getresponse().read())["key"]
-        told = ""
-        while not told:
-            connection.request("GET", f"/photographs/{key}")
-            told = json.loads(connection.getresponse().read())["told"]
-            time.sleep(0.05)
-        assert told == "Preparing the network for up to 256x256 pixels…"
-        process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        _, said = process.communicate(timeout=30)
+        try:
+            words = process.stdout.readline().split()
+            port = urllib.parse.urlsplit(words[1]).port
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/photographs?name=a.png", encoded(photograph(256, 256)))
+            key = json.loads(connection.getresponse().read())["key"]
+            told = ""
+            while not told:
+                connection.request("GET", f"/photographs/{key}")
+                told = json.loads(connection.getresponse().read())["told"]
+                time.sleep(0.05)
+            assert told == "Preparing the network for up to 256x256 pixels…"
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130 and said == "interrupted\n"
     assert time.monotonic() - began < 5

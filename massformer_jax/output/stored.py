@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 from massformer_jax.data.orientation import upright
 from massformer_jax.errors import InputError
@@ -23,12 +23,12 @@ USED, IGNORED = 255, 0
 
 
 def as_stored(
-    pixels: UInt8[np.ndarray, "h w"] | np.ndarray, orientation: int
-) -> UInt8[np.ndarray, "h2 w2"] | np.ndarray:
-    """Turns an upright mask as the photograph is stored: the reverse of `orientation.upright`.
+    pixels: Shaped[np.ndarray, "h w *c"], orientation: int
+) -> Shaped[np.ndarray, "h2 w2 *c"]:
+    """Turns upright pixels as the photograph is stored: the reverse of `orientation.upright`.
 
     Args:
-        pixels: of any type.
+        pixels: a mask or a photograph, see `orientation.upright`.
         orientation: the EXIF orientation of the stored photograph.
     """
     # A quarter to the right is undone by a quarter to the left. The others undo themselves.

@@ -66,7 +66,7 @@ def test_alpha_is_grey(bits, most, dtype):
 
 
 def test_alpha_beyond_its_range_does_not_wrap_around():
-    alphas = {"sky": np.array([[-1e-3, 1 + 1e-3]], np.float32)}
+    alphas = {"sky": np.array([[-0.01, 1.01]], np.float32)}
     prediction = flat_prediction([[0, 5]], groups=(SKY,), alphas=alphas)
     assert np.asarray(opened(encoded("alpha", prediction=prediction)[0])).tolist() == [[0, 255]]
 

@@ -6,6 +6,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from massformer_jax.errors import InputError
@@ -93,7 +94,6 @@ def test_a_cutout_keeps_the_colours_beside_its_edge_and_no_others():
 
 
 def test_probabilities_are_pages_with_names():
-    tifffile = pytest.importorskip("tifffile", reason="pip install tifffile")
     groups = (*PREDICTION.groups, Group("Straße", (0,)))
     prediction = dataclasses.replace(PREDICTION, groups=groups)
     (data,) = encoded("probabilities", prediction=prediction)

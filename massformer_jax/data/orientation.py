@@ -10,7 +10,7 @@ import warnings
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import ExifTags, Image
 
 UPRIGHT = 1  # the orientation of a photograph that is stored as it is seen
@@ -35,11 +35,13 @@ def orientation(image: Image.Image) -> int:
     return _exif_orientation(image) or _xmp_orientation(image) or UPRIGHT
 
 
-def upright(pixels: UInt8[np.ndarray, "h w *c"], orientation: int) -> UInt8[np.ndarray, "h2 w2 *c"]:
+def upright(
+    pixels: Shaped[np.ndarray, "h w *c"], orientation: int
+) -> Shaped[np.ndarray, "h2 w2 *c"]:
     """Turns pixels as they are stored, so that they are seen upright.
 
     Args:
-        pixels: a photograph or a label map.
+        pixels: a photograph, a label map or alpha, of a type that OpenCV can turn.
         orientation: what `orientation` returned.
     """
     if orientation in TURNED_BY_A_QUARTER:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_local, check_outputs
+from massformer_jax.files import check_local, check_outputs, write_atomically
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
 if TYPE_CHECKING:
+    from massformer_jax.output.formats import Options
     from massformer_jax.output.outputs import Outputs
 
 _WRITERS = 2  # threads; each may hold scores, 352 MB at 12 megapixels
@@ -72,29 +73,53 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that tell what is written of each photograph."""
-    group = parser.add_argument_group("what is written of each photograph (docs/outputs.md)")
+    from massformer_jax.output.formats import DEFAULT, FORMATS
+
+    about = "\n".join(f"  {name:14}{form.about}" for name, form in FORMATS.items())
+    group = parser.add_argument_group(
+        "what is written of each photograph", f"{about}\nMore about them is in docs/outputs.md."
+    )
     group.add_argument(
-        "--write",
-        default="labels",
-        metavar="A,B,…",
-        help="formats: labels (index PNG), overlay (the photograph, tinted), alpha (grey PNG, soft "
-        "edges), cutout (RGBA PNG), probabilities (TIFF), or masks for other programs: colmap, "
-        "nerfstudio, metashape, darktable, psd",
+        "--write", default=",".join(DEFAULT), metavar="A,B,…", help="names of these formats"
     )
     group.add_argument(
         "--classes",
-        default="",
         metavar="A,B+C,…",
-        help="classes that alpha, cutout and masks are made of; several count as one if joined by "
-        "+: sky,person+tree (default: each class)",
+        help="classes that are written; several count as one if joined by +: sky,person+tree "
+        "(default: each class)",
     )
     group.add_argument(
         "--opacity", type=float, default=0.5, help="of the colours in overlays, from 0 to 1"
     )
     group.add_argument("--legend", action="store_true", help="name the colours below overlays")
     group.add_argument(
-        "--alpha-bits", type=int, default=8, choices=(8, 16), help="of a pixel of alpha"
+        "--alpha-bits", type=int, default=8, choices=(8, 16), help="bits of a pixel of alpha"
     )
+    group.add_argument(
+        "--transforms",
+        type=pathlib.Path,
+        metavar="transforms.json",
+        help="nerfstudio's file, of which a copy that names the masks is written",
+    )
+
+
+def _formats(args: argparse.Namespace) -> tuple[tuple[str, ...], "Options"]:
+    """Returns the names of the formats that are written, and what is adjusted in them.
+
+    Raises:
+        InputError: they do not fit together, or with the classes.
+    """
+    from massformer_jax.output.formats import Options, check_formats, parse_formats
+
+    options = Options(
+        opacity=args.opacity,
+        legend=args.legend,
+        alpha_bits=args.alpha_bits,
+        transforms=args.transforms,
+    )
+    wanted = parse_formats(args.write)
+    check_formats(wanted, args.classes, options)
+    return wanted, options
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:
@@ -176,19 +201,19 @@ def _predict(args: argparse.Namespace) -> int:
     from massformer_jax.data.folders import find_photographs
     from massformer_jax.inference.progress import PredictionProgress
     from massformer_jax.inference.segmenter import Segmenter, TooLargeError
-    from massformer_jax.output.formats import Options, parse_formats, parse_groups
+    from massformer_jax.output import formats
     from massformer_jax.output.outputs import Outputs
 
     check_local(*args.images, args.output)
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; name a folder")
-    formats = parse_formats(args.write)
-    options = Options(opacity=args.opacity, legend=args.legend, alpha_bits=args.alpha_bits)
+    wanted, options = _formats(args)
     photographs, remarks = find_photographs(args.images, without=output)
     names = {photograph.path: photograph.name for photograph in photographs}
     # What is called by classes can be checked when they are known.
-    _check(output, Outputs(output, formats, (), options), names)
+    _check(output, Outputs(output, wanted, (), options), names)
+    once = formats.written_once({name: path for path, name in names.items()}, output, options)
     compilation.keep_compiled(args.compilation_cache)
     segmenter = Segmenter.load(
         args.checkpoint,
@@ -197,7 +222,10 @@ def _predict(args: argparse.Namespace) -> int:
         devices=args.devices,
         **_protocol(args),
     )
-    outputs = Outputs(output, formats, parse_groups(args.classes, segmenter.classes), options)
+    groups = formats.all_groups(segmenter.classes)
+    if args.classes is not None:
+        groups = formats.parse_groups(args.classes, segmenter.classes)
+    outputs = Outputs(output, wanted, groups, options)
     _check(output, outputs, names)
     for remark in remarks:
         command.say_beside_output(remark)
@@ -209,8 +237,11 @@ def _predict(args: argparse.Namespace) -> int:
     ]
 
     def write(answer):
-        if answer.error is None:
-            outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
+        try:
+            if answer.error is None:
+                outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
+        except InputError as error:
+            return answer.source, error
         return answer.source, answer.error
 
     stopwatch, failures = Stopwatch(), 0
@@ -226,6 +257,8 @@ def _predict(args: argparse.Namespace) -> int:
             failures += 1
             too_large = isinstance(error, TooLargeError)
             progress.failed(path, f"{path}: {error}, with --window" if too_large else error)
+    for path, content in once.items():
+        write_atomically(output / path, content)
     if len(names) > 1:
         command.say_beside_output(progress.summary(stopwatch.seconds))
     return (2 if failures == len(names) else 1) if failures else 0

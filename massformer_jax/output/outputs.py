@@ -7,7 +7,7 @@ import numpy as np
 
 from massformer_jax.files import write_atomically
 from massformer_jax.inference.stream import Answer
-from massformer_jax.output.formats import FORMATS, Options
+from massformer_jax.output.formats import FORMATS, Options, encode_all, files_of
 from massformer_jax.output.prediction import Group, Prediction
 
 
@@ -28,9 +28,9 @@ class Outputs:
         groups: tuple[Group, ...],
         options: Options,
     ):
-        self._folder, self._formats = folder, tuple(FORMATS[name] for name in formats)
+        self._folder, self._formats = folder, formats
         self._groups, self._options = groups, options
-        self._needs = frozenset().union(*(x.needs for x in self._formats))
+        self._needs = frozenset().union(*(FORMATS[name].needs for name in formats))
 
     @property
     def needs_scores(self) -> bool:
@@ -43,8 +43,9 @@ class Outputs:
         Args:
             photograph: its path below the folder that is segmented, with its suffix.
         """
-        files = (x.files(photograph, self._groups) for x in self._formats)
-        return tuple(self._folder / path for some in files for path in some)
+        return tuple(
+            self._folder / path for path in files_of(self._formats, photograph, self._groups)
+        )
 
     def write(
         self,
@@ -62,13 +63,13 @@ class Outputs:
             palette: their colours, RGB, uint8 [k, 3].
 
         Raises:
+            InputError: the photograph is too large for a format.
             OSError: the disk is full, or the folder may not be written to.
         """
         prediction = predicted(answer, classes, palette, self._groups, self._needs)
-        for form in self._formats:
-            files = form.files(photograph, self._groups)
-            for path, data in zip(files, form.encode(prediction, self._options), strict=True):
-                write_atomically(self._folder / path, data)
+        contents = encode_all(self._formats, prediction, self._options)
+        for path, content in zip(self.paths(photograph), contents, strict=True):
+            write_atomically(path, content)
 
 
 def predicted(

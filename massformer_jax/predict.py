@@ -18,8 +18,6 @@ from massformer_jax.errors import InputError
 from massformer_jax.files import check_local, check_outputs, composed, some_of, write_atomically
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
-
 
 def __getattr__(name: str) -> Any:
     # `massformer_jax.predict.Segmenter` is an older name of `massformer_jax.Segmenter`.
@@ -45,7 +43,9 @@ def find_images(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
         InputError: a path does not exist, a folder holds no photograph, or two photographs would
             be written to the same mask.
     """
-    found, remarks, known = [], [], ", ".join(sorted(SUFFIXES))
+    from massformer_jax.data.photographs import PHOTOGRAPH_SUFFIXES
+
+    found, remarks, known = [], [], ", ".join(sorted(PHOTOGRAPH_SUFFIXES))
     for name in inputs:
         path = pathlib.Path(name)
         if path.is_dir():
@@ -54,7 +54,7 @@ def find_images(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
             images = [
                 p
                 for p in inside
-                if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())
+                if p.suffix.lower() in PHOTOGRAPH_SUFFIXES and (p.is_file() or not p.exists())
             ]
             others = some_of(sorted({p.name for p in inside} - {p.name for p in images}), most=20)
             if not images:
@@ -179,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from massformer_jax import compilation
-    from massformer_jax.data.images import decode_image, encode_mask
+    from massformer_jax.data.images import encode_mask
+    from massformer_jax.data.photographs import read_photograph
     from massformer_jax.inference.segmenter import Segmenter, TooLargeError
     from massformer_jax.report.overlay import overlay_jpeg
 
@@ -206,7 +207,7 @@ def _predict(args: argparse.Namespace) -> int:
     failed = 0
     for i, (path, mask) in enumerate(zip(images, masks, strict=True)):
         try:
-            image = decode_image(path)
+            image = read_photograph(path)
             with compilation.waits_said():
                 labels = segmenter.predict(image)
         except TooLargeError as error:

@@ -47,14 +47,15 @@ class ProfileError(InputError):
 
 def in_srgb(
     pixels: UInt8[np.ndarray, "h w 3"], image: Image.Image, name: str
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Converts the pixels of a photograph to sRGB, as its file says that they have to be.
 
     Colours that sRGB does not have become the nearest that it has. Pixels are returned as they are
     if the file says nothing, or if no colour would change by more than one of 255 steps.
 
     Args:
-        pixels: RGB, 0..255. A photograph in CMYK is converted from the pixels of `image` instead.
+        pixels: RGB, 0..255. A photograph in CMYK is converted from the pixels of `image` instead,
+            which may have yet to be turned upright.
         image: what Pillow has opened; `info` holds the profile.
         name: what an error calls the photograph.
 

@@ -257,12 +257,16 @@ def _decode_heic(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _open_avif(data: bytes, name: str) -> Image.Image:
-    """Opens an AVIF; Pillow tells what its boxes say of orientation as if EXIF said it."""
+    """Opens an AVIF; Pillow tells what its boxes say of orientation as if EXIF said it.
+
+    What XMP says of orientation is removed: it repeats what the boxes say, or is wrong.
+    """
     with _damage_told("AVIF", name):
         image = AvifImagePlugin.AvifImageFile(io.BytesIO(data))
         _check_size(image.size[::-1], name)
         if boxes.has_holes(data):
             raise _damaged("AVIF", name)
+    image.info.pop("xmp", None)
     if colours := boxes.coded_colours(data):
         primaries, curve = colours
         image.info["nclx_profile"] = {

@@ -178,7 +178,7 @@ def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
             f"a PIL image of mode {image.mode} and size {image.width}x{image.height}; convert it "
             "to RGB"
         )
-    turned = orientation(image)
+    turned, size = orientation(image), image.size
     try:
         if image.mode.startswith("I;16"):
             grey = (np.asarray(image) >> 8).astype(np.uint8)
@@ -187,4 +187,9 @@ def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"a PIL image that cannot be read: {error}") from error
+    if image.size != size:
+        # Pillow does this to uncompressed TIFF files that it maps into memory and has to turn.
+        raise InputError(
+            "a PIL image that Pillow mixed up when it loaded it; pass the path instead"
+        )
     return upright(in_srgb(pixels, image, "a PIL image"), turned)

@@ -16,6 +16,7 @@ from PIL import Image
 from massformer_jax import predict
 from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_mask, encode_mask
+from massformer_jax.data.photographs import READ
 from massformer_jax.errors import InputError
 from massformer_jax.inference import protocol
 from massformer_jax.inference import segmenter as segmenter_module
@@ -166,7 +167,7 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     # Two photographs of one padded size are waited for once.
     left_out, first, _, second, _, summary = printed.err.splitlines()
     assert summary.startswith("3 photographs done in ")
-    assert left_out.startswith(f"{folder}: left out notes.txt; photographs end in ")
+    assert left_out.startswith(f"{folder}: left out notes.txt; photographs are JPEG, ")
     assert first == "preparing the network for up to 512x512 pixels…"
     assert second == "preparing the network for up to 256x256 pixels…"
 
@@ -301,19 +302,20 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, quick, capsys):
     folder = tmp_path / "photographs"
     (folder / "x.jpg").mkdir(parents=True)
     cv2.imwrite(str(folder / "a.jpg"), photograph(40, 50))
-    for name in ("b.heic", "c.AVIF", "._a.jpg", ".hidden.png", "d.gif", "e.jp2"):
+    for name in ("b.mov", "c.JP2", "._a.jpg", ".hidden.png", "d.gif", "a.DNG", "deep/a.nef"):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"")
+    cv2.imwrite(str(folder / "deep" / "a.png"), photograph(40, 50))
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out")]
     assert predict.main([*command, str(folder)]) == 0
-    first, *waits = capsys.readouterr().err.splitlines()
-    named = "b.heic, c.AVIF, d.gif, e.jp2"
-    assert first == f"{folder}: left out {named}; photographs end in .bmp, .jpeg, .jpg, .png, " + (
-        ".tif, .tiff, .webp"
-    )
-    assert not waits and [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
-    (folder / "a.jpg").unlink()
+    first, second, summary = capsys.readouterr().err.splitlines()
+    assert first == f"{folder}: left out b.mov, c.JP2, d.gif; photographs are {READ}"
+    assert second == f"{folder}: left out a.DNG, deep/a.nef, which are there developed, too"
+    assert summary.startswith("2 photographs done in")
+    for path in folder.rglob("a.*"):
+        path.unlink()
     assert predict.main([*command, str(folder)]) == 2
-    assert f"), but {named}\n" in capsys.readouterr().err
+    assert "), but b.mov, c.JP2, d.gif\n" in capsys.readouterr().err
 
 
 def test_a_link_to_nothing_fails_by_its_name(tmp_path, quick, capsys):

@@ -4,10 +4,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from massformer_jax.data.photographs import PHOTOGRAPH_SUFFIXES, RAW_SUFFIXES, READ
 from massformer_jax.errors import InputError
 from massformer_jax.files import composed, files_below, some_of
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 class Photograph(NamedTuple):
@@ -27,7 +26,8 @@ def find_photographs(
 ) -> tuple[list[Photograph], list[str]]:
     """Returns the files among the inputs, and the photographs below the folders, sorted.
 
-    Hidden files and folders are passed over, such as those that a Mac leaves.
+    Hidden files and folders are passed over, such as those that a Mac leaves. Where a camera has
+    stored a photograph twice, the developed one is taken, and not that of the sensor (RAW).
 
     Args:
         inputs: paths of files and folders.
@@ -41,18 +41,22 @@ def find_photographs(
             photographs would have one name.
         OSError: a folder may not be read.
     """
-    found, remarks, known = [], [], ", ".join(sorted(SUFFIXES))
+    found, remarks = [], []
     for path in map(pathlib.Path, inputs):
         if path.is_dir():
             own = _inside(path, without)
             files = [name for name in files_below(path) if own is None or own not in name.parents]
-            names = [name for name in files if name.suffix.lower() in SUFFIXES]
+            names = [name for name in files if name.suffix.lower() in PHOTOGRAPH_SUFFIXES]
             others = some_of([str(name) for name in files if name not in set(names)], most=20)
             if not names:
                 there = f", but {others}" if others else ""
-                raise InputError(f"{path} holds no photograph ({known}){there}")
+                raise InputError(f"{path} holds no photograph ({READ}){there}")
             if others:
-                remarks.append(f"{path}: left out {others}; photographs end in {known}")
+                remarks.append(f"{path}: left out {others}; photographs are {READ}")
+            names, raw = _without_raw_twins(names)
+            if raw:
+                twins = some_of([str(name) for name in raw])
+                remarks.append(f"{path}: left out {twins}, which are there developed, too")
             found += [Photograph(path / name, name) for name in names]
         elif path.is_file():
             found.append(Photograph(path, pathlib.PurePath(path.name)))
@@ -73,3 +77,16 @@ def _inside(folder: pathlib.Path, other: pathlib.Path) -> pathlib.PurePath | Non
     """Returns the path of another folder below this one, or None if it is not below it."""
     folder, other = folder.resolve(), other.resolve()
     return other.relative_to(folder) if folder in other.parents else None
+
+
+def _without_raw_twins(
+    names: Sequence[pathlib.PurePath],
+) -> tuple[list[pathlib.PurePath], list[pathlib.PurePath]]:
+    """Returns photographs without the RAW files that lie beside others of their name; and these."""
+
+    def is_raw(name):
+        return name.suffix.lower() in RAW_SUFFIXES
+
+    developed = {name.with_suffix("") for name in names if not is_raw(name)}
+    twins = [name for name in names if is_raw(name) and name.with_suffix("") in developed]
+    return [name for name in names if name not in set(twins)], twins

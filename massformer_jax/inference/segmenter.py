@@ -14,8 +14,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from massformer_jax.data.ahead import Stopwatch
-from massformer_jax.data.images import decode_image
+from massformer_jax.data.colours import in_srgb
 from massformer_jax.data.orientation import orientation, upright
+from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
 from massformer_jax.inference import stream
 from massformer_jax.inference.network import pad_to_stride
@@ -105,7 +106,8 @@ class Segmenter:
 
         Args:
             image: a photograph: the path of a file, or a PIL image, both of which are turned
-                upright as their metadata say; or an array, RGB, uint8 [h, w, 3].
+                upright and converted to sRGB as their metadata say; or an array, RGB in sRGB, uint8
+                [h, w, 3].
 
         Raises:
             InputError: a damaged file, or something else, such as an array of another shape.
@@ -243,7 +245,7 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
 def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the pixels of what `Segmenter.predict` takes for a photograph, RGB and upright."""
     if isinstance(image, str | os.PathLike):
-        return decode_image(image)
+        return read_photograph(image)
     if isinstance(image, Image.Image):
         return _pixels_of_pil(image)
     if not hasattr(image, "__array__"):
@@ -261,13 +263,13 @@ def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the pixels of a PIL image, as `decode_image` returns those of its file."""
+    """Returns the pixels of a PIL image, as `read_photograph` returns those of its file."""
     if image.mode in ("I", "F") or not image.width or not image.height:
         raise InputError(
             f"a PIL image of mode {image.mode} and size {image.width}x{image.height}; convert it "
             "to RGB"
         )
-    turned = orientation(image)
+    turned, size = orientation(image), image.size
     try:
         if image.mode.startswith("I;16"):
             grey = (np.asarray(image) >> 8).astype(np.uint8)
@@ -276,4 +278,9 @@ def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"a PIL image that cannot be read: {error}") from error
-    return upright(pixels, turned)
+    if image.size != size:
+        # Pillow does this to uncompressed TIFF files that it maps into memory and has to turn.
+        raise InputError(
+            "a PIL image that Pillow mixed up when it loaded it; pass the path instead"
+        )
+    return upright(in_srgb(pixels, image, "a PIL image"), turned)

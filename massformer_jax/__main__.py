@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("massformer_jax.main", ["--mode=train"], "trains what a config file describes"),
     "evaluate": ("massformer_jax.main", ["--mode=eval"], "evaluates the best weights of a run"),
     "predict": ("massformer_jax.predict", [], "segments photographs of any size"),
+    "demo": ("massformer_jax.demo.__main__", [], "serves a page to try a trained model on"),
     "convert": ("massformer_jax.convert.__main__", [], "converts weights of PyTorch, and back"),
     "build": ("massformer_jax.data.build", [], "packages MaSS13K as a dataset"),
     "stats": ("massformer_jax.data.stats.__main__", [], "tells what a dataset holds"),

@@ -25,6 +25,10 @@ HELP = {
         "massformer_jax.predict",
         ["default: native", "default: float32", "default: average", "default: 1)"],
     ),
+    "demo": (
+        "massformer_jax.demo",
+        ["default: 8000", "default: 127.0.0.1", "default: native", "default: float32"],
+    ),
     "convert": ("massformer_jax.convert", ["default: what the file's tensors tell"]),
     "build": ("massformer_jax.data.build", []),
     "stats": ("massformer_jax.data.stats", ["default: all splits"]),

@@ -1,18 +1,19 @@
 """Soft edges: how much of every pixel some classes cover, and the colours of what covers it.
 
-The way of `coverage`; docs/alpha.md says how well it does:
+The way of `coverage`:
 
 1. The scores of the classes that count as one, against those of the others, give a prior.
 2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band.
 3. The colours in front and behind are means over pixels that are sure (`ops/matting.py`).
-4. The light of each pixel in the band tells its coverage; where the colours are alike, the prior does.
+4. The light of each pixel in the band tells its coverage; where the colours are alike, the prior
+   does.
 5. Colours are taken anew from what 4 found, so that those of a twig come from the twig, and 4 is
    repeated with them.
 
 Maps of colours have a quarter of the size. Everything at full size is computed in strips of rows
 that read no pixel of another strip: there are no seams. For 4096x3072 pixels the state is 50 MB of
-scores, 38 MB of the photograph, 50 MB of the answer and 79 MB of maps at a quarter of the size, besides
-the strip's 42 MB; the work is about 5 GFLOP, 400 for each pixel.
+scores, 38 MB of the photograph, 50 MB of the answer and 79 MB of maps at a quarter of the size,
+besides the strip's 42 MB; the work is about 5 GFLOP, 400 for each pixel.
 """
 
 import functools
@@ -22,7 +23,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from massformer_jax.compilation import announce
 from massformer_jax.errors import InputError
@@ -35,8 +36,8 @@ STRIP = 1 << 18
 # Photographs are padded to multiples of this, so that many sizes share a program.
 _STRIDE = 256
 
-# A block is uncertain unless all of its priors are below this, or all are above 1 minus this; so are
-# the blocks up to two blocks away.
+# A block is uncertain unless all of its priors are below this, or all are above 1 minus this; so
+# are the blocks up to two blocks away.
 _UNSURE = 0.02
 _REACH = 2
 # Of the pixels whose label agrees with all labels up to eight blocks away, this share is usual.
@@ -51,8 +52,8 @@ def coverage(
 ) -> Float[np.ndarray, "h w"]:
     """Returns the share of every pixel that the union of some classes covers, float32 in 0..1.
 
-    It is exactly 0 or 1 outside of a band around the edges, which the probabilities tell. The shares
-    of a union and of all other classes add up to 1.
+    It is exactly 0 or 1 outside of a band around the edges, which the probabilities tell. The
+    shares of a union and of all other classes add up to 1.
 
     Args:
         probabilities: of each class, float32, at least 0; they need not add up to 1.
@@ -134,9 +135,23 @@ def _usual(share: Float[np.ndarray, "i j"]) -> tuple[float, float]:
     inside = share > 0.5
     square = np.ones((2 * _FAR + 1,) * 2, np.uint8)
     far_inside, far_outside = (cv2.erode(x.astype(np.uint8), square) > 0 for x in (inside, ~inside))
-    low = np.quantile(share[far_outside], _USUAL) if far_outside.any() else np.median(share[~inside])
-    high = np.quantile(share[far_inside], 1 - _USUAL) if far_inside.any() else np.median(share[inside])
-    return min(float(low), 0.45), max(float(high), 0.55)
+    low = _quantile(share, far_outside, ~inside, _USUAL, otherwise=0.0)
+    high = _quantile(share, far_inside, inside, 1 - _USUAL, otherwise=1.0)
+    return min(low, 0.45), max(high, 0.55)
+
+
+def _quantile(
+    share: Float[np.ndarray, "i j"],
+    far: Bool[np.ndarray, "i j"],
+    anywhere: Bool[np.ndarray, "i j"],
+    part: float,
+    *,
+    otherwise: float,
+) -> float:
+    """Returns a quantile of what is far from edges, or the median of a side that is thin."""
+    if far.any():
+        return float(np.quantile(share[far], part))
+    return float(np.median(share[anywhere])) if anywhere.any() else otherwise
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
@@ -211,7 +226,8 @@ def _foreground(
 
     whole = Rows(0, h)
     both = matting.spread(in_strips(sums, whole, rows, after=alpha)[0])
-    means = jnp.concatenate([matting.colours_of(x).mean for x in (both[..., :5], both[..., 5:])], -1)
+    sides = (both[..., :5], both[..., 5:])
+    means = jnp.concatenate([matting.colours_of(side).mean for side in sides], -1)
 
     def colours(strip: Rows) -> Array:
         near = matting.enlarged_rows(means, strip.start, strip.count)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
+from massformer_jax.ops.resize import resize_bilinear
 
 BLOCK = 4  # pixels along each side of a block
 LEVELS = 5  # of the pyramid in `spread`: sides must be multiples of BLOCK * 2**(LEVELS - 1)

@@ -116,7 +116,7 @@ def photograph_size(path: str | os.PathLike) -> tuple[int, int]:
     """
     name = os.fspath(path)
     with open(path, "rb") as file:
-        start = file.read(64)
+        start = file.read(4096)
     kind = _kind(start, name)
     if kind not in ("camera RAW", "JPEG XL", "HEIC", "AVIF"):
         return image_size(path)
@@ -163,7 +163,10 @@ def _decode(data: bytes, kind: str | None, name: str) -> UInt8[np.ndarray, "h w 
         if image is None:  # of a kind that Pillow does not know
             image = Image.new("RGB", (1, 1))
             image.info = {"icc_profile": profile} if profile else {}
-        converted = in_srgb(pixels, image, name)
+        try:
+            converted = in_srgb(pixels, image, name)
+        except OSError as error:  # of Pillow, which reads CMYK
+            raise _damaged(kind or "photograph", name) from error
         if image.mode == "CMYK" and converted is not pixels:  # Pillow's, which are not turned yet
             converted = upright(converted, orientation(image))
     return converted

@@ -124,12 +124,14 @@ def test_adobe_rgb_that_exif_alone_tells(tmp_path):
     pixels, exif = patches(60, 200), Image.Exif()
     exif[0x010F] = "Camera"
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
-    path = write(tmp_path / "_A.png", pixels, exif=exif)
-    assert np.abs(read_photograph(path) - expected(pixels, "Adobe RGB")).max() <= 1
+    path = write(tmp_path / "_A.jpg", pixels, exif=exif)
+    stored = decode_image(path)
+    assert np.abs(read_photograph(path) - expected(stored, "Adobe RGB")).max() <= 1
+    with Image.open(path) as image:
+        assert np.abs(_pixels(image) - expected(stored, "Adobe RGB")).max() <= 1
     exif.get_ifd(0x8769)[0xA005] = {1: "R98"}
-    np.testing.assert_array_equal(
-        read_photograph(write(tmp_path / "a.png", pixels, exif=exif)), pixels
-    )
+    path = write(tmp_path / "a.jpg", pixels, exif=exif)
+    np.testing.assert_array_equal(read_photograph(path), decode_image(path))
 
 
 def srgb_profiles():
@@ -224,6 +226,7 @@ def test_what_nobody_understands_is_refused(tmp_path):
     for profile, line in (
         (b"nothing", r"p\.jpg: its colour profile is damaged; save it as sRGB, or without its"),
         (cut, r"p\.jpg: its colour profile is damaged"),
+        (DISPLAY_P3.replace(b"RGB ", b"R\xb1B "), r"p\.jpg: its colour profile is damaged"),
         (profiles.grey(2.2), r"p\.jpg: its colours are RGB, but its profile is for GRAY"),
         (profiles.cmyk(lab_of_inks), r"p\.jpg: its colours are RGB, but its profile is for CMYK"),
     ):

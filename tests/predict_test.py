@@ -409,6 +409,20 @@ def test_many_photographs_from_python(quick):
         next(found)
 
 
+@SLOW
+def test_together_photographs_have_the_answers_that_they_have_alone(workdir):
+    """As on accelerators; two differ in size and not in padded size, and one is a copy."""
+    segmenter = Segmenter.load(workdir)
+    images = [photograph(200, 250, 1), photograph(256, 130, 2), photograph(90, 256, 3)]
+    alone = [segmenter.scores(image) for image in images]
+    segmenter._accelerated = True
+    for _ in range(2):
+        together = [answer.answer for answer in segmenter.answers(images, scores=True)]
+        for found, expected in zip(together, alone, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        images, alone = images[:2], alone[:2]  # which then go with a copy
+
+
 def test_a_segmenter_tells_what_it_is(segmenter):
     assert re.fullmatch(
         r"<Segmenter: \d+\.\d M parameters, 7 classes \(background, person, building, tree, "

@@ -160,8 +160,9 @@ def _decode(data: bytes, kind: str | None, name: str) -> UInt8[np.ndarray, "h w 
         raise _damaged(kind, name) from error
     with io.BytesIO(data) as file:
         image = opened(file)
-        if image is None:  # of a kind that Pillow does not know
-            image = Image.new("RGB", (1, 1))
+        if image is None:  # of a kind that Pillow does not know, such as grey of 16 bits with alpha
+            grey = bool((pixels == pixels[..., :1]).all())
+            image = Image.new("L" if grey else "RGB", (1, 1))
             image.info = {"icc_profile": profile} if profile else {}
         try:
             converted = in_srgb(pixels, image, name)

@@ -32,7 +32,20 @@ def orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF":  # the decoders of this format turn it themselves
         return UPRIGHT
-    return _exif_orientation(image) or _xmp_orientation(image) or UPRIGHT
+    return stored_orientation(image)
+
+
+def stored_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1..8, by which the pixels of a file have to be turned.
+
+    It is that of the file, and not of what a decoder made of it, see `orientation`.
+
+    Args:
+        image: what Pillow has opened, whose pixels are not loaded.
+    """
+    # The decoders of TIFF know its own tag alone.
+    xmp = None if image.format == "TIFF" else _xmp_orientation(image)
+    return _exif_orientation(image) or xmp or UPRIGHT
 
 
 def upright(

@@ -18,7 +18,13 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin
 from massformer_jax.data import boxes, jpeg_xl
 from massformer_jax.data.colours import in_srgb
 from massformer_jax.data.images import ImageError, decode_image, image_size, opened
-from massformer_jax.data.orientation import TURNED_BY_A_QUARTER, orientation, upright
+from massformer_jax.data.orientation import (
+    TURNED_BY_A_QUARTER,
+    UPRIGHT,
+    orientation,
+    stored_orientation,
+    upright,
+)
 from massformer_jax.data.png import PIXELS_SETTING, most_pixels
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ _WHOLE = {1, 4}  # forms of numbers: whole and not negative, or not stated
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_TURNS_OF_RAW = {3: 3, 5: 8, 6: 6}  # from LibRaw's numbers to those of EXIF
 READ = "JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL or camera RAW"
 
 
@@ -132,6 +139,31 @@ def photograph_size(path: str | os.PathLike) -> tuple[int, int]:
     image = _open_avif(data, name)
     width, height = image.size
     return (width, height) if orientation(image) in TURNED_BY_A_QUARTER else (height, width)
+
+
+def photograph_orientation(path: str | os.PathLike) -> int:
+    """Returns the EXIF orientation, 1..8, by which `read_photograph` turns what a file stores.
+
+    Of HEIC and JPEG XL it is 1: their decoders hand out upright pixels, to other programs as well.
+
+    Args:
+        path: the path of a file that `read_photograph` reads.
+
+    Raises:
+        ImageError: see `read_photograph`.
+        OSError: the path cannot be read.
+    """
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        kind = _kind(file.read(64), name)
+        file.seek(0)
+        if kind == "camera RAW":
+            with _open_raw(file.read(), name) as raw:
+                return _TURNS_OF_RAW.get(raw.sizes.flip, UPRIGHT)
+        if kind in ("HEIC", "JPEG XL"):
+            return UPRIGHT
+        image = _open_avif(file.read(), name) if kind == "AVIF" else opened(file)
+        return UPRIGHT if image is None else stored_orientation(image)
 
 
 def _kind(data: bytes, name: str) -> str | None:

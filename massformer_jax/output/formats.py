@@ -55,6 +55,8 @@ class Format(NamedTuple):
         needs: what the files are made of beside the labels: some of the fields `probabilities`,
             `alphas` and `foregrounds` of a prediction.
         chosen: whether the groups must be chosen, because what they cover is left out.
+        stored: whether the files lie as the photograph is stored, whichever side is up; then they
+            need the `orientation` of a prediction.
     """
 
     about: str
@@ -62,6 +64,7 @@ class Format(NamedTuple):
     encode: Callable[[Prediction, Options], tuple[bytes, ...]]
     needs: frozenset[str] = frozenset()
     chosen: bool = False
+    stored: bool = False
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -276,25 +279,32 @@ FORMATS: dict[str, Format] = {
         needs=frozenset({"probabilities"}),
     ),
     "colmap": Format(
-        "masks/NAME.jpg.png: 0 where COLMAP ignores features", names.colmap, _used, chosen=True
+        "masks/NAME.jpg.png: 0 where COLMAP ignores features",
+        names.colmap,
+        _used,
+        chosen=True,
+        stored=True,
     ),
     "nerfstudio": Format(
         "masks/NAME.png, and reduced: black where nerfstudio does not train",
         names.nerfstudio,
         _nerfstudio,
         chosen=True,
+        stored=True,
     ),
     "metashape": Format(
         "metashape/NAME_mask.png: black where Metashape is masked",
         names.metashape,
         _used,
         chosen=True,
+        stored=True,
     ),
     "darktable": Format(
         "darktable/NAME_CLASS.pfm: an external raster mask for darktable",
         names.for_each_group(".pfm", "darktable"),
         _darktable,
         needs=_ALPHAS,
+        stored=True,
     ),
     "psd": Format(
         "NAME.psd: the photograph, and a layer mask for each class",

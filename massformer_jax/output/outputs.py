@@ -1,10 +1,12 @@
 """The files that a run writes of its photographs, in the formats that were asked for."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from massformer_jax.data.photographs import photograph_orientation
 from massformer_jax.files import write_atomically
 from massformer_jax.inference.stream import Answer
 from massformer_jax.output.formats import FORMATS, Options, encode_all, files_of
@@ -31,6 +33,7 @@ class Outputs:
         self._folder, self._formats = folder, formats
         self._groups, self._options = groups, options
         self._needs = frozenset().union(*(FORMATS[name].needs for name in formats))
+        self._stored = any(FORMATS[name].stored for name in formats)
 
     @property
     def needs_scores(self) -> bool:
@@ -58,7 +61,8 @@ class Outputs:
 
         Args:
             photograph: its path below the folder that is segmented, with its suffix.
-            answer: its pixels, and its labels or, if the formats need them, its scores.
+            answer: its pixels, and its labels or, if the formats need them, its scores; its source
+                is the photograph's path.
             classes: names of the labels.
             palette: their colours, RGB, uint8 [k, 3].
 
@@ -67,6 +71,9 @@ class Outputs:
             OSError: the disk is full, or the folder may not be written to.
         """
         prediction = predicted(answer, classes, palette, self._groups, self._needs)
+        if self._stored:
+            orientation = photograph_orientation(answer.source)
+            prediction = dataclasses.replace(prediction, orientation=orientation)
         contents = encode_all(self._formats, prediction, self._options)
         for path, content in zip(self.paths(photograph), contents, strict=True):
             write_atomically(path, content)

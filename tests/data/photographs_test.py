@@ -11,7 +11,12 @@ from PIL import Image
 from massformer_jax.data import boxes, photographs
 from massformer_jax.data.colours import ProfileError
 from massformer_jax.data.images import ImageError, decode_image
-from massformer_jax.data.photographs import PHOTOGRAPH_SUFFIXES, photograph_size, read_photograph
+from massformer_jax.data.photographs import (
+    PHOTOGRAPH_SUFFIXES,
+    photograph_orientation,
+    photograph_size,
+    read_photograph,
+)
 from massformer_jax.errors import InputError
 from scripts.soak.alterations import altered
 from tests.data.colours_test import DISPLAY_P3, expected, numbers
@@ -99,6 +104,26 @@ def test_each_container_turns_once(orientation, tmp_path):
         assert read_photograph(path).shape == seen.shape
         assert photograph_size(path) == seen.shape[:2]
         assert [*corners(read_photograph(path))] == [*corners(seen)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_tells_how_the_file_lies(orientation, tmp_path):
+    """Turned by it, the pixels that a file stores are what is read of it."""
+    files = {
+        f"a.{kind.lower()}": encoded(STORED, kind, orientation=orientation)
+        for kind in ("JPEG", "PNG", "WEBP", "TIFF")
+    }
+    files["a.avif"] = avif(STORED, quality=95, orientation=orientation)
+    if orientation in (1, 3, 6, 8):
+        pytest.importorskip("rawpy", reason=INSTALL)
+        files["a.dng"] = dng(STORED / 255, orientation)
+    for name, data in files.items():
+        path = written(tmp_path, name, data)
+        assert photograph_orientation(path) == orientation, name
+        seen = TURNS[photograph_orientation(path)](STORED)
+        assert [*corners(read_photograph(path))] == [*corners(seen)], name
+    path = written(tmp_path, "a.heic", heic(STORED, quality=95, orientation=orientation))
+    assert photograph_orientation(path) == 1
 
 
 def corners(pixels):

@@ -101,7 +101,6 @@ def test_files_are_named_before_anything_is_computed():
 
 
 def test_each_named_file_has_contents():
-    pytest.importorskip("psd_tools", reason="pip install 'massformer-jax[outputs]'")
     prediction = random_prediction()
     contents = encode_all(tuple(FORMATS), prediction, Options())
     files = files_of(tuple(FORMATS), PurePath("IMG_1.jpg"), prediction.groups)
@@ -112,7 +111,6 @@ def test_each_named_file_has_contents():
 
 def test_a_format_needs_what_it_says():
     """With nothing else given, each format can be written."""
-    pytest.importorskip("psd_tools", reason="pip install 'massformer-jax[outputs]'")
     whole = random_prediction()
     for format in FORMATS.values():
         given = {name: getattr(whole, name) for name in format.needs}

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from psd_tools import PSDImage
 
 from massformer_jax.errors import InputError
 from massformer_jax.output.formats import FORMATS, Options, check_formats
@@ -13,14 +14,11 @@ from massformer_jax.output.prediction import Group
 from massformer_jax.output.psd import layered_psd
 from tests.helpers.predictions import SKY, flat_prediction, random_prediction
 
-REASON = "pip install 'massformer-jax[outputs]'"
-
 
 def test_layers_have_the_alphas_as_masks():
-    psd_tools = pytest.importorskip("psd_tools", reason=REASON)
     prediction = random_prediction((SKY, Group("Bäume+person", (3, 1))))
     (data,) = FORMATS["psd"].encode(prediction, Options(opacity=0.4))
-    document = psd_tools.PSDImage.open(io.BytesIO(data))
+    document = PSDImage.open(io.BytesIO(data))
     assert [layer.name for layer in document] == ["photograph", "sky", "Bäume+person"]
     photograph, *layers = document
     np.testing.assert_array_equal(np.asarray(photograph.topil().convert("RGB")), prediction.image)
@@ -35,7 +33,6 @@ def test_layers_have_the_alphas_as_masks():
 
 
 def test_a_viewer_that_knows_no_layers_shows_the_photograph():
-    pytest.importorskip("psd_tools", reason=REASON)
     prediction = random_prediction()
     shown = Image.open(io.BytesIO(layered_psd(prediction, 0.5)))
     assert shown.mode == "RGB"
@@ -43,7 +40,6 @@ def test_a_viewer_that_knows_no_layers_shows_the_photograph():
 
 
 def test_a_photograph_that_no_psd_can_hold_is_refused():
-    pytest.importorskip("psd_tools", reason=REASON)
     with pytest.raises(InputError, match="30001 x 1 pixels is too large"):
         layered_psd(flat_prediction(np.zeros((1, 30_001))), 0.5)
 

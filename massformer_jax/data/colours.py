@@ -68,12 +68,12 @@ def in_srgb(
         return pixels
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = _MODES.get(source.profile.xcolor_space.strip())
-    except (ImageCms.PyCMSError, OSError) as error:
+        kind = source.profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError, UnicodeError) as error:
         raise _damaged(name) from error
+    mode = _MODES.get(kind)
     has = "L" if image.mode in _GREY else "CMYK" if image.mode == "CMYK" else "RGB"
     if mode != has and (mode, has) != ("RGB", "L"):  # of a photograph that was made grey
-        kind = source.profile.xcolor_space.strip()
         raise ProfileError(f"{name}: its colours are {has}, but its profile is for {kind}; {_MEND}")
     try:
         transform = ImageCms.buildTransform(
@@ -82,17 +82,21 @@ def in_srgb(
     except ImageCms.PyCMSError as error:
         raise _damaged(name) from error
     if mode == "CMYK":
-        return np.asarray(ImageCms.applyTransform(_loaded(image), transform))
+        return np.asarray(ImageCms.applyTransform(_loaded(image, name), transform))
     if _keeps_colours(transform, mode):
         return pixels
     before = Image.fromarray(np.ascontiguousarray(pixels[..., 0]) if mode == "L" else pixels)
     return np.asarray(ImageCms.applyTransform(before, transform))
 
 
-def _loaded(image: Image.Image) -> Image.Image:
-    """Loads the pixels of an image; what goes wrong becomes an OSError."""
+def _loaded(image: Image.Image, name: str) -> Image.Image:
+    """Loads the pixels of an image; if they are damaged, there is an OSError."""
     try:
         image.load()
+    except Image.DecompressionBombError as error:
+        raise ProfileError(
+            f"{name}: too large to be converted from CMYK; save it as sRGB"
+        ) from error
     except (SyntaxError, ValueError) as error:
         raise OSError(str(error)) from error
     return image
@@ -162,6 +166,8 @@ def _coded_profile(primaries: int, curve: int, name: str) -> bytes | None:
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
     """Tells whether EXIF says that a photograph is in Adobe RGB; cameras store no profile then."""
+    if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG that further ones follow
+        return False
     try:
         # Option R03 of DCF 2.0.
         index = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)

@@ -61,6 +61,7 @@ _WHOLE = {1, 4}  # forms of numbers: whole and not negative, or not stated
 
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_MOST_BRANDS = 4096  # bytes in which a file has told all of its brands
 _TURNS_OF_RAW = {3: 3, 5: 8, 6: 6}  # from LibRaw's numbers to those of EXIF
 READ = "JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL or camera RAW"
 
@@ -123,7 +124,7 @@ def photograph_size(path: str | os.PathLike) -> tuple[int, int]:
     """
     name = os.fspath(path)
     with open(path, "rb") as file:
-        start = file.read(64)
+        start = file.read(_MOST_BRANDS)
     kind = _kind(start, name)
     if kind not in ("camera RAW", "JPEG XL", "HEIC", "AVIF"):
         return image_size(path)
@@ -155,7 +156,7 @@ def photograph_orientation(path: str | os.PathLike) -> int:
     """
     name = os.fspath(path)
     with open(path, "rb") as file:
-        kind = _kind(file.read(64), name)
+        kind = _kind(file.read(_MOST_BRANDS), name)
         file.seek(0)
         if kind == "camera RAW":
             with _open_raw(file.read(), name) as raw:
@@ -192,10 +193,14 @@ def _decode(data: bytes, kind: str | None, name: str) -> UInt8[np.ndarray, "h w 
         raise _damaged(kind, name) from error
     with io.BytesIO(data) as file:
         image = opened(file)
-        if image is None:  # of a kind that Pillow does not know
-            image = Image.new("RGB", (1, 1))
+        if image is None:  # of a kind that Pillow does not know, such as grey of 16 bits with alpha
+            grey = bool((pixels == pixels[..., :1]).all())
+            image = Image.new("L" if grey else "RGB", (1, 1))
             image.info = {"icc_profile": profile} if profile else {}
-        converted = in_srgb(pixels, image, name)
+        try:
+            converted = in_srgb(pixels, image, name)
+        except OSError as error:  # of Pillow, which reads CMYK
+            raise _damaged(kind or "photograph", name) from error
         if image.mode == "CMYK" and converted is not pixels:  # Pillow's, which are not turned yet
             converted = upright(converted, orientation(image))
     return converted
@@ -271,6 +276,8 @@ def _open_heic(data: bytes, name: str) -> "pillow_heif.HeifFile":
         import pillow_heif
 
         found = pillow_heif.open_heif(data)
+        if 0 in found.size:  # a box is damaged of which the decoder could do without
+            raise _damaged("HEIC", name)
         _check_size(found.size[::-1], name)
         return found
 

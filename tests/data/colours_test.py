@@ -1,8 +1,8 @@
 """Tests that colours become those of sRGB that NumPy computes from published matrices."""
 
 import io
+import struct
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -41,6 +41,8 @@ ADOBE_RGB = profiles.rgb(
     [(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)],
     563 / 256,
 )
+COLUMN_NAMES = (b"rXYZ", b"gXYZ", b"bXYZ")
+CURVE_NAMES = (b"rTRC", b"gTRC", b"bTRC")
 PROFILES = {"Display P3": DISPLAY_P3, "Adobe RGB": ADOBE_RGB, "ProPhoto": PROPHOTO}
 
 
@@ -124,12 +126,14 @@ def test_adobe_rgb_that_exif_alone_tells(tmp_path):
     pixels, exif = patches(60, 200), Image.Exif()
     exif[0x010F] = "Camera"
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
-    path = write(tmp_path / "_A.png", pixels, exif=exif)
-    assert np.abs(read_photograph(path) - expected(pixels, "Adobe RGB")).max() <= 1
+    path = write(tmp_path / "_A.jpg", pixels, exif=exif)
+    stored = decode_image(path)
+    assert np.abs(read_photograph(path) - expected(stored, "Adobe RGB")).max() <= 1
+    with Image.open(path) as image:
+        assert np.abs(_pixels(image) - expected(stored, "Adobe RGB")).max() <= 1
     exif.get_ifd(0x8769)[0xA005] = {1: "R98"}
-    np.testing.assert_array_equal(
-        read_photograph(write(tmp_path / "a.png", pixels, exif=exif)), pixels
-    )
+    path = write(tmp_path / "a.jpg", pixels, exif=exif)
+    np.testing.assert_array_equal(read_photograph(path), decode_image(path))
 
 
 def srgb_profiles():
@@ -146,6 +150,28 @@ def test_srgb_stays_as_it_was(which, suffix, tmp_path):
     for i, options in enumerate(({}, {"icc_profile": profile})):
         path = write(tmp_path / f"{i}.{suffix}", pixels, **options)
         np.testing.assert_array_equal(read_photograph(path), decode_image(path))
+
+
+def test_what_is_srgb_but_for_rounding_stays_as_it_was(tmp_path):
+    """Profiles of sRGB differ in the fourth digit, which would move some colours by one step."""
+    columns = [
+        (0.43607, 0.22249, 0.01392),
+        (0.38515, 0.71687, 0.09708),
+        (0.14307, 0.06061, 0.71410),
+    ]
+    curve = np.round(65535 * light(np.linspace(0, 1, 1024))).astype(">u2")
+    tags = {name: b"curv" + struct.pack(">LL", 0, 1024) + curve.tobytes() for name in CURVE_NAMES}
+    tags |= {
+        n: profiles.xyz(c) for n, c in zip(COLUMN_NAMES, np.array(columns) + 1e-4, strict=True)
+    }
+    profile = profiles.profile(b"RGB ", tags | {b"wtpt": profiles.xyz(profiles.D50)})
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    moved = ImageCms.profileToProfile(
+        Image.fromarray(pixels), io.BytesIO(profile), ImageCms.createProfile("sRGB")
+    )
+    assert np.abs(np.asarray(moved).astype(int) - pixels).max() == 1
+    path = write(tmp_path / "a.png", pixels, icc_profile=profile)
+    np.testing.assert_array_equal(read_photograph(path), pixels)
 
 
 def test_grey(tmp_path):
@@ -224,6 +250,7 @@ def test_what_nobody_understands_is_refused(tmp_path):
     for profile, line in (
         (b"nothing", r"p\.jpg: its colour profile is damaged; save it as sRGB, or without its"),
         (cut, r"p\.jpg: its colour profile is damaged"),
+        (DISPLAY_P3.replace(b"RGB ", b"R\xb1B "), r"p\.jpg: its colour profile is damaged"),
         (profiles.grey(2.2), r"p\.jpg: its colours are RGB, but its profile is for GRAY"),
         (profiles.cmyk(lab_of_inks), r"p\.jpg: its colours are RGB, but its profile is for CMYK"),
     ):
@@ -259,5 +286,23 @@ def test_sixteen_bits_are_converted(tmp_path):
         planarconfig="separate",
         iccprofile=ADOBE_RGB,
     )
-    assert cv2.imread(str(tiff)) is not None  # and Pillow does not open it
     assert np.abs(read_photograph(tiff) - expected(pixels, "Adobe RGB")).max() <= 1
+
+
+def test_a_tiff_that_pillow_does_not_open_is_converted_too(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="pip install 'massformer-jax[test]'")
+    grey = np.arange(256, dtype=np.uint16).reshape(8, 32) * 257
+    pixels = np.stack([grey, np.full_like(grey, 65535)], -1)
+    path = tmp_path / "a.tif"
+    for profile in (profiles.grey(1.8), PROPHOTO):
+        tifffile.imwrite(
+            path,
+            pixels,
+            photometric="minisblack",
+            extrasamples=("unassalpha",),
+            iccprofile=profile,
+        )
+        with pytest.raises(OSError):
+            Image.open(path)
+        wanted = numbers((grey / 65535) ** 1.8)[..., None]
+        assert np.abs(read_photograph(path) - wanted).max() <= 1.5

@@ -435,3 +435,22 @@ def test_absurd_sizes_are_refused_before_decoding(name, tmp_path, monkeypatch):
         read_photograph(path)
     monkeypatch.setattr(photographs, "most_pixels", lambda: 96 * 128)
     assert read_photograph(path).shape == (96, 128, 3)
+
+
+def test_a_heic_whose_size_is_damaged_is_refused(tmp_path):
+    """The coded picture has a size of its own, and the two functions must not differ."""
+    data = heic(NOISE)
+    path = written(tmp_path, "a.heic", data.replace(b"ispe", b"isqe"))
+    for read in (read_photograph, photograph_size):
+        with pytest.raises(ImageError, match=r"a\.heic: the HEIC is truncated or damaged"):
+            read(path)
+
+
+def test_many_brands_do_not_hide_a_format(tmp_path):
+    data = avif(STORED, quality=95)
+    brands = data[8 : int.from_bytes(data[:4], "big")] + b"none" * 40
+    # Nothing follows, and so it is an AVIF that ends early.
+    path = written(tmp_path, "a", struct.pack(">L4s", 8 + len(brands), b"ftyp") + brands)
+    for read in (read_photograph, photograph_size):
+        with pytest.raises(ImageError, match="the AVIF is truncated or damaged"):
+            read(path)

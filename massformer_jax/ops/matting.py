@@ -119,8 +119,8 @@ def enlarged_rows(
 ) -> Float[Array, "r 4*j c"]:
     """Returns rows `start` to `start + count` of the map resized to the pixels, bilinearly."""
     n = x.shape[0]
-    place = (jnp.arange(count) + start + 0.5) / BLOCK - 0.5
-    place = jnp.clip(place, 0, n - 1).astype(x.dtype)
+    place = ((jnp.arange(count) + start).astype(x.dtype) + 0.5) / BLOCK - 0.5
+    place = jnp.clip(place, 0, n - 1)
     low = jnp.floor(place).astype(jnp.int32)
     share = (place - low.astype(x.dtype)).reshape(-1, 1, 1)
     upper, lower = jnp.take(x, low, 0), jnp.take(x, jnp.minimum(low + 1, n - 1), 0)

@@ -241,7 +241,7 @@ def _predict(args: argparse.Namespace) -> int:
             if answer.error is None:
                 outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
         except InputError as error:
-            return answer.source, error
+            return answer.source, InputError(f"{answer.source}: {error}")
         return answer.source, answer.error
 
     stopwatch, failures = Stopwatch(), 0
@@ -258,7 +258,10 @@ def _predict(args: argparse.Namespace) -> int:
             too_large = isinstance(error, TooLargeError)
             progress.failed(path, f"{path}: {error}, with --window" if too_large else error)
     for path, content in once.items():
-        write_atomically(output / path, content)
+        if failures:
+            command.say_beside_output(f"{output / path} is not written, since masks are missing")
+        else:
+            write_atomically(output / path, content)
     if len(names) > 1:
         command.say_beside_output(progress.summary(stopwatch.seconds))
     return (2 if failures == len(names) else 1) if failures else 0

@@ -205,6 +205,7 @@ def _predict(args: argparse.Namespace) -> int:
     from massformer_jax.output.outputs import Outputs
 
     check_local(*args.images, args.output)
+    compilation.keep_compiled(args.compilation_cache)
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; name a folder")
@@ -214,7 +215,6 @@ def _predict(args: argparse.Namespace) -> int:
     # What is called by classes can be checked when they are known.
     _check(output, Outputs(output, wanted, (), options), names)
     once = formats.written_once({name: path for path, name in names.items()}, output, options)
-    compilation.keep_compiled(args.compilation_cache)
     segmenter = Segmenter.load(
         args.checkpoint,
         step=args.step,

@@ -83,3 +83,13 @@ def print_error(error: Exception | str) -> None:
 def say_beside_output(line: str) -> None:
     """Prints a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in its two largest units that are not zero: `1 h 12 min`, `2 d 7 h`."""
+    rest, parts = round(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        amount, rest = divmod(rest, length)
+        if amount or (unit == "s" and not parts):
+            parts.append(f"{amount} {unit}")
+    return " ".join(parts[:2])

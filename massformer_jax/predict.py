@@ -1,24 +1,29 @@
 """Segments photographs of any size.
 
-    python -m massformer_jax.predict --checkpoint DIR --output DIR [--overlay] IMAGE_OR_FOLDER…
+    python -m massformer_jax.predict --checkpoint DIR --output DIR IMAGE_OR_FOLDER…
 
-For each photograph an index PNG of the same size is written, in the colours of the classes. In
-Python, `massformer_jax.Segmenter` does the same.
+For each photograph an index PNG of the same size is written, in the colours of the classes; the
+flag `--write` names other formats. Folders are visited to their depths. In Python,
+`massformer_jax.Segmenter` does the same.
 """
 
 import argparse
 import contextlib
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_local, check_outputs, composed, some_of, write_atomically
+from massformer_jax.files import check_local, check_outputs, write_atomically
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
+if TYPE_CHECKING:
+    from massformer_jax.output.formats import Options
+    from massformer_jax.output.outputs import Outputs
+
+_WRITERS = 2  # threads; each may hold scores, 352 MB at 12 megapixels
 
 
 def __getattr__(name: str) -> Any:
@@ -30,53 +35,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def find_images(inputs: Sequence[str]) -> tuple[list[pathlib.Path], list[str]]:
-    """Returns the files among the inputs, and the photographs directly inside the folders, sorted.
-
-    Hidden files in folders are passed over, such as those that a Mac leaves.
-
-    Args:
-        inputs: paths of files and folders.
-
-    Returns:
-        The photographs, and a line for each folder that holds something else, which names it.
-
-    Raises:
-        InputError: a path does not exist, a folder holds no photograph, or two photographs would
-            be written to the same mask.
-    """
-    found, remarks, known = [], [], ", ".join(sorted(SUFFIXES))
-    for name in inputs:
-        path = pathlib.Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            # A link to nothing is kept: it will fail by its name.
-            images = [
-                p
-                for p in inside
-                if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())
-            ]
-            others = some_of(sorted({p.name for p in inside} - {p.name for p in images}), most=20)
-            if not images:
-                there = f", but {others}" if others else ""
-                raise InputError(f"{path} holds no photograph ({known}){there}")
-            if others:
-                remarks.append(f"{path}: left out {others}; photographs end in {known}")
-            found += images
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path} does not exist; pass photographs or folders of them")
-    by_stem = {}
-    for path in dict.fromkeys(found):
-        other = by_stem.setdefault(composed(path.stem), path)
-        if other != path:
-            raise InputError(
-                f"{other} and {path} would both become {path.stem}.png; predict them apart"
-            )
-    return list(by_stem.values()), remarks
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("massformer_jax.predict", __doc__)
     parser.add_argument(
@@ -85,8 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--step", type=int, help="take the weights after this step (default: the best, or the last)"
     )
-    parser.add_argument("--output", required=True, help="folder for the masks (index PNG)")
-    parser.add_argument("--overlay", action="store_true", help="also write coloured pictures")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="folder for what is written; photographs below a folder get the same folders here",
+    )
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out photographs of which all files are there, of whatever checkpoint",
+    )
+    _add_formats(parser)
     _add_protocol(parser)
     parser.add_argument(
         "--dtype",
@@ -102,6 +69,57 @@ def _parser() -> argparse.ArgumentParser:
         "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="photographs, or folders of them"
     )
     return parser
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that tell what is written of each photograph."""
+    from massformer_jax.output.formats import DEFAULT, FORMATS
+
+    about = "\n".join(f"  {name:14}{form.about}" for name, form in FORMATS.items())
+    group = parser.add_argument_group(
+        "what is written of each photograph", f"{about}\nMore about them is in docs/outputs.md."
+    )
+    group.add_argument(
+        "--write", default=",".join(DEFAULT), metavar="A,B,…", help="names of these formats"
+    )
+    group.add_argument(
+        "--classes",
+        metavar="A,B+C,…",
+        help="classes that are written; several count as one if joined by +: sky,person+tree "
+        "(default: each class)",
+    )
+    group.add_argument(
+        "--opacity", type=float, default=0.5, help="of the colours in overlays, from 0 to 1"
+    )
+    group.add_argument("--legend", action="store_true", help="name the colours below overlays")
+    group.add_argument(
+        "--alpha-bits", type=int, default=8, choices=(8, 16), help="bits of a pixel of alpha"
+    )
+    group.add_argument(
+        "--transforms",
+        type=pathlib.Path,
+        metavar="transforms.json",
+        help="nerfstudio's file, of which a copy that names the masks is written",
+    )
+
+
+def _formats(args: argparse.Namespace) -> tuple[tuple[str, ...], "Options"]:
+    """Returns the names of the formats that are written, and what is adjusted in them.
+
+    Raises:
+        InputError: they do not fit together, or with the classes.
+    """
+    from massformer_jax.output.formats import Options, check_formats, parse_formats
+
+    options = Options(
+        opacity=args.opacity,
+        legend=args.legend,
+        alpha_bits=args.alpha_bits,
+        transforms=args.transforms,
+    )
+    wanted = parse_formats(args.write)
+    check_formats(wanted, args.classes, options)
+    return wanted, options
 
 
 def _add_protocol(parser: argparse.ArgumentParser) -> None:
@@ -179,20 +197,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from massformer_jax import compilation
-    from massformer_jax.data.images import decode_image, encode_mask
+    from massformer_jax.data.ahead import Stopwatch, map_ahead
+    from massformer_jax.data.folders import find_photographs
+    from massformer_jax.inference.progress import PredictionProgress
     from massformer_jax.inference.segmenter import Segmenter, TooLargeError
-    from massformer_jax.report.overlay import overlay_jpeg
+    from massformer_jax.output import formats
+    from massformer_jax.output.outputs import Outputs
 
     check_local(*args.images, args.output)
     compilation.keep_compiled(args.compilation_cache)
-    images, remarks = find_images(args.images)
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; name a folder")
-    masks = [output / f"{path.stem}.png" for path in images]
-    overlays = [output / f"{path.stem}_overlay.jpg" for path in images if args.overlay]
-    check_outputs([*masks, *overlays], images)
-    _check_masks(masks)
+    wanted, options = _formats(args)
+    photographs, remarks = find_photographs(args.images, without=output)
+    names = {photograph.path: photograph.name for photograph in photographs}
+    # What is called by classes can be checked when they are known.
+    _check(output, Outputs(output, wanted, (), options), names)
+    once = formats.written_once({name: path for path, name in names.items()}, output, options)
     segmenter = Segmenter.load(
         args.checkpoint,
         step=args.step,
@@ -200,33 +222,63 @@ def _predict(args: argparse.Namespace) -> int:
         devices=args.devices,
         **_protocol(args),
     )
+    groups = formats.all_groups(segmenter.classes)
+    if args.classes is not None:
+        groups = formats.parse_groups(args.classes, segmenter.classes)
+    outputs = Outputs(output, wanted, groups, options)
+    _check(output, outputs, names)
     for remark in remarks:
         command.say_beside_output(remark)
     output.mkdir(parents=True, exist_ok=True)
-    failed = 0
-    for i, (path, mask) in enumerate(zip(images, masks, strict=True)):
+    to_do = [
+        path
+        for path, name in names.items()
+        if not (args.skip_existing and all(file.exists() for file in outputs.paths(name)))
+    ]
+
+    def write(answer):
         try:
-            image = decode_image(path)
-            with compilation.waits_said():
-                labels = segmenter.predict(image)
-        except TooLargeError as error:
-            command.print_error(f"{path}: {error}, with --window")
-            failed += 1
-            continue
-        except MemoryError:
-            command.print_error(f"{path}: there is not the memory to decode it")
-            failed += 1
-            continue
-        except (InputError, OSError) as error:
-            command.print_error(error)
-            failed += 1
-            continue
-        write_atomically(mask, encode_mask(labels, segmenter.palette))
-        if args.overlay:
-            picture = overlay_jpeg(image, labels, palette=segmenter.palette)
-            write_atomically(overlays[i], picture)
-        print(f"{path} -> {mask}")
-    return (2 if failed == len(images) else 1) if failed else 0
+            if answer.error is None:
+                outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
+        except InputError as error:
+            return answer.source, InputError(f"{answer.source}: {error}")
+        return answer.source, answer.error
+
+    stopwatch, failures = Stopwatch(), 0
+    with (
+        PredictionProgress(len(to_do), len(names) - len(to_do)) as progress,
+        compilation.waits_said(progress.say),
+    ):
+        answers = segmenter.answers(to_do, scores=outputs.needs_scores, stopwatch=stopwatch)
+        for path, error in map_ahead(write, answers, threads=_WRITERS):
+            if error is None:
+                progress.done(path, outputs.paths(names[path]))
+                continue
+            failures += 1
+            too_large = isinstance(error, TooLargeError)
+            progress.failed(path, f"{path}: {error}, with --window" if too_large else error)
+    for path, content in once.items():
+        if failures:
+            command.say_beside_output(f"{output / path} is not written, since masks are missing")
+        else:
+            write_atomically(output / path, content)
+    if len(names) > 1:
+        command.say_beside_output(progress.summary(stopwatch.seconds))
+    return (2 if failures == len(names) else 1) if failures else 0
+
+
+def _check(
+    folder: pathlib.Path, outputs: "Outputs", names: Mapping[pathlib.Path, pathlib.PurePath]
+) -> None:
+    """Checks that nothing but older files of this command is written over.
+
+    Raises:
+        InputError: a photograph would be written over, or what is no mask is in the place of one.
+    """
+    files = [file for name in names.values() for file in outputs.paths(name)]
+    check_outputs(files, names)
+    label_maps = {folder / name.with_suffix(".png") for name in names.values()}
+    _check_masks([file for file in files if file in label_maps])
 
 
 def _check_masks(masks: Sequence[pathlib.Path]) -> None:

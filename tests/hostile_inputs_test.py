@@ -20,7 +20,8 @@ from massformer_jax import command, compare, evaluate_files, main, predict
 from massformer_jax.convert import __main__ as convert
 from massformer_jax.convert import weights as convert_weights
 from massformer_jax.data import build
-from massformer_jax.data.images import decode_mask, image_size
+from massformer_jax.data.images import decode_mask
+from massformer_jax.data.photographs import PHOTOGRAPH_SUFFIXES, photograph_size
 from massformer_jax.data.stats import __main__ as stats
 from massformer_jax.errors import InputError
 from massformer_jax.inference import segmenter
@@ -137,8 +138,8 @@ def test_predict(ends_well, tmp_path_factory, monkeypatch):
     def check(case):
         for path in (case.folder / "given").iterdir():
             mask = case.folder / "masks" / f"{path.stem}.png"
-            if path.suffix.lower() in predict.SUFFIXES and mask.exists():
-                assert decode_mask(mask).shape == image_size(path)
+            if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and mask.exists():
+                assert decode_mask(mask).shape == photograph_size(path)
 
     ends_well(predict.main, prepare, check, several=True)
 

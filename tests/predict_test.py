@@ -3,7 +3,6 @@
 import io
 import pathlib
 import re
-import types
 
 import cv2
 import jax
@@ -17,14 +16,16 @@ from PIL import Image
 from massformer_jax import predict
 from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.data.images import decode_mask, encode_mask
+from massformer_jax.data.photographs import READ
 from massformer_jax.errors import InputError
 from massformer_jax.inference import protocol
 from massformer_jax.inference import segmenter as segmenter_module
-from massformer_jax.inference.protocol import network_size
+from massformer_jax.inference.protocol import Protocol, network_size
 from massformer_jax.inference.segmenter import Segmenter, TooLargeError
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import normalize
 from massformer_jax.models.weights import Weights, load_weights
+from massformer_jax.output import outputs
 from massformer_jax.training.checkpoint import Checkpoints
 from tests.helpers import release
 from tests.helpers.tiny_weights import TINY, tiny_train_state
@@ -148,7 +149,7 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     output = tmp_path / "masks" / "new"
     status = predict.main(
         [
-            *("--checkpoint", str(workdir), "--output", str(output), "--overlay"),
+            *("--checkpoint", str(workdir), "--output", str(output), "--write=labels,overlay"),
             *(str(folder), str(tmp_path / "c.png")),
         ]
     )
@@ -164,8 +165,9 @@ def test_command(workdir, tmp_path, capsys, segmenter):
     printed = capsys.readouterr()
     assert printed.out.count("->") == 3
     # Two photographs of one padded size are waited for once.
-    left_out, first, _, second, _ = printed.err.splitlines()
-    assert left_out.startswith(f"{folder}: left out notes.txt; photographs end in ")
+    left_out, first, _, second, _, summary = printed.err.splitlines()
+    assert summary.startswith("3 photographs done in ")
+    assert left_out.startswith(f"{folder}: left out notes.txt; photographs are JPEG, ")
     assert first == "preparing the network for up to 512x512 pixels…"
     assert second == "preparing the network for up to 256x256 pixels…"
 
@@ -205,9 +207,10 @@ def test_a_bad_photograph_does_not_stop_the_others(workdir, tmp_path, capsys):
     bad.write_bytes(good.read_bytes()[:-400])
     arguments = ["--checkpoint", str(workdir), "--output", str(tmp_path / "out")]
     assert predict.main([*arguments, str(bad), str(good)]) == 1
-    error, *waits = capsys.readouterr().err.splitlines()
+    *waits, error, summary, failed = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ") and "bad.jpg" in error
     assert [line[0] for line in waits] == ["p", "…"]
+    assert summary.startswith("1 photograph done, 1 failed in ") and failed == f"failed: {bad}"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
     assert predict.main([*arguments, str(bad)]) == 2
 
@@ -254,7 +257,12 @@ def photographs(tmp_path, monkeypatch):
         (["photographs/a.png"], "photographs", [], "a.png"),
         (["photographs/a.png"], "photographs/../linked", [], "a.png"),
         (["linked"], "photographs", [], "a.png"),
-        (["photographs/b.jpg", "photographs/b_overlay.jpg"], "linked", ["--overlay"], "b_overlay"),
+        (
+            ["photographs/b.jpg", "photographs/b_overlay.jpg"],
+            "linked",
+            ["--write=labels,overlay"],
+            "b_overlay",
+        ),
         # It is not read here, but it is no mask either.
         (["photographs/b.jpg", "other/a.jpg"], "photographs", [], "a.png is there"),
     ],
@@ -274,8 +282,10 @@ def test_a_photograph_is_never_written_over(photographs, capsys, inputs, output,
 @pytest.fixture
 def quick(monkeypatch):
     """A segmenter that sees class 3 everywhere, in the place of that which a command loads."""
-    labels = lambda image: np.full(image.shape[:2], 3, np.uint8)  # noqa: E731
-    segmenter = types.SimpleNamespace(palette=PALETTE, predict=labels)
+    segmenter = Segmenter.__new__(Segmenter)
+    segmenter.classes, segmenter.palette = CLASSES, np.array(PALETTE)
+    segmenter._protocol, segmenter._weights, segmenter._accelerated = Protocol(), ((), ()), False
+    segmenter._labels = lambda p, s, shown, size: np.full((len(shown), *size), 3, np.uint8)
     monkeypatch.setattr(Segmenter, "load", lambda *_, **__: segmenter)
     return segmenter
 
@@ -291,21 +301,21 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, quick, capsys):
     """Hidden files are passed over; a folder with the name of a photograph is a folder."""
     folder = tmp_path / "photographs"
     (folder / "x.jpg").mkdir(parents=True)
-    (folder / "deep").mkdir()
     cv2.imwrite(str(folder / "a.jpg"), photograph(40, 50))
-    for name in ("b.heic", "c.AVIF", "._a.jpg", ".hidden.png", "d.gif", "e.jp2"):
+    for name in ("b.mov", "c.JP2", "._a.jpg", ".hidden.png", "d.gif", "a.DNG", "deep/a.nef"):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"")
+    cv2.imwrite(str(folder / "deep" / "a.png"), photograph(40, 50))
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out")]
     assert predict.main([*command, str(folder)]) == 0
-    first, *waits = capsys.readouterr().err.splitlines()
-    named = "b.heic, c.AVIF, d.gif, deep, e.jp2, x.jpg"
-    assert first == f"{folder}: left out {named}; photographs end in .bmp, .jpeg, .jpg, .png, " + (
-        ".tif, .tiff, .webp"
-    )
-    assert not waits and [p.name for p in (tmp_path / "out").iterdir()] == ["a.png"]
-    (folder / "a.jpg").unlink()
+    first, second, summary = capsys.readouterr().err.splitlines()
+    assert first == f"{folder}: left out b.mov, c.JP2, d.gif; photographs are {READ}"
+    assert second == f"{folder}: left out a.DNG, deep/a.nef, which are there developed, too"
+    assert summary.startswith("2 photographs done in")
+    for path in folder.rglob("a.*"):
+        path.unlink()
     assert predict.main([*command, str(folder)]) == 2
-    assert f"), but {named}\n" in capsys.readouterr().err
+    assert "), but b.mov, c.JP2, d.gif\n" in capsys.readouterr().err
 
 
 def test_a_link_to_nothing_fails_by_its_name(tmp_path, quick, capsys):
@@ -315,7 +325,110 @@ def test_a_link_to_nothing_fails_by_its_name(tmp_path, quick, capsys):
     (folder / "b.jpg").symlink_to("nowhere")
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), str(folder)]
     assert predict.main(command) == 1
-    assert capsys.readouterr().err == f"error: {folder / 'b.jpg'}: No such file or directory\n"
+    error, _, failed = capsys.readouterr().err.splitlines()
+    assert error == f"error: {folder / 'b.jpg'}: No such file or directory"
+    assert failed == f"failed: {folder / 'b.jpg'}"
+
+
+def nested(folder, sizes):
+    """Photographs in nested folders, one folder deeper each."""
+    for i, size in enumerate(sizes):
+        path = folder.joinpath(*"xyz"[:i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), photograph(*size))
+    return folder
+
+
+def test_folders_are_mirrored_and_the_output_is_not_read(tmp_path, quick, capsys):
+    """Also where the output lies inside, and by a second run."""
+    folder = nested(tmp_path / "photographs", [(40, 50), (20, 30)])
+    cv2.imwrite(str(folder / "x" / "0.png"), photograph(10, 12))  # an equal name
+    command = ["--checkpoint", "x", "--output", str(folder / "masks"), str(folder)]
+    for _ in range(2):
+        assert predict.main(command) == 0
+        sizes = {
+            str(path.relative_to(folder / "masks")): decode_mask(path).shape
+            for path in (folder / "masks").rglob("*.png")
+        }
+        assert sizes == {"0.png": (40, 50), "x/0.png": (10, 12), "x/1.png": (20, 30)}
+        printed = capsys.readouterr()
+        last = printed.out.splitlines()[-1]
+        assert re.fullmatch(rf"{folder}/x/1.png -> \S+/x/1.png  \(3 of 3, \S+ per minute\)", last)
+        assert re.search(r"1 of 3, \S+ per minute, \d+ s left", printed.out)
+        waited = "waited \\d+ % for network, \\d+ % for reading, \\d+ % for writing"
+        assert re.search(waited, printed.err)
+
+
+def test_what_exists_is_skipped(tmp_path, quick, capsys):
+    """A photograph is skipped if all of its files are there."""
+    folder, output = (
+        nested(tmp_path / "photographs", [(40, 50), (20, 30), (10, 10)]),
+        tmp_path / "o",
+    )
+    command = ["--checkpoint", "x", "--output", str(output), "--write=labels,overlay"]
+    assert predict.main([*command, str(folder)]) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*.*")}
+    (output / "0.png").unlink()
+    (output / "x" / "1_overlay.jpg").unlink()
+    (output / "x" / "y" / "2.png").write_bytes(before[output / "x" / "1.png"])
+    capsys.readouterr()
+    assert predict.main([*command, "--skip-existing", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("->") == 2 and "2 photographs done, 1 skipped in" in printed.err
+    assert (output / "0.png").read_bytes() == before[output / "0.png"]
+    # It was there, so it was not looked at.
+    assert (output / "x" / "y" / "2.png").read_bytes() == before[output / "x" / "1.png"]
+    assert predict.main([*command, "--skip-existing", str(folder)]) == 0
+    assert "0 photographs done, 3 skipped in" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_run(tmp_path, quick, capsys, monkeypatch):
+    """What was written stays; the others are not begun."""
+    folder = nested(tmp_path / "photographs", [(40, 50), (20, 30)])
+
+    def full(path, data, write=outputs.write_atomically):
+        if path.name == "1.png":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(outputs, "write_atomically", full)
+    assert predict.main(["--checkpoint", "x", "--output", str(tmp_path / "o"), str(folder)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/o/x/1.png: No space left on device\n"
+    assert [path.name for path in (tmp_path / "o").rglob("*.*")] == ["0.png"]
+
+
+def test_many_photographs_from_python(quick):
+    """Labels come in order, and may be written to; an error comes in its place."""
+    images = [photograph(h, 40) for h in (10, 300, 20)]
+    for labels, image in zip(quick.predict_many(iter(images)), images, strict=True):
+        assert labels.shape == image.shape[:2]
+        labels[0, 0] = 1
+    found = quick.predict_many([images[0], "nowhere.jpg", images[1]])
+    assert next(found).shape == (10, 40)
+    with pytest.raises(FileNotFoundError):
+        next(found)
+
+
+@SLOW
+def test_together_photographs_have_the_answers_that_they_have_alone(workdir):
+    """As on accelerators; two differ in size and not in padded size, and one is a copy."""
+    segmenter = Segmenter.load(workdir)
+    images = [photograph(200, 250, 1), photograph(256, 130, 2), photograph(90, 256, 3)]
+    alone = [segmenter.scores(image) for image in images]
+    segmenter._accelerated = True
+    for _ in range(2):
+        together = [answer.answer for answer in segmenter.answers(images, scores=True)]
+        for found, expected in zip(together, alone, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        images, alone = images[:2], alone[:2]  # which then go with a copy
+
+
+def test_a_segmenter_tells_what_it_is(segmenter):
+    assert re.fullmatch(
+        r"<Segmenter: \d+\.\d M parameters, 7 classes \(background, person, building, tree, "
+        r"ground, sky, water\), float32, photographs as they are>",
+        repr(segmenter),
+    )
 
 
 def test_photographs_that_differ_in_composition_alone_get_no_common_mask(tmp_path, quick, capsys):
@@ -346,10 +459,10 @@ def bug(*_):
 
 
 def pretend(segmenter, small):
-    """Makes a segmenter compute class 1, and call `small` of photographs with 50 rows or more."""
+    """Makes a segmenter compute class 1, and call `small` of photographs above 256 rows."""
 
     def labels(params, batch_stats, shown, size):
-        return small() if size[0] >= 50 else np.ones((1, *size), np.uint8)
+        return small() if size[0] > 256 else np.ones((len(shown), *size), np.uint8)
 
     segmenter._labels = segmenter._scores = labels
     return segmenter
@@ -361,21 +474,22 @@ def test_a_photograph_that_is_too_large_does_not_stop_the_others(
 ):
     segmenter = pretend(Segmenter.load(workdir), failure)
     monkeypatch.setattr(Segmenter, "load", lambda *_, **__: segmenter)
-    for name, height in (("a", 60), ("b", 40)):
+    for name, height in (("a", 260), ("b", 40)):
         cv2.imwrite(str(tmp_path / f"{name}.jpg"), photograph(height, 70))
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), str(tmp_path)]
     assert predict.main(command) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / 'a.jpg'}: 60 rows of 70 pixels in one piece need")
-    assert "--window" in error and error.count("\n") == 1
+    assert error.startswith(f"error: {tmp_path / 'a.jpg'}: 260 rows of 70 pixels in one piece need")
+    assert "--window" in error.splitlines()[0]
+    assert error.splitlines()[-1] == f"failed: {tmp_path / 'a.jpg'}"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.png"]
-    with pytest.raises(TooLargeError, match="60 rows of 70"):
-        segmenter.scores(photograph(60, 70))
+    with pytest.raises(TooLargeError, match="260 rows of 70"):
+        segmenter.scores(photograph(260, 70))
 
 
 def test_another_failure_of_the_devices_is_a_bug(workdir):
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        pretend(Segmenter.load(workdir), bug).predict(photograph(60, 70))
+        pretend(Segmenter.load(workdir), bug).predict(photograph(260, 70))
 
 
 def test_paths_and_pil_images_are_photographs(workdir, tmp_path):

@@ -1,7 +1,9 @@
 """Calls in threads, a bounded number of them ahead of the results that are taken."""
 
+import contextlib
 import os
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -39,3 +41,34 @@ def map_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class Stopwatch:
+    """How long a loop has waited for each of its parts.
+
+    Attributes:
+        seconds: by the names of the parts.
+    """
+
+    def __init__(self):
+        self.seconds = Counter()
+
+    @contextlib.contextmanager
+    def waiting(self, part: str) -> Iterator[None]:
+        """Adds to a part what the body takes."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - begun
+
+    def timed(self, part: str, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items, and adds to a part what was waited for them."""
+        iterator = iter(items)
+        while True:
+            with self.waiting(part):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item

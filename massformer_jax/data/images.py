@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from massformer_jax.classes import PALETTE
 from massformer_jax.data.jpeg import JpegError, Layout, decode_rows, read_layout
@@ -25,6 +25,12 @@ from massformer_jax.errors import InputError
 ImageSource = bytes | str | os.PathLike
 
 _JPEG_START = b"\xff\xd8"
+_READERS = {
+    _JPEG_START: JpegImagePlugin.JpegImageFile,
+    SIGNATURE: PngImagePlugin.PngImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    **dict.fromkeys((b"II*\0", b"MM\0*"), TiffImagePlugin.TiffImageFile),
+}
 _NO_IMAGE = "not a readable image (JPEG or PNG expected); replace the file"
 
 
@@ -174,7 +180,7 @@ def image_size(source: ImageSource, name: str = "image") -> tuple[int, int]:
     if not isinstance(source, bytes):
         name = os.fspath(source)
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        image = _opened(file)
+        image = opened(file)
         if image is None:
             # OpenCV, which decodes, reads some headers that Pillow does not.
             return decode_image(source, name).shape[:2]
@@ -224,11 +230,11 @@ def _jpeg_layout(data: bytes, name: str) -> Layout | None:
 def _orientation(data: bytes) -> int:
     """Returns the orientation of an image file, see `data.orientation.orientation`."""
     with io.BytesIO(data) as file:
-        image = _opened(file)
+        image = opened(file)
         return UPRIGHT if image is None else orientation(image)
 
 
-def _opened(file: io.BufferedIOBase) -> Image.Image | None:
+def opened(file: io.BufferedIOBase) -> Image.Image | None:
     """Opens an image by Pillow, which reads its header; returns None if it is no readable image.
 
     Raises:
@@ -238,10 +244,9 @@ def _opened(file: io.BufferedIOBase) -> Image.Image | None:
     file.seek(0)
     try:
         # `Image.open` has a limit of its own for the size of an image, and takes some JPEGs apart.
-        if start.startswith(_JPEG_START):
-            return JpegImagePlugin.JpegImageFile(file)
-        if start == SIGNATURE:
-            return PngImagePlugin.PngImageFile(file)
+        for beginning, reader in _READERS.items():
+            if start.startswith(beginning):
+                return reader(file)
         return Image.open(file)
     except Exception as error:  # of many types, all undocumented, if the header is damaged
         if isinstance(error, OSError) and error.errno is not None:

@@ -10,7 +10,7 @@ import warnings
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import ExifTags, Image
 
 UPRIGHT = 1  # the orientation of a photograph that is stored as it is seen
@@ -32,14 +32,29 @@ def orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF":  # the decoders of this format turn it themselves
         return UPRIGHT
-    return _exif_orientation(image) or _xmp_orientation(image) or UPRIGHT
+    return stored_orientation(image)
 
 
-def upright(pixels: UInt8[np.ndarray, "h w *c"], orientation: int) -> UInt8[np.ndarray, "h2 w2 *c"]:
+def stored_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1..8, by which the pixels of a file have to be turned.
+
+    It is that of the file, and not of what a decoder made of it, see `orientation`.
+
+    Args:
+        image: what Pillow has opened, whose pixels are not loaded.
+    """
+    # The decoders of TIFF know its own tag alone.
+    xmp = None if image.format == "TIFF" else _xmp_orientation(image)
+    return _exif_orientation(image) or xmp or UPRIGHT
+
+
+def upright(
+    pixels: Shaped[np.ndarray, "h w *c"], orientation: int
+) -> Shaped[np.ndarray, "h2 w2 *c"]:
     """Turns pixels as they are stored, so that they are seen upright.
 
     Args:
-        pixels: a photograph or a label map.
+        pixels: a photograph, a label map or alpha, of a type that OpenCV can turn.
         orientation: what `orientation` returned.
     """
     if orientation in TURNED_BY_A_QUARTER:

@@ -131,7 +131,8 @@ def draw_comparison(
     truth, prediction = (
         cv2.resize(x, size, interpolation=cv2.INTER_NEAREST) for x in (example["label"], labels)
     )
-    picture = comparison(image, truth, prediction, class_names=classes)
+    palette = np.array(class_palette(len(classes)), np.uint8)
+    picture = comparison(image, truth, prediction, class_names=classes, palette=palette)
     encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
     write_atomically(folder / mask_name(example), encoded)
 

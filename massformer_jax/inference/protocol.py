@@ -93,6 +93,17 @@ class Protocol:
             )
 
     @property
+    def as_it_is(self) -> bool:
+        """Whether the network sees each photograph once, in one piece, and at its own size."""
+        return self.seen_once and self.resolution == "native" and self.scales == (1.0,)
+
+    def in_words(self) -> str:
+        """Returns what differs from the default, as arguments; or that nothing does."""
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        other = (f"{field.name}={value!r}" for field, value in fields if value != field.default)
+        return ", ".join(other) or "photographs as they are"
+
+    @property
     def seen_once(self) -> bool:
         """Whether the network sees each photograph once, in one piece."""
         return not self.window and not self.several_views

@@ -36,6 +36,8 @@ class Prediction:
             0..1; empty if no format needs them.
         foregrounds: for each group's name, the colours of what covers the pixel, without those of
             what is behind it, RGB, uint8 [h, w, 3]; empty if no format needs them.
+        orientation: the EXIF orientation, 1..8, by which the stored photograph was turned to be
+            upright. Some programs read photographs as they are stored, and their masks likewise.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -46,3 +48,4 @@ class Prediction:
     probabilities: Float[np.ndarray, "h w k"] | None = None
     alphas: Mapping[str, Float[np.ndarray, "h w"]] = dataclasses.field(default_factory=dict)
     foregrounds: Mapping[str, UInt8[np.ndarray, "h w 3"]] = dataclasses.field(default_factory=dict)
+    orientation: int = 1

@@ -66,10 +66,31 @@ def overlay(
 def overlay_jpeg(
     image: UInt8[np.ndarray, "h w 3"],
     labels: UInt8[np.ndarray, "h w"],
+    alpha: float = 0.5,
     palette: UInt8[np.ndarray, "k 3"] = PALETTE,
+    legend: Sequence[str] = (),
 ) -> bytes:
-    """Returns `overlay` of the photograph as the bytes of a JPEG file."""
-    picture = cv2.cvtColor(overlay(image, labels, palette=palette), cv2.COLOR_RGB2BGR)
+    """Returns `overlay` of the photograph as the bytes of a JPEG file.
+
+    Args:
+        image: see `overlay`.
+        labels: see `overlay`.
+        alpha: see `overlay`.
+        palette: see `overlay`.
+        legend: the names of all classes. If there are any, the colours of those that occur are
+            named in a strip below the photograph.
+
+    Raises:
+        ValueError: see `overlay`.
+    """
+    picture = overlay(image, labels, alpha, palette)
+    occurring = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=IGNORE)[:IGNORE])
+    if legend and len(occurring):
+        entries = [(legend[i], palette[i]) for i in occurring]
+        # Names stay legible where a photograph of 12 megapixels is shown on a screen.
+        strip = _legend(picture.shape[1], entries, size=max(1, round(picture.shape[1] / 1400)))
+        picture = np.concatenate([picture, strip], axis=0)
+    picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
@@ -79,28 +100,32 @@ def comparison(
     prediction: UInt8[np.ndarray, "h w"],
     *,
     class_names: Sequence[str] = CLASSES,
+    palette: UInt8[np.ndarray, "k 3"] = PALETTE,
     alpha: float = 0.5,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Puts photograph, truth and prediction side by side, above a strip that names the colours.
 
     Args:
         image: RGB, 0..255.
-        truth: the true labels, 0..6 or 255.
+        truth: the true labels, 0..k-1 or 255.
         prediction: the predicted labels, likewise.
-        class_names: names of the classes.
+        class_names: names of the k classes.
+        palette: RGB of the classes.
         alpha: weight of the colour, see `overlay`.
 
     Returns:
         RGB. The three have the size of the image, with 4 white pixels between them, so the picture
-        is 3 w + 8 wide and h + 28 high.
+        is 3 w + 8 wide. The strip has as many rows of 28 pixels as the names need.
 
     Raises:
         ValueError: a value is no label, or alpha is outside 0..1.
     """
     gap = np.full((image.shape[0], _GAP, 3), _WHITE, np.uint8)
-    parts = (image, gap, overlay(image, truth, alpha), gap, overlay(image, prediction, alpha))
-    picture = np.concatenate(parts, axis=1)
-    return np.concatenate([picture, _legend(picture.shape[1], class_names)], axis=0)
+    drawn = (overlay(image, labels, alpha, palette) for labels in (truth, prediction))
+    picture = np.concatenate((image, gap, next(drawn), gap, next(drawn)), axis=1)
+    entries = list(zip(class_names, palette, strict=True))
+    entries.append(("ignored", np.array(IGNORE_COLOUR, np.uint8)))
+    return np.concatenate([picture, _legend(picture.shape[1], entries)], axis=0)
 
 
 def _check_values(labels: np.ndarray, classes: int) -> None:
@@ -119,22 +144,28 @@ def _contour(labels: np.ndarray) -> np.ndarray:
     return line
 
 
-def _legend(width: int, class_names: Sequence[str]) -> np.ndarray:
-    """Returns a white strip with the colour and the name of each class, shrunk to fit the width."""
-    square, margin = 14, 8
-    top = (_LEGEND_HEIGHT - square) // 2
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45
-    entries = list(zip((*class_names, "ignored"), (*PALETTE, IGNORE_COLOUR), strict=True))
-    widths = [
-        square + 3 * margin + cv2.getTextSize(name, font, scale, 1)[0][0] for name, _ in entries
-    ]
-    strip = np.full((_LEGEND_HEIGHT, max(width, sum(widths) + margin), 3), _WHITE, np.uint8)
-    left = margin
-    for (name, rgb), entry_width in zip(entries, widths, strict=True):
-        strip[top : top + square, left : left + square] = rgb
-        corner = (left + square + margin, top + square - 3)
-        cv2.putText(strip, name, corner, font, scale, (40, 40, 40), 1, cv2.LINE_AA)
-        left += entry_width
-    if strip.shape[1] == width:
-        return strip
-    return cv2.resize(strip, (width, _LEGEND_HEIGHT), interpolation=cv2.INTER_AREA)
+def _legend(
+    width: int, entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], *, size: int = 1
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a white strip with colours and their names, in as many rows as the width asks for.
+
+    Args:
+        width: of the strip, in pixels. A name that is longer than that is cut off.
+        entries: the names and the RGB of their colours.
+        size: by how much larger than usual everything is drawn.
+    """
+    square, margin, height = 14 * size, 8 * size, _LEGEND_HEIGHT * size
+    top = (height - square) // 2
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.45 * size
+    strip = np.full((height, width, 3), _WHITE, np.uint8)
+    rows, left = [strip], margin
+    for name, rgb in entries:
+        needed = square + 3 * margin + cv2.getTextSize(name, font, scale, size)[0][0]
+        if left + needed > width and left > margin:
+            rows.append(np.full_like(strip, _WHITE))
+            left = margin
+        rows[-1][top : top + square, left : left + square] = rgb
+        corner = (left + square + margin, top + square - 3 * size)
+        cv2.putText(rows[-1], name, corner, font, scale, (40, 40, 40), size, cv2.LINE_AA)
+        left += needed
+    return np.concatenate(rows)

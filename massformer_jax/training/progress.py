@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 from jax.typing import ArrayLike
 
+from massformer_jax.command import duration
 from massformer_jax.files import Place
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
@@ -133,13 +134,3 @@ class Progress:
         return (
             f"step {step}/{self._total_steps}  loss {terms['loss']:.2f}  ({losses}){skipped}{rate}"
         )
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in its two largest units that are not zero: `1 h 12 min`, `2 d 7 h`."""
-    rest, parts = round(seconds), []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        amount, rest = divmod(rest, length)
-        if amount or (unit == "s" and not parts):
-            parts.append(f"{amount} {unit}")
-    return " ".join(parts[:2])

@@ -20,7 +20,7 @@ heading "3/4  Train and evaluate configs/sample.py: sample/run"
 
 heading "4/4  Segment the test photographs: sample/predictions"
 "$python" -m massformer_jax.predict --checkpoint sample/run --output sample/predictions \
-  --overlay sample/photos/images/test
+  --write labels,overlay sample/photos/images/test
 
 heading "Written in $((SECONDS / 60)) min $((SECONDS % 60)) s:"
 cat <<'END'

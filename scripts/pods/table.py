@@ -44,9 +44,9 @@ CHIPS = {
     "v6e": Chip(918e12, 32 * 2**30, 1638e9, 400e9, 918e12 / (4 * 2 * 256 * 256)),
     "tpu7x": Chip(2307e12 / 2, 96 * 2**30, 7380e9 / 2, 300e9, 2307e12 / 2 / (4 * 2 * 256 * 256)),
 }
-# Slices whose opposite sides are linked: whole pods of v5e, cubes of v5p. In other slices a ring
-# through all chips uses two of the four links of each chip.
-WRAPPED = {"v5e:16x16", "v5p:4x4x4"}
+# Slices whose opposite sides are linked: whole pods of v5e and v6e, cubes of v5p and 7x. In other
+# slices a ring through all chips uses two of the four links of each chip.
+WRAPPED = {"v5e:16x16", "v6e:16x16", "v5p:4x4x4", "tpu7x:4x4x4"}
 HOP_SECONDS = 1e-6  # assumed time from one chip to the next; small collectives take only latency
 
 
@@ -100,7 +100,7 @@ def chip_of(topology: str) -> Chip:
 def estimate(record: Mapping[str, Any], topology: str | None = None) -> Estimate:
     """Estimates the seconds of a run.
 
-    Every collective is counted as if all chips took part in it. What was not counted is zero.
+    Every collective is counted as if all devices took part in it. What was not counted is zero.
 
     Args:
         record: a result.
@@ -108,9 +108,9 @@ def estimate(record: Mapping[str, Any], topology: str | None = None) -> Estimate
             compiled for.
     """
     topology = topology or record["topology"]
-    chip, chips = chip_of(topology), chips_in(topology)
-    found = [Collective(x["kind"], x["bytes"], chips, 1, "", "") for x in record["collectives"]]
-    found = found if chips > 1 else []
+    chip, devices = chip_of(topology), devices_in(topology)
+    found = [Collective(x["kind"], x["bytes"], devices, 1, "", "") for x in record["collectives"]]
+    found = found if devices > 1 else []
     links = chip.links if topology in WRAPPED else chip.links / 2
     count = sum(x["count"] for x in record["collectives"])
     counted = record["counted"] or {}
@@ -131,9 +131,9 @@ def estimate(record: Mapping[str, Any], topology: str | None = None) -> Estimate
     )
 
 
-def chips_in(topology: str) -> int:
-    """Returns how many chips a slice has."""
-    return math.prod(_sides(topology))
+def devices_in(topology: str) -> int:
+    """Returns how many devices a slice has: two for each chip of 7x, otherwise one."""
+    return math.prod(_sides(topology)) * (2 if topology.startswith("tpu7x:") else 1)
 
 
 def diameter(topology: str) -> int:

@@ -96,7 +96,7 @@ def test_masks_have_the_file_s_colours(tmp_path, capsys):
     source = write(tmp_path / "in.safetensors", tiny_state(classes=3))
     assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0
     photo = release.PARITY / "infer_256x512" / "image.png"
-    options = ["--checkpoint", str(tmp_path / "ours"), "--overlay", str(photo)]
+    options = ["--checkpoint", str(tmp_path / "ours"), "--write=labels,overlay", str(photo)]
     assert predict_main(["--output", str(tmp_path / "masks"), *options]) == 0
     with Image.open(tmp_path / "masks" / "image.png") as mask:
         assert mask.getpalette()[:12] == [255, 0, 0, 0, 255, 0, 0, 0, 255, 255, 255, 255]

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from massformer_jax.classes import CLASSES, PALETTE
-from massformer_jax.report.overlay import IGNORE_COLOUR, colour, comparison, overlay
+from massformer_jax.data.images import decode_image
+from massformer_jax.report.overlay import (
+    IGNORE_COLOUR,
+    colour,
+    comparison,
+    overlay,
+    overlay_jpeg,
+)
 
 
 @pytest.fixture
@@ -65,15 +72,15 @@ def test_overlay_refuses_a_weight_beyond_one(scene):
         overlay(image, labels, 1.5)
 
 
-@pytest.mark.parametrize("width", [60, 640])
-def test_comparison_shows_the_three_side_by_side(width):
-    """This holds also where the picture is narrower than its legend."""
+@pytest.mark.parametrize("width, rows", [(60, 5), (640, 1)])
+def test_comparison_shows_the_three_side_by_side(width, rows):
+    """This holds also where the picture is narrower than its legend, which then has more rows."""
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (30, width, 3), dtype=np.uint8)
     truth = np.repeat(random.integers(0, 7, (30, 1), dtype=np.uint8), width, axis=1)
     prediction = truth[::-1].copy()
     picture = comparison(image, truth, prediction)
-    assert picture.shape == (30 + 28, 3 * width + 8, 3)
+    assert picture.shape == (30 + 28 * rows, 3 * width + 8, 3)
     np.testing.assert_array_equal(picture[:30, :width], image)
     np.testing.assert_array_equal(picture[:30, width + 4 : 2 * width + 4], overlay(image, truth))
     np.testing.assert_array_equal(picture[:30, 2 * width + 8 :], overlay(image, prediction))
@@ -81,10 +88,39 @@ def test_comparison_shows_the_three_side_by_side(width):
     assert (picture[:30, 2 * width + 4 : 2 * width + 8] == 255).all()
 
 
-def test_legend_holds_every_colour():
-    image = np.zeros((10, 400, 3), np.uint8)
-    labels = np.zeros((10, 400), np.uint8)
-    strip = comparison(image, labels, labels)[10:]
-    shown = {tuple(int(v) for v in pixel) for pixel in strip.reshape(-1, 3)}
+def colours_of(picture):
+    return {tuple(int(v) for v in pixel) for pixel in picture.reshape(-1, 3)}
+
+
+@pytest.mark.parametrize("width", [10, 400])
+def test_legend_holds_every_colour(width):
+    image = np.zeros((10, width, 3), np.uint8)
+    labels = np.zeros((10, width), np.uint8)
+    shown = colours_of(comparison(image, labels, labels)[10:])
     for rgb in (*PALETTE.tolist(), IGNORE_COLOUR):
         assert tuple(rgb) in shown
+
+
+def test_comparison_of_other_classes():
+    palette = np.array([[10, 20, 30], [200, 100, 0]], np.uint8)
+    image, labels = np.zeros((10, 300, 3), np.uint8), np.ones((10, 300), np.uint8)
+    picture = comparison(image, labels, labels, class_names=("no", "road"), palette=palette)
+    assert {(10, 20, 30), (200, 100, 0), IGNORE_COLOUR} <= colours_of(picture[10:])
+    np.testing.assert_array_equal(picture[5, 310], [100, 50, 0])
+
+
+def test_the_file_of_an_overlay_names_the_colours_that_occur(scene):
+    image, labels = scene
+    image, labels = (np.repeat(np.repeat(x, 10, axis=0), 10, axis=1) for x in scene)
+    plain = decode_image(overlay_jpeg(image, labels, 0.25))
+    np.testing.assert_allclose(plain[100, 100], [75, 75, 139], atol=2)
+    assert plain.shape == image.shape
+    named = decode_image(overlay_jpeg(image, labels, 0.25, legend=CLASSES))
+    assert named.shape == (400 + 28, 600, 3)
+    np.testing.assert_allclose(named[:396], plain[:396], atol=12)
+    strip = named[400:].astype(int)
+    occurring = [bool((np.abs(strip - rgb).sum(-1) < 40).sum() > 50) for rgb in PALETTE]
+    assert [name for name, shown in zip(CLASSES, occurring, strict=True) if shown] == [
+        "sky",
+        "water",
+    ]

@@ -199,7 +199,8 @@ def test_estimates():
     assert smaller.links == pytest.approx(2 * 15 / 16 * 256e6 / 100e9)
     assert smaller.latency == pytest.approx(10 * 2 * 6 * 1e-6)
     assert table.estimate(RECORD, "v5e:1x1").apart == pytest.approx(1.363, rel=1e-6)
-    assert table.diameter("v5p:4x4x4") == 6
+    assert table.diameter("v5p:4x4x4") == table.diameter("tpu7x:4x4x4") == 6
+    assert [table.devices_in(x) for x in ("v5e:4x4", "tpu7x:2x2x2")] == [16, 16]
 
 
 def test_tables():

@@ -1,0 +1,149 @@
+"""Many photographs, one after the other: while the device computes one, others are read.
+
+The device is given the next photographs before the answer of the last ones is taken, so it waits
+for nothing unless they cannot be read as fast as it computes.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from massformer_jax.data.ahead import Stopwatch, map_ahead
+from massformer_jax.errors import InputError
+
+# Photographs that go through the network together have at most so many pixels, those of one
+# photograph of 12 megapixels, and are at most so many.
+PIXELS_TOGETHER = 4096 * 3072
+_MOST_TOGETHER = 8
+_READERS = 8  # threads at most: each may hold a photograph, 38 MB at 12 megapixels
+_IN_FLIGHT = 2  # batches that have been given to the device and whose answers have not been taken
+
+
+class TooLargeError(InputError):
+    """The error of a photograph for which the memory does not suffice."""
+
+
+class Answer(NamedTuple):
+    """A photograph and what the network says of it.
+
+    Attributes:
+        source: what stood for the photograph, a path for instance.
+        image: its pixels, RGB, uint8 [h, w, 3]; None if it cannot be read.
+        answer: labels, uint8 [h, w], or scores, float32 [h, w, k]; None after an error. It may be
+            read-only, and a view of a larger array.
+        error: what is wrong with the photograph, if something is.
+    """
+
+    source: Any
+    image: UInt8[np.ndarray, "h w 3"] | None = None
+    answer: np.ndarray | None = None
+    error: InputError | OSError | None = None
+
+
+def answers(
+    sources: Iterable[Any],
+    read: Callable[[Any], UInt8[np.ndarray, "h w 3"]],
+    begin: Callable[[list[np.ndarray]], Any],
+    end: Callable[[Any], list[np.ndarray]],
+    padded_size: Callable[[np.ndarray], tuple[int, int] | None],
+    *,
+    together: bool,
+    stopwatch: Stopwatch,
+) -> Iterator[Answer]:
+    """Yields the answer of each photograph, in their order; a bad one does not stop the others.
+
+    Args:
+        sources: what stands for the photographs.
+        read: returns the pixels of one; it is called in threads, ahead of what is needed.
+        begin: gives photographs of one padded size to the device, and does not wait for it.
+        end: waits for what `begin` returned, and returns an answer for each photograph.
+        padded_size: returns the size at which the network sees a photograph, or None if it cannot
+            go together with others.
+        together: whether small photographs of one padded size, if they follow each other, go
+            through the network together. They do as long as the memory suffices. Every padded size
+            has one number of photographs that go together, so it has one program.
+        stopwatch: notes how long this waited for "reading" and for the "network".
+    """
+
+    def pixels(source):
+        try:
+            return Answer(source, read(source))
+        except MemoryError:
+            return Answer(
+                source, error=InputError(f"{source}: there is not the memory to decode it")
+            )
+        except (InputError, OSError) as error:
+            return Answer(source, error=error)
+
+    def begun(batch, count):
+        if batch[0].error:
+            return batch[0].error
+        try:
+            return begin([x.image for x in batch + batch[-1:] * (count - len(batch))])
+        except TooLargeError as error:
+            return error
+
+    def ended(batch, running):
+        try:
+            with stopwatch.waiting("network"):
+                found = running if isinstance(running, Exception) else end(running)
+        except TooLargeError as error:
+            found = error
+        if not isinstance(found, Exception):
+            return [x._replace(answer=y) for x, y in zip(batch, found, strict=False)]
+        if len(batch) == 1:
+            return [batch[0]._replace(error=found)]
+        return [y for x in batch for y in ended([x], begun([x], 1))]
+
+    threads = min(_READERS, os.cpu_count() or 1)
+    photographs = stopwatch.timed("reading", map_ahead(pixels, sources, threads=threads))
+    counts: dict[tuple[int, int] | None, int] = {None: 1}
+    waiting = deque()
+    for batch in _batches(photographs, padded_size, counts, together):
+        waiting.append((batch, begun(batch, counts[_size(batch[0], padded_size)])))
+        if len(waiting) == _IN_FLIGHT:
+            yield from ended(*waiting.popleft())
+    while waiting:
+        yield from ended(*waiting.popleft())
+
+
+def _batches(
+    photographs: Iterable[Answer],
+    padded_size: Callable[[np.ndarray], tuple[int, int] | None],
+    counts: dict[tuple[int, int] | None, int],
+    together: bool,
+) -> Iterator[list[Answer]]:
+    """Yields photographs that go together, in their order; one with an error goes alone.
+
+    `counts` gets the number of photographs that go together for each padded size: that of its first
+    batch.
+    """
+
+    def most(size):
+        return (
+            min(_MOST_TOGETHER, max(1, PIXELS_TOGETHER // (size[0] * size[1]))) if together else 1
+        )
+
+    batch, size = [], None
+    for photograph in photographs:
+        its = _size(photograph, padded_size)
+        if batch and (its != size or its is None):
+            counts.setdefault(size, len(batch))
+            yield batch
+            batch = []
+        batch, size = [*batch, photograph], its
+        if len(batch) == (counts.get(size) or most(size)):
+            counts.setdefault(size, len(batch))
+            yield batch
+            batch = []
+    if batch:
+        counts.setdefault(size, len(batch))
+        yield batch
+
+
+def _size(photograph, padded_size):
+    return None if photograph.error else padded_size(photograph.image)

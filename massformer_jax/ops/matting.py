@@ -1,0 +1,175 @@
+"""Coverage of pixels from their colours: how much of a pixel shows what is in front.
+
+A pixel that a twig covers to one half receives half of the twig's light and half of the sky's. So
+its light, not its encoded value, lies on the straight line between the two; where on it, is the
+coverage. What is in front and what is behind is taken from pixels nearby that are sure to show one
+of them alone: means, weighted by how near they are, of what `block_sums` gathers for blocks of 4x4
+pixels. They change slowly from place to place, so that maps at a quarter of the size hold them.
+
+A means in front and B behind throughout.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from massformer_jax.ops.resize import resize_bilinear
+
+BLOCK = 4  # pixels along each side of a block
+LEVELS = 5  # of the pyramid in `spread`: sides must be multiples of BLOCK * 2**(LEVELS - 1)
+
+_SIGMA = 2.0  # of the Gaussian of a level, in its own positions: 8 pixels at the finest
+_FURTHER = 0.01  # what a level counts beside the next finer one
+_TAPS = np.exp(-0.5 * (np.arange(-6, 7) / _SIGMA) ** 2).astype(np.float32)
+_TAPS /= _TAPS.sum()
+
+_PURITY = 8  # the power of a share that a pixel counts with in a mean
+_NOISE = 1e-3  # variance of light, in 0..1, that is in every photograph
+
+
+class Colours(NamedTuple):
+    """What is in front, or behind, around each block.
+
+    Attributes:
+        mean: its light, in 0..1.
+        variance: of its light, a mean over the channels.
+    """
+
+    mean: Float[Array, "i j 3"]
+    variance: Float[Array, "i j 1"]
+
+
+def decoded(image: UInt8[Array, "*_"]) -> Float[Array, "*_"]:
+    """Returns the light, in 0..1, of sRGB values."""
+    x = np.arange(256, dtype=np.float32) / 255
+    table = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4).astype(np.float32)
+    return jnp.take(jnp.asarray(table), image.astype(jnp.int32), axis=0)
+
+
+def encoded(light: Float[Array, "*_"]) -> UInt8[Array, "*_"]:
+    """Returns the sRGB values of light, which is first clipped to 0..1."""
+    x = jnp.clip(light, 0, 1)
+    curve = 1.055 * jnp.maximum(x, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.round(255 * jnp.where(x <= 0.0031308, 12.92 * x, curve)).astype(jnp.uint8)
+
+
+def by_block(x: Float[Array, "h w"]) -> Float[Array, "i j 16"]:
+    """Returns the pixels of each block side by side."""
+    h, w = x.shape
+    blocks = x.reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK)
+    return blocks.transpose(0, 2, 1, 3).reshape(h // BLOCK, w // BLOCK, BLOCK * BLOCK)
+
+
+def block_sums(
+    light: Float[Array, "h w 3"], weight: Float[Array, "h w"]
+) -> Float[Array, "h//4 w//4 5"]:
+    """Returns, of the pixels of each block: weights, weighted light and its weighted square."""
+    square = (light**2).sum(-1)
+    maps = (weight, *(weight * light[..., c] for c in range(3)), weight * square)
+    return jnp.stack([by_block(x).mean(-1) for x in maps], -1)
+
+
+def purity(share: Float[Array, "*_"]) -> Float[Array, "*_"]:
+    """Returns the weight in means of what a pixel, or a block, shows to this share at least."""
+    return share**_PURITY
+
+
+def spread(sums: Float[Array, "i j c"]) -> Float[Array, "i j c"]:
+    """Returns sums over the neighbourhood of each block, in which near blocks count more.
+
+    It is a pyramid: the blocks within about 8 pixels decide. Only where these hold little, those
+    within 16 do, and so on up to 128 pixels.
+    """
+    levels = [sums]
+    for _ in range(LEVELS - 1):
+        i, j, c = levels[-1].shape
+        levels.append(levels[-1].reshape(i // 2, 2, j // 2, 2, c).mean((1, 3)))
+    total = None
+    for level in reversed(levels):
+        near = _blurred(_blurred(level, 0), 1)
+        total = near if total is None else near + _FURTHER * resize_bilinear(total, near.shape[:2])
+    return total
+
+
+def _blurred(x: Float[Array, "i j c"], axis: int) -> Float[Array, "i j c"]:
+    """Blurs along an axis; what lies outside of the map is zero."""
+    taps = _TAPS.reshape((-1, 1) if axis == 0 else (1, -1))
+    maps = x.transpose(2, 0, 1)[..., None]
+    layout = ("NHWC", "HWIO", "NHWC")
+    precision = jax.lax.Precision.HIGHEST
+    blurred = jax.lax.conv_general_dilated(
+        maps, taps[..., None, None], (1, 1), "SAME", dimension_numbers=layout, precision=precision
+    )
+    return blurred[..., 0].transpose(1, 2, 0)
+
+
+def colours_of(sums: Float[Array, "i j 5"]) -> Colours:
+    """Returns the colours that the spread sums of `block_sums` tell."""
+    weight = jnp.maximum(sums[..., :1], 1e-20)
+    mean = sums[..., 1:4] / weight
+    variance = sums[..., 4:] / weight - (mean**2).sum(-1, keepdims=True)
+    return Colours(mean, jnp.maximum(variance, 0) / 3)
+
+
+def enlarged_rows(
+    x: Float[Array, "i j c"], start: int | Int[Array, ""], count: int
+) -> Float[Array, "r 4*j c"]:
+    """Returns rows `start` to `start + count` of the map resized to the pixels, bilinearly."""
+    n = x.shape[0]
+    place = ((jnp.arange(count) + start).astype(x.dtype) + 0.5) / BLOCK - 0.5
+    place = jnp.clip(place, 0, n - 1)
+    low = jnp.floor(place).astype(jnp.int32)
+    share = (place - low.astype(x.dtype)).reshape(-1, 1, 1)
+    upper, lower = jnp.take(x, low, 0), jnp.take(x, jnp.minimum(low + 1, n - 1), 0)
+    rows = upper * (1 - share) + lower * share
+    return resize_bilinear(rows, (count, BLOCK * x.shape[1]))
+
+
+def unmixing(front: Colours, behind: Colours) -> Float[Array, "i j 5"]:
+    """Returns the linear function of the light that tells the coverage, and how much it tells.
+
+    Returns:
+        For each block the slope (3 numbers), the offset, and the weight: light of the colours in
+        front gives the weight, of those behind 0. The weight is the inverse of the variance of the
+        coverage that comes from the variance of the light.
+    """
+    noise = _NOISE + front.variance + behind.variance
+    slope = (front.mean - behind.mean) / noise
+    offset = -(slope * behind.mean).sum(-1, keepdims=True)
+    weight = (slope * (front.mean - behind.mean)).sum(-1, keepdims=True)
+    return jnp.concatenate([slope, offset, weight], -1)
+
+
+def unmixed(
+    light: Float[Array, "h w 3"], prior: Float[Array, "h w"], told: Float[Array, "h w 5"]
+) -> Float[Array, "h w"]:
+    """Returns the coverage, in 0..1, that light and scores make likely.
+
+    Args:
+        light: of the photograph, in 0..1.
+        prior: the coverage by the scores alone, in 0..1. Its variance is taken to be 2 p (1 - p).
+        told: what `unmixing` gave, enlarged.
+    """
+    sure = 0.5 / jnp.maximum(prior * (1 - prior), 0.005)
+    seen = (told[..., :3] * light).sum(-1) + told[..., 3]
+    return jnp.clip((seen + prior * sure) / (told[..., 4] + sure), 0, 1)
+
+
+def front_of(
+    light: Float[Array, "h w 3"],
+    share: Float[Array, "h w"],
+    front: Float[Array, "h w 3"],
+    behind: Float[Array, "h w 3"],
+) -> Float[Array, "h w 3"]:
+    """Returns the light of what is in front alone, in 0..1.
+
+    It is the mean in front, moved by as much of the difference between the pixel and the mixture of
+    both means as falls to the front: blur fusion (Forte, "Approximate Fast Foreground Colour
+    Estimation", ICIP 2021), with the means of this module.
+    """
+    share = share[..., None]
+    mixture = share * front + (1 - share) * behind
+    return jnp.clip(front + share * (light - mixture), 0, 1)

@@ -53,7 +53,7 @@ def decode_image(source: ImageSource, name: str = "image") -> UInt8[np.ndarray, 
             whose data stop early with grey; such a file is refused here.
         OSError: the path cannot be read.
     """
-    return _decode(*_load(source, name), cv2.IMREAD_COLOR_RGB)
+    return _decode(*load(source, name), cv2.IMREAD_COLOR_RGB)
 
 
 def decode_reduced(source: ImageSource, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
@@ -69,7 +69,7 @@ def decode_reduced(source: ImageSource, name: str = "image") -> UInt8[np.ndarray
         ImageError: see `decode_image`.
         OSError: the path cannot be read.
     """
-    return _decode(*_load(source, name), cv2.IMREAD_REDUCED_COLOR_8)[..., ::-1]
+    return _decode(*load(source, name), cv2.IMREAD_REDUCED_COLOR_8)[..., ::-1]
 
 
 def decode_window(
@@ -124,7 +124,7 @@ def decode_mask(
         ImageError: the file is not an image, is damaged, or holds colours instead of labels.
         OSError: the path cannot be read.
     """
-    data, name = _load(source, name)
+    data, name = load(source, name)
     try:
         return decode_labels(io.BytesIO(data), classes=classes)
     except LabelMapError as error:
@@ -189,7 +189,7 @@ def image_size(source: ImageSource, name: str = "image") -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _load(source: ImageSource, name: str) -> tuple[bytes, str]:
+def load(source: ImageSource, name: str) -> tuple[bytes, str]:
     """Returns the bytes of a file, and what an error calls it."""
     if isinstance(source, bytes):
         return source, name

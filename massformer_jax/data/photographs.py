@@ -17,7 +17,14 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from massformer_jax.data import boxes, jpeg_xl
 from massformer_jax.data.colours import in_srgb
-from massformer_jax.data.images import ImageError, decode_image, image_size, opened
+from massformer_jax.data.images import (
+    ImageError,
+    ImageSource,
+    decode_image,
+    image_size,
+    load,
+    opened,
+)
 from massformer_jax.data.orientation import (
     TURNED_BY_A_QUARTER,
     UPRIGHT,
@@ -80,7 +87,7 @@ _EXTRAS = {
 }
 
 
-def read_photograph(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
+def read_photograph(source: ImageSource, name: str = "photograph") -> UInt8[np.ndarray, "h w 3"]:
     """Reads a photograph as RGB in sRGB, upright, 0..255.
 
     The format is recognised by its first bytes, and camera RAW by the suffix. Of an animation or a
@@ -88,15 +95,15 @@ def read_photograph(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     channels, 16 bits become 8, transparency and maps of HDR brightness are dropped.
 
     Args:
-        path: the path of a file.
+        source: the bytes of a file, or its path.
+        name: what an error calls it, and what its suffix is taken from; a path is called by itself.
 
     Raises:
         ImageError: the file is no photograph, damaged or too large; or its reader is not installed.
         ProfileError: nobody knows what its colours are, or they are HDR.
         OSError: the path cannot be read.
     """
-    name = os.fspath(path)
-    data = pathlib.Path(path).read_bytes()
+    data, name = load(source, name)
     kind = _kind(data, name)
     if kind == "camera RAW":
         return _developed(data, name)
@@ -110,25 +117,29 @@ def read_photograph(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     return _decode(data, kind, name)
 
 
-def photograph_size(path: str | os.PathLike) -> tuple[int, int]:
+def photograph_size(source: ImageSource, name: str = "photograph") -> tuple[int, int]:
     """Returns the (height, width) in pixels of what `read_photograph` returns.
 
     Headers suffice, but the few that Pillow does not understand make it decode the file.
 
     Args:
-        path: the path of a file.
+        source: see `read_photograph`.
+        name: see `read_photograph`.
 
     Raises:
         ImageError: see `read_photograph`.
         OSError: the path cannot be read.
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        start = file.read(_MOST_BRANDS)
+    if isinstance(source, bytes):
+        start = source
+    else:
+        name = os.fspath(source)
+        with open(source, "rb") as file:
+            start = file.read(_MOST_BRANDS)
     kind = _kind(start, name)
     if kind not in ("camera RAW", "JPEG XL", "HEIC", "AVIF"):
-        return image_size(path)
-    data = pathlib.Path(path).read_bytes()
+        return image_size(source, name)
+    data, name = load(source, name)
     if kind == "camera RAW":
         with _open_raw(data, name) as raw:
             return _raw_size(raw)

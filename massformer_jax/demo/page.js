@@ -324,7 +324,7 @@ async function start() {
   }
   $("model").textContent = model.name;
   $("model").title = model.name;
-  $("limits").textContent = `JPEG, PNG, TIFF, WebP and more, up to ${model.most_bytes / 1e6} MB and `
+  $("limits").textContent = `${model.reads}, up to ${model.most_bytes / 1e6} MB and `
     + `${model.most_pixels / 1e6} megapixels. It is kept in the memory of the computer that serves `
     + "this page, and written nowhere.";
   listClasses();

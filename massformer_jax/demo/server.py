@@ -8,15 +8,18 @@ import json
 import socket
 import sys
 import threading
+import traceback
 import urllib.parse
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from massformer_jax.data.images import decode_image, image_size
+from massformer_jax.data.images import encode_mask
+from massformer_jax.data.photographs import READ, photograph_size, read_photograph
 from massformer_jax.demo import downloads
 from massformer_jax.demo.studio import FULL, Forgotten, NotYet, Studio
 from massformer_jax.errors import InputError
+from massformer_jax.output.pictures import cutout_png, grey_png
 
 MOST_BYTES = 200_000_000  # of a file that is sent
 MOST_PIXELS = 100_000_000  # of a photograph
@@ -143,6 +146,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except MemoryError:
             line = "There is not the memory for it."
             self._send_json({"error": line}, HTTPStatus.INSUFFICIENT_STORAGE)
+        except ConnectionError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            line = "The program failed; its terminal shows where."
+            self._send_json({"error": line}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _check_sender(self) -> None:
         """Refuses what other pages make a browser send.
@@ -193,7 +202,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 photograph = studio.photograph(key)
                 if FULL not in photograph.labels:
                     raise NotYet
-                data = downloads.labels_png(photograph.labels[FULL], studio.palette)
+                data = encode_mask(photograph.labels[FULL], studio.palette)
                 self._send_download(data, downloads.file_name(photograph.name, "labels"))
             case ["photographs", key, "alpha.png" | "cutout.png" as kind]:
                 self._send_soft(key, kind, self._members(query))
@@ -207,13 +216,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name = _printable(query.get("name", "")) or "photograph"
         data = self._body()
         with self.server.decoding:
-            h, w = image_size(data, name)
+            h, w = photograph_size(data, name)
             if h * w > MOST_PIXELS:
                 raise InputError(
                     f"{name} has {h * w / 1e6:.0f} megapixels; the page takes up to "
                     f"{MOST_PIXELS / 1e6:.0f}, `massformer predict` any number"
                 )
-            image = decode_image(data, name)
+            image = read_photograph(data, name)
         key = self.server.studio.add(name, image)
         h, w = image.shape[:2]
         levels = list(reversed(self.server.studio.photograph(key).images))
@@ -261,6 +270,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "name": self.server.model,
             "classes": list(studio.classes),
             "palette": studio.palette.tolist(),
+            "reads": READ,
             "most_bytes": MOST_BYTES,
             "most_pixels": MOST_PIXELS,
         }
@@ -283,9 +293,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         photograph = studio.photograph(key)
         alpha = studio.alpha(key, members)
         if kind == "alpha.png":
-            data = downloads.alpha_png(alpha)
+            data = grey_png(alpha, bits=16)
         else:
-            data = downloads.cutout_png(studio.foreground(key, alpha), alpha)
+            data = cutout_png(studio.foreground(key, alpha), alpha)
         what = kind.removesuffix(".png")
         names = [studio.classes[label] for label in members]
         self._send_download(data, downloads.file_name(photograph.name, what, names))

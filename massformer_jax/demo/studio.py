@@ -56,7 +56,7 @@ class Photograph:
             size = max(1, round(w * factor)), max(1, round(h * factor))
             self.images[COARSE] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         self.labels: dict[str, UInt8[np.ndarray, "h w"]] = {}
-        self.probabilities: Float[np.ndarray, "h w k"] | None = None
+        self.scores: Float[np.ndarray, "h w k"] | None = None
         # The members and the alpha that were asked for last: a cutout often follows its alpha.
         self.alpha: tuple[tuple[int, ...], Float[np.ndarray, "h w"]] | None = None
         self.state, self.told = WAITING, ""
@@ -166,15 +166,15 @@ class Studio:
             NotYet: not all of its pixels have been answered.
         """
         photograph, members = self.photograph(key), tuple(members)
-        probabilities = photograph.probabilities
-        if probabilities is None:
+        # The labels come last.
+        if FULL not in photograph.labels:
             raise NotYet
 
         def compute():
             from massformer_jax.inference.alpha import coverage
 
             if photograph.alpha is None or photograph.alpha[0] != members:
-                answer = coverage(probabilities, photograph.images[FULL], members)
+                answer = coverage(photograph.scores, photograph.images[FULL], members)
                 photograph.alpha = members, answer
             return photograph.alpha[1]
 
@@ -258,10 +258,8 @@ class Studio:
             photograph.labels[COARSE] = self._preview.predict(image)
             return
         # Labels alone would take less memory, but a second program and a second pass for an alpha.
-        scores = np.maximum(self._segmenter.scores(image), np.finfo(np.float32).tiny)
-        labels = scores.argmax(-1).astype(np.uint8)
-        scores /= scores.sum(-1, keepdims=True)
-        photograph.probabilities, photograph.labels[FULL] = scores, labels
+        photograph.scores = self._segmenter.scores(image)
+        photograph.labels[FULL] = photograph.scores.argmax(-1).astype(np.uint8)
 
     def _fail(self, photograph: Photograph, line: str) -> None:
         photograph.told, photograph.state = line, FAILED

@@ -86,6 +86,10 @@ def check(path, wanted, most=6):
     assert found.dtype == np.uint8 and found.shape == wanted.shape
     assert photograph_size(path) == wanted.shape[:2]
     assert np.abs(found.astype(int) - wanted).mean() < most
+    # The same from the bytes and the name, without a file.
+    data, name = path.read_bytes(), path.name
+    np.testing.assert_array_equal(read_photograph(data, name), found)
+    assert photograph_size(data, name) == wanted.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import urllib.parse
 
 import cv2
@@ -28,7 +27,6 @@ from massformer_jax.demo.server import Server
 from massformer_jax.demo.studio import Studio
 from massformer_jax.errors import InputError
 from massformer_jax.training.checkpoint import Checkpoints
-from tests.helpers import fake_segmenter
 from tests.helpers.fake_segmenter import BLUE, GREEN, RED, FakeSegmenter
 from tests.helpers.tiny_weights import TINY, tiny_train_state
 
@@ -91,10 +89,6 @@ class Client:
 
 @pytest.fixture
 def client(monkeypatch):
-    module = types.SimpleNamespace(
-        coverage=fake_segmenter.coverage, foreground=fake_segmenter.foreground
-    )
-    monkeypatch.setitem(sys.modules, "massformer_jax.inference.alpha", module)
     monkeypatch.setattr(studio_module, "COARSE_ROWS", 76)
     monkeypatch.setattr(studio_module, "COARSE_COLUMNS", 100)
     segmenter = FakeSegmenter()
@@ -190,21 +184,23 @@ def test_a_compile_is_told_and_no_part_of_the_expected_time(client):
 
 
 def test_alpha_and_cutout_are_of_the_classes_that_are_asked_for(client):
-    key = client.send(photograph(), "tree.jpg")
+    size = 60, 400
+    key = client.send(photograph(*size), "tree.jpg")
     client.until(key, state="done")
     path = f"/photographs/{key}/alpha.png?classes={GREEN},{RED}"
     status, headers, data = client.ask("GET", path)
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert headers["Content-Disposition"].endswith("''tree_person%2Btree_alpha.png")
-    expected = np.where(np.isin(stripes(), (RED, GREEN)), 2.25, 0.5) / (2 + 6 * 0.25)
     alpha = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert alpha.dtype == np.uint16
-    np.testing.assert_allclose(alpha / 65535, expected, atol=1e-4)
+    inside = np.isin(stripes(*size), (RED, GREEN))
+    np.testing.assert_allclose(alpha / 65535, inside, atol=0.01)
     _, headers, data = client.ask("GET", path.replace("alpha", "cutout"))
     assert headers["Content-Disposition"].endswith("''tree_person%2Btree_cutout.png")
     cutout = pixels(data)
-    np.testing.assert_allclose(cutout[..., 3] / 255, expected, atol=0.003)
-    np.testing.assert_allclose(cutout[..., :3], photograph() * expected[..., None], atol=1.01)
+    np.testing.assert_allclose(cutout[..., 3] / 255, inside, atol=0.01)
+    np.testing.assert_allclose(cutout[inside][:, :3], photograph(*size)[inside], atol=1)
+    assert not cutout[:, -50:].any()
     for classes in ("", "7", "-1", "tree", "1,,2", "1e3"):
         status, told = client.json("GET", f"/photographs/{key}/alpha.png?classes={classes}")
         assert status == 400 and "from 0 to 6" in told["error"], classes
@@ -223,6 +219,27 @@ def test_what_is_no_photograph_is_refused_in_one_line(client):
     assert client.json("POST", "/elsewhere", b"x")[0] == 404
 
 
+def test_photographs_are_read_as_those_of_files(client):
+    """Turned upright, and in formats that browsers do not show."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photograph()).save(buffer, "TIFF", exif=exif)
+    status, found = client.json("POST", "/photographs?name=scan.tif", buffer.getvalue())
+    assert (status, found["height"], found["width"]) == (201, 80, 60)
+    client.until(found["key"], state="done")
+    _, _, data = client.ask("GET", f"/photographs/{found['key']}/labels.png")
+    np.testing.assert_array_equal(pixels(data), np.rot90(stripes(), -1))
+
+
+def test_a_bug_in_a_download_is_told(client, monkeypatch, capfd):
+    key = client.send(photograph())
+    client.until(key, state="done")
+    monkeypatch.setattr(server_module, "encode_mask", lambda labels, palette: 1 / 0)
+    status, told = client.json("GET", f"/photographs/{key}/labels.png")
+    assert (status, told["error"]) == (500, "The program failed; its terminal shows where.")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
 def test_sizes_are_limited(client, monkeypatch):
     data = encoded(photograph())
     monkeypatch.setattr(server_module, "MOST_BYTES", len(data) - 1)
@@ -231,7 +248,7 @@ def test_sizes_are_limited(client, monkeypatch):
     monkeypatch.setattr(server_module, "MOST_BYTES", len(data))
     monkeypatch.setattr(server_module, "MOST_PIXELS", 60 * 80 - 1)
     # Its header is enough: what it says is never decoded.
-    monkeypatch.setattr(server_module, "decode_image", None)
+    monkeypatch.setattr(server_module, "read_photograph", None)
     status, told = client.json("POST", "/photographs?name=a.png", data)
     assert status == 422 and "megapixels" in told["error"]
     connection = http.client.HTTPConnection("127.0.0.1", client.server.server_port, timeout=30)

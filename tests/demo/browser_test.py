@@ -157,6 +157,7 @@ def shares(page):
 
 def test_from_a_photograph_to_its_cutout(page, server, jpeg, labels):
     stage = Stage(page)
+    assert "HEIC, JPEG XL or camera RAW, up to 200 MB" in page.locator("#limits").inner_text()
     assert page.locator("[data-file=alpha\\.png]").is_disabled()
     with server.segmenter.held():
         with server.preview.held():

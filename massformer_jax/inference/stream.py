@@ -82,8 +82,10 @@ def answers(
     def begun(batch, count):
         if batch[0].error:
             return batch[0].error
+        images = [x.image for x in batch + batch[-1:] * (count - len(batch))]
         try:
-            return begin([x.image for x in batch + batch[-1:] * (count - len(batch))])
+            with stopwatch.waiting("network"):  # the first of a size waits for the compiler here
+                return begin(images)
         except TooLargeError as error:
             return error
 

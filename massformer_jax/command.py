@@ -51,6 +51,26 @@ def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say whose weights segment photographs, and how they are computed with."""
+    parser.add_argument(
+        "--checkpoint", required=True, help="workdir of a training run, or converted weights"
+    )
+    parser.add_argument(
+        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="what the network computes in: float32, tf32 or bfloat16; on accelerators tf32 is "
+        "faster than float32, and bfloat16 is faster still and takes half the memory",
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, help="number of devices that share each photograph's rows"
+    )
+    add_compilation_cache(parser)
+
+
 def run(body: Callable[[], int | None]) -> int:
     """Runs the body of a command and returns the exit status.
 

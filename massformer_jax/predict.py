@@ -37,12 +37,7 @@ def __getattr__(name: str) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("massformer_jax.predict", __doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, help="workdir of a training run, or converted weights"
-    )
-    parser.add_argument(
-        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
-    )
+    command.add_network(parser)
     parser.add_argument(
         "--output",
         required=True,
@@ -55,16 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_formats(parser)
     _add_protocol(parser)
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        help="what the network computes in: float32, tf32 or bfloat16; on accelerators tf32 is "
-        "faster than float32, and bfloat16 is faster still and takes half the memory",
-    )
-    parser.add_argument(
-        "--devices", type=int, default=1, help="number of devices that share each photograph's rows"
-    )
-    command.add_compilation_cache(parser)
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="photographs, or folders of them"
     )
@@ -275,9 +260,13 @@ def _check(
     Raises:
         InputError: a photograph would be written over, or what is no mask is in the place of one.
     """
+    from massformer_jax.output.formats import FORMATS
+
     files = [file for name in names.values() for file in outputs.paths(name)]
     check_outputs(files, names)
-    label_maps = {folder / name.with_suffix(".png") for name in names.values()}
+    label_maps = {
+        folder / file for name in names.values() for file in FORMATS["labels"].files(name, ())
+    }
     _check_masks([file for file in files if file in label_maps])
 
 

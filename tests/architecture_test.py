@@ -18,7 +18,6 @@ ROOMS = (
     "convert",
     "report",
     "output",
-    "video",
     "demo",
     "evaluation",
     "training",

@@ -4,9 +4,9 @@ import numpy as np
 from PIL import Image
 
 from massformer_jax.data.boxes import boxes
+from massformer_jax.data.orientation import TURNED_BY_A_QUARTER
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"  # how files begin
-_TURNED_BY_A_QUARTER = range(5, 9)
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
@@ -48,7 +48,7 @@ def read_size(data: bytes) -> tuple[int, int]:
         width = 8 * (1 + bits.read(5)) if small else bits.read_side()
     # The next bits say that everything else is as usual, or else that the orientation is not.
     orientation = 1 + bits.read(3) if not bits.read(1) and bits.read(1) else 1
-    return (width, height) if orientation in _TURNED_BY_A_QUARTER else (height, width)
+    return (width, height) if orientation in TURNED_BY_A_QUARTER else (height, width)
 
 
 def decode(data: bytes) -> Image.Image | bytes:

@@ -361,7 +361,7 @@ def _open_raw(data: bytes, name: str) -> Iterator["rawpy.RawPy"]:
 def _raw_size(raw: "rawpy.RawPy") -> tuple[int, int]:
     """Returns the (height, width) of an opened RAW after it is developed."""
     sizes = raw.sizes
-    turned = sizes.flip in (5, 6)  # by a quarter to the left and to the right, as LibRaw has it
+    turned = _TURNS_OF_RAW.get(sizes.flip) in TURNED_BY_A_QUARTER
     return (sizes.iwidth, sizes.iheight) if turned else (sizes.iheight, sizes.iwidth)
 
 

@@ -17,12 +17,7 @@ from massformer_jax.errors import InputError
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("massformer_jax.demo", __doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, help="workdir of a training run, or converted weights"
-    )
-    parser.add_argument(
-        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
-    )
+    command.add_network(parser)
     parser.add_argument("--port", type=int, default=8000, help="0 for any port that is free")
     parser.add_argument(
         "--host",
@@ -42,15 +37,6 @@ def _parser() -> argparse.ArgumentParser:
         help="show windows of H rows and W columns, which takes less memory (default: the whole "
         "photograph at once)",
     )
-    parser.add_argument(
-        "--dtype",
-        default="float32",
-        help="what the network computes in: float32, tf32 or bfloat16 (see `massformer predict`)",
-    )
-    parser.add_argument(
-        "--devices", type=int, default=1, help="number of devices that share each photograph's rows"
-    )
-    command.add_compilation_cache(parser)
     return parser
 
 

@@ -192,10 +192,7 @@ def _coverage(
 
     def sums_of_both(strip: Rows, told: Array) -> Array:
         light, alpha = share(strip, told)
-        inside = _inside(strip, w, height, width)
-        front, behind = (inside * matting.purity(x) for x in (alpha, 1 - alpha))
-        both = matting.block_sums(light, front), matting.block_sums(light, behind)
-        return jnp.concatenate(both, -1)[None]
+        return matting.sums_of_both(light, alpha, _inside(strip, w, height, width))[None]
 
     whole = Rows(0, h)
     first = in_strips(sums, whole, rows, after=prior)[0]
@@ -219,10 +216,7 @@ def _foreground(
 
     def sums(strip: Rows) -> Array:
         light, share = _light(image, strip), _rows_of(alpha, strip)
-        inside = _inside(strip, w, height, width)
-        front, behind = (inside * matting.purity(x) for x in (share, 1 - share))
-        both = matting.block_sums(light, front), matting.block_sums(light, behind)
-        return jnp.concatenate(both, -1)[None]
+        return matting.sums_of_both(light, share, _inside(strip, w, height, width))[None]
 
     whole = Rows(0, h)
     both = matting.spread(in_strips(sums, whole, rows, after=alpha)[0])

@@ -4,6 +4,7 @@ The device is given the next photographs before the answer of the last ones is t
 for nothing unless they cannot be read as fast as it computes.
 """
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -103,10 +104,9 @@ def answers(
 
     threads = min(_READERS, os.cpu_count() or 1)
     photographs = stopwatch.timed("reading", map_ahead(pixels, sources, threads=threads))
-    counts: dict[tuple[int, int] | None, int] = {None: 1}
     waiting = deque()
-    for batch in _batches(photographs, padded_size, counts, together):
-        waiting.append((batch, begun(batch, counts[_size(batch[0], padded_size)])))
+    for batch, count in _batches(photographs, padded_size, together):
+        waiting.append((batch, begun(batch, count)))
         if len(waiting) == _IN_FLIGHT:
             yield from ended(*waiting.popleft())
     while waiting:
@@ -116,36 +116,23 @@ def answers(
 def _batches(
     photographs: Iterable[Answer],
     padded_size: Callable[[np.ndarray], tuple[int, int] | None],
-    counts: dict[tuple[int, int] | None, int],
     together: bool,
-) -> Iterator[list[Answer]]:
-    """Yields photographs that go together, in their order; one with an error goes alone.
+) -> Iterator[tuple[list[Answer], int]]:
+    """Yields photographs that go together, in their order, and how many the network is to see.
 
-    `counts` gets the number of photographs that go together for each padded size: that of its first
-    batch.
+    The first batch of a padded size decides the number for that size. What has an error, or no
+    padded size, goes alone.
     """
+    counts: dict[tuple[int, int] | None, int] = {}
 
     def most(size):
-        return (
-            min(_MOST_TOGETHER, max(1, PIXELS_TOGETHER // (size[0] * size[1]))) if together else 1
-        )
+        if size is None or not together:
+            return 1
+        return min(_MOST_TOGETHER, max(1, PIXELS_TOGETHER // (size[0] * size[1])))
 
-    batch, size = [], None
-    for photograph in photographs:
-        its = _size(photograph, padded_size)
-        if batch and (its != size or its is None):
-            counts.setdefault(size, len(batch))
-            yield batch
-            batch = []
-        batch, size = [*batch, photograph], its
-        if len(batch) == (counts.get(size) or most(size)):
-            counts.setdefault(size, len(batch))
-            yield batch
-            batch = []
-    if batch:
-        counts.setdefault(size, len(batch))
-        yield batch
+    def size_of(photograph):
+        return None if photograph.error else padded_size(photograph.image)
 
-
-def _size(photograph, padded_size):
-    return None if photograph.error else padded_size(photograph.image)
+    for size, run in itertools.groupby(photographs, size_of):
+        while batch := list(itertools.islice(run, counts.get(size) or most(size))):
+            yield batch, counts.setdefault(size, len(batch))

@@ -72,6 +72,20 @@ def block_sums(
     return jnp.stack([by_block(x).mean(-1) for x in maps], -1)
 
 
+def sums_of_both(
+    light: Float[Array, "h w 3"], share: Float[Array, "h w"], inside: Float[Array, "h w"]
+) -> Float[Array, "h//4 w//4 10"]:
+    """Returns the `block_sums` of what is in front, and then of what is behind.
+
+    Args:
+        light: of the pixels.
+        share: of each pixel that is in front, in 0..1.
+        inside: 1 for pixels that count, 0 for others.
+    """
+    weights = inside * purity(share), inside * purity(1 - share)
+    return jnp.concatenate([block_sums(light, weight) for weight in weights], -1)
+
+
 def purity(share: Float[Array, "*_"]) -> Float[Array, "*_"]:
     """Returns the weight in means of what a pixel, or a block, shows to this share at least."""
     return share**_PURITY

@@ -99,11 +99,13 @@ def predicted(
         return Prediction(answer.image, answer.answer, classes, palette, groups)
     from massformer_jax.inference.alpha import coverage, foreground
 
-    labels = answer.answer.argmax(-1).astype(np.uint8)
-    probabilities = answer.answer / np.maximum(answer.answer.sum(-1, keepdims=True), 1e-12)
-    alphas, foregrounds = {}, {}
+    scores = answer.answer
+    labels = scores.argmax(-1).astype(np.uint8)
+    probabilities, alphas, foregrounds = None, {}, {}
+    if "probabilities" in needs:
+        probabilities = scores / np.maximum(scores.sum(-1, keepdims=True), 1e-12)
     if needs & {"alphas", "foregrounds"}:
-        alphas = {x.name: coverage(probabilities, answer.image, x.members) for x in groups}
+        alphas = {x.name: coverage(scores, answer.image, x.members) for x in groups}
     if "foregrounds" in needs:
         foregrounds = {name: foreground(answer.image, alpha) for name, alpha in alphas.items()}
     return Prediction(

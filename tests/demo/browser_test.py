@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 import threading
 
 import cv2
@@ -18,23 +17,12 @@ from massformer_jax.demo.server import Server
 from massformer_jax.demo.studio import Studio
 from massformer_jax.inference import alpha
 from tests.helpers import fake_segmenter
+from tests.helpers.browser import NEEDS_CHROMIUM, launched
 from tests.helpers.fake_segmenter import BLUE, GREEN, FakeSegmenter
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
-]
+pytestmark = NEEDS_CHROMIUM
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[browser]'")
 
-QUIET = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 HEIGHT, WIDTH = 3072, 4096
 WINDOWS = {
     "desk": {"viewport": {"width": 1440, "height": 900}},
@@ -82,10 +70,8 @@ def server(monkeypatch):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with launched(sync_api) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=WINDOWS)

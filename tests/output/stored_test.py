@@ -85,9 +85,10 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow  # pycolmap is installed with what the slow tests need
 def test_colmap_finds_no_features_in_what_is_ignored(tmp_path):
     """COLMAP extracts features of an upright photograph and of one that is stored on its side."""
-    pytest.importorskip("pycolmap", reason="pip install pycolmap")
+    pytest.importorskip("pycolmap", reason="pip install -e '.[colmap]'")
     masks = {}
     for name, orientation in (("trip/up.jpg", 1), ("trip/side.jpg", 6)):
         prediction = random_prediction(size=(160, 240), orientation=orientation)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from massformer_jax.command import duration
 from massformer_jax.training import progress
 
 TERMS = {
@@ -48,4 +49,4 @@ def test_speed_and_time_left_leave_out_pauses(monkeypatch, capsys, tmp_path):
     [(0.0, "0 s"), (59.6, "1 min"), (4321.0, "1 h 12 min"), (2e5, "2 d 7 h"), (61.0, "1 min 1 s")],
 )
 def test_duration(seconds, words):
-    assert progress.duration(seconds) == words
+    assert duration(seconds) == words

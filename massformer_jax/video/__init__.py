@@ -1,1 +1,0 @@
-"""Videos: their frames, scores that are steady over time, and videos of masks."""

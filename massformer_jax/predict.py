@@ -1,29 +1,36 @@
-"""Segments photographs of any size.
+"""Segments photographs and videos of any size.
 
-    python -m massformer_jax.predict --checkpoint DIR --output DIR IMAGE_OR_FOLDER…
+    python -m massformer_jax.predict --checkpoint DIR --output DIR IMAGE_OR_VIDEO_OR_FOLDER…
 
 For each photograph an index PNG of the same size is written, in the colours of the classes; the
-flag `--write` names other formats. Folders are visited to their depths. In Python,
+flag `--write` names other formats. Of a video, a video is written for each format, or with
+`--frames` a folder of pictures. Folders are visited to their depths. In Python,
 `massformer_jax.Segmenter` does the same.
 """
 
 import argparse
 import contextlib
+import itertools
 import pathlib
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
 from massformer_jax.files import check_local, check_outputs, write_atomically
-from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
 
 if TYPE_CHECKING:
-    from massformer_jax.output.formats import Options
+    from massformer_jax.data.ahead import Stopwatch
+    from massformer_jax.inference.progress import PredictionProgress
+    from massformer_jax.inference.segmenter import Segmenter
+    from massformer_jax.inference.stream import Answer
     from massformer_jax.output.outputs import Outputs
 
 _WRITERS = 2  # threads; each may hold scores, 352 MB at 12 megapixels
+
+Names = Mapping[pathlib.Path, pathlib.PurePath]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,6 +43,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from massformer_jax.inference.flags import add_protocol
+    from massformer_jax.output.flags import add_formats
+
     parser = command.parser("massformer_jax.predict", __doc__)
     command.add_network(parser)
     parser.add_argument(
@@ -46,135 +56,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave out photographs of which all files are there, of whatever checkpoint",
+        help="leave out photographs and videos whose files are all there, of whatever checkpoint",
     )
-    _add_formats(parser)
-    _add_protocol(parser)
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE_OR_FOLDER", help="photographs, or folders of them"
+        "--frames",
+        action="store_true",
+        help="write the frames of a video as numbered pictures in a folder, not as a video",
+    )
+    parser.add_argument(
+        "--smooth",
+        action="store_true",
+        help="steady the scores of a video over time, or those of the photographs of a folder, "
+        "which then are a sequence in the order of their names",
+    )
+    add_formats(parser)
+    add_protocol(parser)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE_OR_VIDEO_OR_FOLDER",
+        help="photographs, videos, or folders of them",
     )
     return parser
-
-
-def _add_formats(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that tell what is written of each photograph."""
-    from massformer_jax.output.formats import DEFAULT, FORMATS
-
-    about = "\n".join(f"  {name:14}{form.about}" for name, form in FORMATS.items())
-    group = parser.add_argument_group(
-        "what is written of each photograph", f"{about}\nMore about them is in docs/outputs.md."
-    )
-    group.add_argument(
-        "--write", default=",".join(DEFAULT), metavar="A,B,…", help="names of these formats"
-    )
-    group.add_argument(
-        "--classes",
-        metavar="A,B+C,…",
-        help="classes that are written; several count as one if joined by +: sky,person+tree "
-        "(default: each class)",
-    )
-    group.add_argument(
-        "--opacity", type=float, default=0.5, help="of the colours in overlays, from 0 to 1"
-    )
-    group.add_argument("--legend", action="store_true", help="name the colours below overlays")
-    group.add_argument(
-        "--alpha-bits", type=int, default=8, choices=(8, 16), help="bits of a pixel of alpha"
-    )
-    group.add_argument(
-        "--transforms",
-        type=pathlib.Path,
-        metavar="transforms.json",
-        help="nerfstudio's file, of which a copy that names the masks is written",
-    )
-
-
-def _formats(args: argparse.Namespace) -> tuple[tuple[str, ...], "Options"]:
-    """Returns the names of the formats that are written, and what is adjusted in them.
-
-    Raises:
-        InputError: they do not fit together, or with the classes.
-    """
-    from massformer_jax.output.formats import Options, check_formats, parse_formats
-
-    options = Options(
-        opacity=args.opacity,
-        legend=args.legend,
-        alpha_bits=args.alpha_bits,
-        transforms=args.transforms,
-    )
-    wanted = parse_formats(args.write)
-    check_formats(wanted, args.classes, options)
-    return wanted, options
-
-
-def _add_protocol(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that tell how photographs are shown to the network."""
-    group = parser.add_argument_group("how photographs are shown to the network")
-    group.add_argument(
-        "--resolution",
-        default="native",
-        help="size: native (as it is), release (as large as fits into 4096x3072), or HxW (as large "
-        "as fits into H rows and W columns)",
-    )
-    group.add_argument(
-        "--window",
-        default="",
-        metavar="HxW",
-        help="show windows of H rows and W columns (default: the whole photograph at once)",
-    )
-    group.add_argument(
-        "--stride",
-        default="",
-        metavar="HxW",
-        help="distance from one window to the next (default: two thirds of the window)",
-    )
-    group.add_argument(
-        "--blend",
-        default="average",
-        choices=BLENDS,
-        help="how scores are joined where windows overlap: average, as released, or smooth, so "
-        "that windows fade into each other",
-    )
-    released = ",".join(f"{scale:g}" for scale in RELEASE_SCALES)
-    group.add_argument(
-        "--tta",
-        action="store_true",
-        help=f"test-time augmentation as released: --scales {released} --flip",
-    )
-    group.add_argument(
-        "--scales", metavar="A,B,…", help="show it at these multiples of its size (default: 1)"
-    )
-    group.add_argument("--flip", action="store_true", help="show it also mirrored left and right")
-
-
-def _protocol(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments of `Protocol` that the flags stand for.
-
-    Raises:
-        InputError: the scales are not numbers.
-    """
-    scales = RELEASE_SCALES if args.tta else (1.0,)
-    if args.scales is not None:
-        try:
-            scales = tuple(float(scale) for scale in args.scales.split(","))
-        except ValueError as error:
-            raise InputError(f"--scales is {args.scales!r}; use numbers: 0.5,1,1.5") from error
-    return {
-        "resolution": args.resolution,
-        "window": args.window,
-        "stride": args.stride,
-        "blend": args.blend,
-        "scales": scales,
-        "flip": args.flip or args.tta,
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        The exit status: 0 if all is well, 1 if some photographs failed, 2 if all photographs failed
-        or an argument is wrong.
+        The exit status: 0 if all is well, 1 if some photographs or videos failed, 2 if all
+        failed or an argument is wrong.
     """
     args = _parser().parse_args(argv)
     return command.run(lambda: _predict(args))
@@ -182,44 +93,128 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from massformer_jax import compilation
-    from massformer_jax.data.ahead import Stopwatch, map_ahead
+    from massformer_jax.data.ahead import Stopwatch
     from massformer_jax.data.folders import find_photographs
+    from massformer_jax.inference.flags import protocol_of
     from massformer_jax.inference.progress import PredictionProgress
-    from massformer_jax.inference.segmenter import Segmenter, TooLargeError
+    from massformer_jax.inference.segmenter import Segmenter
     from massformer_jax.output import formats
+    from massformer_jax.output.flags import formats_of
     from massformer_jax.output.outputs import Outputs
+    from massformer_jax.video import clips
 
     check_local(*args.images, args.output)
     compilation.keep_compiled(args.compilation_cache)
     output = pathlib.Path(args.output)
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; name a folder")
-    wanted, options = _formats(args)
-    photographs, remarks = find_photographs(args.images, without=output)
-    names = {photograph.path: photograph.name for photograph in photographs}
-    # What is called by classes can be checked when they are known.
-    _check(output, Outputs(output, wanted, (), options), names)
+    wanted, options = formats_of(args)
+    no_clips = clips.why_not(wanted, frames=args.frames)
+    found, remarks = find_photographs(args.images, without=output, no_clips=no_clips)
+    names = {x.path: x.name for x in found if not x.is_clip}
+    clip_names = {x.path: x.name for x in found if x.is_clip}
+    if clip_names and no_clips:
+        raise InputError(f"{next(iter(clip_names))}: {no_clips}")
+    if args.smooth and args.skip_existing and names:
+        raise InputError(
+            "--smooth needs all photographs of a sequence, and --skip-existing leaves some out; "
+            "pass one of the two"
+        )
+    if args.smooth:
+        names = dict(sorted(names.items(), key=_natural))
+
+    def checked(groups):
+        outputs = Outputs(output, wanted, groups, options)
+        files = [x for name in names.values() for x in outputs.paths(name)]
+        of_clips = {
+            path: [output / x for x in clips.clip_files(name, wanted, groups, frames=args.frames)]
+            for path, name in clip_names.items()
+        }
+        _check(output, files, names, [*names, *clip_names])
+        clips.check_clips(of_clips, files, [*names, *clip_names], frames=args.frames)
+        return outputs, of_clips
+
+    checked(())  # what is called by classes can be checked when they are known
     once = formats.written_once({name: path for path, name in names.items()}, output, options)
     segmenter = Segmenter.load(
         args.checkpoint,
         step=args.step,
         dtype=args.dtype,
         devices=args.devices,
-        **_protocol(args),
+        **protocol_of(args),
     )
     groups = formats.all_groups(segmenter.classes)
     if args.classes is not None:
         groups = formats.parse_groups(args.classes, segmenter.classes)
-    outputs = Outputs(output, wanted, groups, options)
-    _check(output, outputs, names)
+    outputs, of_clips = checked(groups)
     for remark in remarks:
         command.say_beside_output(remark)
     output.mkdir(parents=True, exist_ok=True)
-    to_do = [
-        path
-        for path, name in names.items()
-        if not (args.skip_existing and all(file.exists() for file in outputs.paths(name)))
-    ]
+
+    def to_do(files: Mapping[pathlib.Path, Iterable[pathlib.Path]]) -> list[pathlib.Path]:
+        return [
+            path
+            for path, written in files.items()
+            if not (args.skip_existing and all(file.exists() for file in written))
+        ]
+
+    photographs = to_do({path: outputs.paths(name) for path, name in names.items()})
+    videos, stopwatch = to_do(of_clips), Stopwatch()
+    skipped = len(found) - len(photographs) - len(videos)
+    with (
+        PredictionProgress(len(photographs) + len(videos), skipped) as progress,
+        compilation.waits_said(progress.say),
+    ):
+        failures = _photographs(
+            segmenter, photographs, names, outputs, progress, stopwatch, smooth=args.smooth
+        )
+        damaged = 0
+        for path in videos:
+            try:
+                written = clips.predict_clip(
+                    segmenter,
+                    path,
+                    clip_names[path],
+                    output,
+                    wanted,
+                    groups,
+                    options,
+                    frames=args.frames,
+                    smooth=args.smooth,
+                    say=progress.say,
+                    progress=lambda done, expected, path=path: progress.frame(path, done, expected),
+                )
+            except InputError as error:
+                failures += 1
+                progress.failed(path, _advised(path, error))
+                continue
+            if written.damage is None:
+                progress.done(path, of_clips[path], written.frames)
+                continue
+            damaged += 1
+            progress.failed(path, f"{path}: {written.damage}; {written.frames} frames are written")
+    for path, content in once.items():
+        if failures:
+            command.say_beside_output(f"{output / path} is not written, since masks are missing")
+        else:
+            write_atomically(output / path, content)
+    if len(found) > 1:
+        command.say_beside_output(progress.summary(stopwatch.seconds))
+    return 2 if failures == len(found) else 1 if failures or damaged else 0
+
+
+def _photographs(
+    segmenter: "Segmenter",
+    paths: Sequence[pathlib.Path],
+    names: Names,
+    outputs: "Outputs",
+    progress: "PredictionProgress",
+    stopwatch: "Stopwatch",
+    *,
+    smooth: bool,
+) -> int:
+    """Segments photographs and writes what is made of them; returns how many failed."""
+    from massformer_jax.data.ahead import map_ahead
 
     def write(answer):
         try:
@@ -229,41 +224,57 @@ def _predict(args: argparse.Namespace) -> int:
             return answer.source, InputError(f"{answer.source}: {error}")
         return answer.source, answer.error
 
-    stopwatch, failures = Stopwatch(), 0
-    with (
-        PredictionProgress(len(to_do), len(names) - len(to_do)) as progress,
-        compilation.waits_said(progress.say),
-    ):
-        answers = segmenter.answers(to_do, scores=outputs.needs_scores, stopwatch=stopwatch)
-        for path, error in map_ahead(write, answers, threads=_WRITERS):
-            if error is None:
-                progress.done(path, outputs.paths(names[path]))
-                continue
-            failures += 1
-            too_large = isinstance(error, TooLargeError)
-            progress.failed(path, f"{path}: {error}, with --window" if too_large else error)
-    for path, content in once.items():
-        if failures:
-            command.say_beside_output(f"{output / path} is not written, since masks are missing")
+    scores = smooth or outputs.needs_scores
+    answers = segmenter.answers(paths, scores=scores, stopwatch=stopwatch)
+    if smooth:
+        answers = _steadied(answers, labels=not outputs.needs_scores)
+    failures = 0
+    for path, error in map_ahead(write, answers, threads=_WRITERS):
+        if error is None:
+            progress.done(path, outputs.paths(names[path]))
         else:
-            write_atomically(output / path, content)
-    if len(names) > 1:
-        command.say_beside_output(progress.summary(stopwatch.seconds))
-    return (2 if failures == len(names) else 1) if failures else 0
+            failures += 1
+            progress.failed(path, _advised(path, error))
+    return failures
+
+
+def _steadied(answers: Iterable["Answer"], *, labels: bool) -> Iterator["Answer"]:
+    """Yields steadied answers, as labels or as scores; every folder is a sequence of its own."""
+    from massformer_jax.video.smoothing import labelled, steadied
+
+    for _, sequence in itertools.groupby(answers, lambda answer: answer.source.parent):
+        steady = steadied(sequence)
+        yield from map(labelled, steady) if labels else steady
+
+
+def _natural(item: tuple[pathlib.Path, pathlib.PurePath]) -> tuple:
+    """Returns what photographs are sorted by: their folder, and their name with numbers as such."""
+    path, name = item
+    parts = re.split(r"(\d+)", name.name)
+    return path.parent, [(int(x), "") if x.isdecimal() else (-1, x) for x in parts], name.name
+
+
+def _advised(path: pathlib.Path, error: Exception) -> Exception | str:
+    """Returns an error, and if the memory does not suffice, which flag needs less of it."""
+    from massformer_jax.inference.stream import TooLargeError
+
+    return f"{path}: {error}, with --window" if isinstance(error, TooLargeError) else error
 
 
 def _check(
-    folder: pathlib.Path, outputs: "Outputs", names: Mapping[pathlib.Path, pathlib.PurePath]
+    folder: pathlib.Path,
+    files: Sequence[pathlib.Path],
+    names: Names,
+    inputs: Iterable[pathlib.Path],
 ) -> None:
     """Checks that nothing but older files of this command is written over.
 
     Raises:
-        InputError: a photograph would be written over, or what is no mask is in the place of one.
+        InputError: what is read would be written over, or what is no mask is in the place of one.
     """
     from massformer_jax.output.formats import FORMATS
 
-    files = [file for name in names.values() for file in outputs.paths(name)]
-    check_outputs(files, names)
+    check_outputs(files, inputs)
     label_maps = {
         folder / file for name in names.values() for file in FORMATS["labels"].files(name, ())
     }

@@ -18,6 +18,7 @@ ROOMS = (
     "convert",
     "report",
     "output",
+    "video",
     "demo",
     "evaluation",
     "training",

@@ -302,20 +302,20 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path, quick, capsys):
     folder = tmp_path / "photographs"
     (folder / "x.jpg").mkdir(parents=True)
     cv2.imwrite(str(folder / "a.jpg"), photograph(40, 50))
-    for name in ("b.mov", "c.JP2", "._a.jpg", ".hidden.png", "d.gif", "a.DNG", "deep/a.nef"):
+    for name in ("b.pdf", "c.JP2", "._a.jpg", ".hidden.png", "d.gif", "a.DNG", "deep/a.nef"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"")
     cv2.imwrite(str(folder / "deep" / "a.png"), photograph(40, 50))
     command = ["--checkpoint", "x", "--output", str(tmp_path / "out")]
     assert predict.main([*command, str(folder)]) == 0
     first, second, summary = capsys.readouterr().err.splitlines()
-    assert first == f"{folder}: left out b.mov, c.JP2, d.gif; photographs are {READ}"
+    assert first == f"{folder}: left out b.pdf, c.JP2, d.gif; photographs are {READ}"
     assert second == f"{folder}: left out a.DNG, deep/a.nef, which are there developed, too"
     assert summary.startswith("2 photographs done in")
     for path in folder.rglob("a.*"):
         path.unlink()
     assert predict.main([*command, str(folder)]) == 2
-    assert "), but b.mov, c.JP2, d.gif\n" in capsys.readouterr().err
+    assert ") and no video, but b.pdf, c.JP2, d.gif\n" in capsys.readouterr().err
 
 
 def test_a_link_to_nothing_fails_by_its_name(tmp_path, quick, capsys):

@@ -10,7 +10,7 @@ from PIL import Image
 from massformer_jax.classes import IGNORE
 from massformer_jax.errors import InputError
 from massformer_jax.output.prediction import Prediction
-from massformer_jax.report.overlay import overlay_jpeg
+from massformer_jax.report.overlay import overlay, overlay_jpeg, with_legend
 
 # Around what is cut out, colours are kept this far, in pixels, where nothing of them is seen.
 _MARGIN = 8
@@ -36,15 +36,27 @@ def tinted_jpeg(prediction: Prediction, opacity: float, *, legend: bool) -> byte
     h, w = prediction.labels.shape
     if max(h, w) > _LONGEST_JPEG:
         raise InputError(f"a photograph of {w} x {h} pixels is too large for an overlay (JPEG)")
-    shown = np.full(256, IGNORE, np.uint8)
-    for group in prediction.groups:
-        shown[list(group.members)] = group.members
     return overlay_jpeg(
         prediction.image,
-        shown[prediction.labels],
+        _shown(prediction),
         opacity,
         prediction.palette,
         prediction.classes if legend else (),
+    )
+
+
+def tinted(prediction: Prediction, opacity: float, *, legend: bool) -> UInt8[np.ndarray, "h2 w 3"]:
+    """Returns the picture that `tinted_jpeg` encodes, RGB, for one of many frames.
+
+    The legend names the classes of all groups, whether or not they occur, so that all frames have
+    one size.
+    """
+    picture = overlay(prediction.image, _shown(prediction), opacity, prediction.palette)
+    if not legend:
+        return picture
+    members = dict.fromkeys(label for group in prediction.groups for label in group.members)
+    return with_legend(
+        picture, [(prediction.classes[label], prediction.palette[label]) for label in members]
     )
 
 
@@ -113,3 +125,11 @@ def eight_bits(share: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 def sixteen_bits(share: Float[np.ndarray, "h w"]) -> UInt16[np.ndarray, "h w"]:
     """Returns shares in 0..1 as 0..65535, see `eight_bits`."""
     return np.rint(np.clip(share, 0, 1) * np.float32(65535)).astype(np.uint16)
+
+
+def _shown(prediction: Prediction) -> UInt8[np.ndarray, "h w"]:
+    """Returns the labels, and 255 where they belong to no group."""
+    shown = np.full(256, IGNORE, np.uint8)
+    for group in prediction.groups:
+        shown[list(group.members)] = group.members
+    return shown[prediction.labels]

@@ -86,12 +86,23 @@ def overlay_jpeg(
     picture = overlay(image, labels, alpha, palette)
     occurring = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=IGNORE)[:IGNORE])
     if legend and len(occurring):
-        entries = [(legend[i], palette[i]) for i in occurring]
-        # Names stay legible where a photograph of 12 megapixels is shown on a screen.
-        strip = _legend(picture.shape[1], entries, size=max(1, round(picture.shape[1] / 1400)))
-        picture = np.concatenate([picture, strip], axis=0)
-    picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        picture = with_legend(picture, [(legend[i], palette[i]) for i in occurring])
+    return jpeg(picture)
+
+
+def with_legend(
+    picture: UInt8[np.ndarray, "h w 3"], entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]]
+) -> UInt8[np.ndarray, "h2 w 3"]:
+    """Returns an RGB picture above a strip that names colours, given as names and their RGB."""
+    # Names stay legible where a photograph of 12 megapixels is shown on a screen.
+    strip = _legend(picture.shape[1], entries, size=max(1, round(picture.shape[1] / 1400)))
+    return np.concatenate([picture, strip], axis=0)
+
+
+def jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Returns an RGB picture as the bytes of a JPEG file."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
 
 
 def comparison(

@@ -1,0 +1,1 @@
+"""Clips: reading, steadying and writing them, frame by frame."""

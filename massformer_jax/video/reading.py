@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Only this machine's files: a playlist that calls itself clip.mp4 must not lead into the network.
 _OPEN = {"protocol_whitelist": "file"}
 
+# What the two parts of a Matroska file begin with.
+_MATROSKA, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+
 # Values of FFmpeg's AVColorSpace: not told, and that of high definition.
 _UNTOLD, _BT709 = 2, 1
 _HD_ROWS = 720  # from here on, a clip that tells no colours has those of high definition
@@ -106,10 +109,12 @@ class Clip:
                     whole = whole and not frame.is_corrupt
                     yield frame
         except (av.error.FFmpegError, OSError) as error:
-            self.damage = _reason(error)
+            self.damage = reason(error)
             return
         if seen < self._stream.frames:
             self.damage = f"it ends after {seen} of {self._stream.frames} frames"
+        elif _is_cut(self.path):
+            self.damage = "its end is missing"
         elif not whole:
             self.damage = "some of its frames are damaged"
 
@@ -119,9 +124,8 @@ def opened(path: pathlib.Path) -> Iterator[Clip]:
     """Opens a clip, and closes it at the end.
 
     Raises:
-        InputError: it is no video that FFmpeg reads, holds sound alone, or has more pixels than are
-            read; or PyAV is missing.
-        OSError: it may not be read.
+        InputError: it may not be read, is no video that FFmpeg reads, holds sound alone, or has
+            more pixels than are read; or PyAV is missing.
     """
     av = check_av()
     with _container(path) as container:
@@ -172,21 +176,46 @@ def check_av() -> "type[av]":
 
 def _container(path: pathlib.Path) -> "av.container.InputContainer":
     av = check_av()
-    with path.open("rb"):  # the system's own words for what may not be read
-        pass
+    try:
+        with path.open("rb"):  # the system's own words for what may not be read
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     try:
         # With "file:", a name such as a:b.mp4 is not taken for a protocol.
         return av.open(f"file:{os.fspath(path)}", options=_OPEN)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path} is no video that can be read: {_reason(error)}") from error
+        raise InputError(f"{path} is no video that can be read: {reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Returns the words of an error of FFmpeg, without its number and the name of the file."""
     text = getattr(error, "strerror", None) or str(error)
     log = getattr(error, "log", None)
     told = log[-1].strip() if log else ""
     return f"{text} ({told})" if told and told not in text else text
+
+
+def _is_cut(path: pathlib.Path) -> bool:
+    """Tells whether the end of a Matroska or WebM file is missing; FFmpeg does not tell.
+
+    Such a file is a header and a segment, each of which says how long it is.
+    """
+    with path.open("rb") as file:
+        for kind in (_MATROSKA, _SEGMENT):
+            if file.read(4) != kind:
+                return False
+            first = file.read(1)
+            more = 8 - first[0].bit_length() if first else 8
+            rest = file.read(more)
+            if more > 7 or len(rest) < more:
+                return False
+            bits = 7 * (more + 1)
+            size = int.from_bytes(first + rest) & (1 << bits) - 1
+            if kind == _MATROSKA:
+                file.seek(size, os.SEEK_CUR)
+        unknown = size == (1 << bits) - 1  # of what was broadcast while it was recorded
+        return not unknown and file.tell() + size > os.fstat(file.fileno()).st_size
 
 
 def _check_size(path: pathlib.Path, width: int, height: int) -> None:

@@ -12,8 +12,9 @@ import av
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
+from massformer_jax.errors import InputError
 from massformer_jax.files import written_atomically
-from massformer_jax.video.reading import Clip, Frame, opened_sound
+from massformer_jax.video.reading import Clip, Frame, opened_sound, reason
 
 if TYPE_CHECKING:
     Pixels = UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"]
@@ -46,9 +47,14 @@ def video(
         say: is told a line if the sound does not fit into the file.
 
     Raises:
+        InputError: FFmpeg cannot write such a file.
         OSError: the disk is full, or the folder may not be written to.
     """
-    with written_atomically(path) as part, contextlib.ExitStack() as stack:
+    with (
+        _errors_told(path),
+        written_atomically(path) as part,
+        contextlib.ExitStack() as stack,
+    ):
         name = f"file:{os.fspath(part)}"
         # The list of frames comes first, so that a browser can begin before it has all.
         options = {} if path.suffix == ".mkv" else {"movflags": "+faststart"}
@@ -104,6 +110,17 @@ def pictures(folder: pathlib.Path, suffix: str) -> Iterator[Callable[[Frame, byt
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _errors_told(path: pathlib.Path) -> Iterator[None]:
+    """Raises FFmpeg's own errors with the name of the file; those of the system stay."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise InputError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def _stream(out: "av.container.OutputContainer", clip: Clip, pixels: "Pixels") -> "av.VideoStream":
@@ -167,10 +184,10 @@ class _Sound:
             targets = {}
             for stream in source.streams.audio:
                 name = stream.codec_context.name
-                if name in out.supported_codecs or stream.codec.name in out.supported_codecs:
+                try:
                     targets[stream.index] = out.add_stream_from_template(stream)
-                else:
-                    say(f"{path}: its sound ({name}) does not fit into the overlay's file")
+                except (ValueError, av.error.FFmpegError):
+                    say(f"{path}: its sound ({name}) does not fit into an overlay; left out")
             yield cls(source, targets, out)
 
     def copy(self, until: Fraction | None) -> None:

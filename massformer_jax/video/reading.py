@@ -78,7 +78,7 @@ class Clip:
         Raises:
             InputError: a frame has more pixels than are read.
         """
-        last, size, index = None, None, 0
+        last, size = None, None
         step = max(1, round(1 / (self.rate * self.time_base)))
         for frame in self._decoded():
             _check_size(self.path, frame.width, frame.height)
@@ -92,9 +92,8 @@ class Clip:
             matrix = _display_matrix(frame)
             self.turned = bool(matrix[0, 1])
             yield Frame(_turned(_rgb(frame), matrix), last)
-            index += 1
-        if not index and not self.damage:
-            self.damage = "it holds no frame"
+        if last is None:
+            self.damage = "it holds no frame" + (f" ({self.damage})" if self.damage else "")
 
     def _decoded(self) -> Iterator["av.VideoFrame"]:
         """Yields what the decoder makes of the packets, and notes what is wrong with them."""

@@ -56,8 +56,11 @@ def video(
         contextlib.ExitStack() as stack,
     ):
         name = f"file:{os.fspath(part)}"
-        # The list of frames comes first, so that a browser can begin before it has all.
-        options = {} if path.suffix == ".mkv" else {"movflags": "+faststart"}
+        # The same frames make the same bytes. The list of frames comes first, so that a browser can
+        # begin before it has all.
+        options = {"fflags": "+bitexact"}
+        if path.suffix != ".mkv":
+            options["movflags"] = "+faststart"
         out = stack.enter_context(
             av.open(name, "w", format=_MUXERS[path.suffix], container_options=options)
         )

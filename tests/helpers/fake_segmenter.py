@@ -1,6 +1,7 @@
 """What answers as a segmenter does, at once and without a network, and waits where a test says."""
 
 import contextlib
+import os
 import threading
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.compilation import announce
+from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
 from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.inference.stream import Answer
@@ -63,9 +65,10 @@ class FakeSegmenter(Segmenter):
         return self.scores(image).argmax(-1).astype(np.uint8)
 
     def answers(self, images, *, scores=False, stopwatch=None):
-        """Yields the answers of arrays, and of what is made into one, in turn."""
+        """Yields the answers of photographs, in turn: paths, arrays, or what becomes one."""
         for image in images:
-            pixels = np.asarray(image)
+            a_path = isinstance(image, str | os.PathLike)
+            pixels = read_photograph(image) if a_path else np.asarray(image)
             try:
                 yield Answer(image, pixels, (self.scores if scores else self.predict)(pixels))
             except InputError as error:

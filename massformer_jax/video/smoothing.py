@@ -12,8 +12,8 @@ The scores of the frames before are a mean over time that moves with the picture
 How much two frames of one scene differ by noise alone is taken from their median difference. If
 most of a frame is new, the scene has been cut and the mean begins anew.
 
-Beside the answers themselves it holds one frame and its scores, at 12 megapixels with 7 classes
-0.5 GB, and while it mixes two maps of coordinates and a moved frame, 0.2 GB.
+Beside the answer that it takes it holds one frame and its mean, at 12 megapixels with 7 classes
+0.4 GB, and while it mixes as much again for the moved ones, and 0.4 GB for coordinates and weights.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,6 +31,7 @@ _FLOW_SIDE = 1024  # pixels along the longer side of what the flow is computed f
 # between pixels, and a multiple of the noise.
 _ALWAYS, _TIMES_NOISE = 4.0, 2.5
 _MOST_NOISE = 12.0  # a median difference beyond this is no noise, but another scene
+_MOST_CHANNELS = 64  # OpenCV's arrays have at most 128
 _NEW_SCENE = 0.6  # share of a frame that has to be new
 
 
@@ -56,7 +57,6 @@ def steadied(answers: Iterable[Answer]) -> Iterator[Answer]:
             yield answer
             continue
         before = _mixed(before, answer)
-        # A copy is not needed: the mean is only read from here on.
         yield answer._replace(answer=before.mean)
 
 
@@ -79,11 +79,10 @@ def _mixed(before: _Before | None, answer: Answer) -> _Before:
         return new
     worth = _moved(before.worth, xs, ys) * trust
     share = worth / (worth + 1)
-    mean = np.empty(scores.shape, np.float32)
-    for k in range(scores.shape[-1]):
-        one = np.ascontiguousarray(scores[..., k])
-        moved = _moved(np.ascontiguousarray(before.mean[..., k]), xs, ys)
-        mean[..., k] = one + (moved - one) * share
+    mean = _moved(before.mean, xs, ys)
+    mean -= scores
+    mean *= share[..., None]
+    mean += scores
     return _Before(image, mean, np.minimum(worth + 1, _MOST))
 
 
@@ -111,7 +110,11 @@ def _origins(
 
 def _moved(x: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """Returns what was at these columns and rows, between pixels as their weighted mean."""
-    return cv2.remap(x, xs, ys, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if x.ndim == 3 and x.shape[-1] > _MOST_CHANNELS:
+        parts = (x[..., i : i + _MOST_CHANNELS] for i in range(0, x.shape[-1], _MOST_CHANNELS))
+        return np.concatenate([_moved(part, xs, ys) for part in parts], -1)
+    moved = cv2.remap(x, xs, ys, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return moved.reshape(x.shape)
 
 
 def _agreement(
@@ -123,7 +126,8 @@ def _agreement(
     """Returns how well the moved frame agrees with the new one, 0..1; 0 for what was not in it."""
     h, w = now.shape[:2]
     # The channel that differs most, as a mean over 3 x 3 pixels: noise is weaker in it.
-    difference = cv2.blur(cv2.absdiff(moved, now).max(-1).astype(np.float32), (3, 3))
+    red, green, blue = cv2.split(cv2.absdiff(moved, now))
+    difference = cv2.blur(cv2.max(cv2.max(red, green), blue).astype(np.float32), (3, 3))
     noise = min(float(np.median(difference[:: max(1, h // 500), :: max(1, w // 500)])), _MOST_NOISE)
     trust = np.exp(-np.square(difference / (_ALWAYS + _TIMES_NOISE * noise)))
     trust[(xs < 0) | (ys < 0) | (xs > w - 1) | (ys > h - 1)] = 0

@@ -1,6 +1,6 @@
 """Measures how much labels flicker in a moving scene, as they are and steadied over time.
 
-    python -m scripts.benchmark.flicker [--size 540x960] [--frames 48] [--seeds 3]
+    python -m scripts.benchmark.flicker [--size 540x960] [--frames 48] [--scenes 3]
 
 The scene is rendered, so its labels and its motion are known (`scripts/benchmark/moving_scene.py`).
 Scores come from a simulation that flickers, or from a network. Compared are the labels of each
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from massformer_jax.classes import IGNORE
 from massformer_jax.inference.stream import Answer
@@ -29,6 +29,7 @@ from massformer_jax.metrics.scores import summarize, tolerance_name
 from massformer_jax.video.smoothing import steadied
 from scripts.arguments import parse_count, parse_size
 from scripts.benchmark.moving_scene import View, flickering_scores, moved_labels, moving_scene
+from scripts.markdown import table
 
 _TOLERANCES = (1.0,)
 _RECENT = 5  # frames since a point came into view
@@ -45,26 +46,28 @@ def plain_average(answers: Iterable[Answer]) -> Iterator[Answer]:
         yield answer._replace(answer=mean)
 
 
+WAYS = {"each frame alone": iter, "a plain average": plain_average, "`--smooth`": steadied}
+
+
 def measured(views: Iterable[View], labels: Iterable[UInt8[np.ndarray, "h w"]]) -> dict[str, float]:
     """Returns the numbers of the table, as shares in 0..1, of labels of all frames."""
-    pool, before = zero_counts(num_tolerances=len(_TOLERANCES)), None
+    age = before = None
+    pool = zero_counts(num_tolerances=len(_TOLERANCES))
     changed = seen = wrong = uncovered = 0
-    age = None
     for view, found in zip(views, labels, strict=True):
         known = view.labels != IGNORE
-        counts = image_counts(found, view.labels, tolerances=_TOLERANCES)
-        pool = add_counts(pool, counts)
-        if before is not None:
+        pool = add_counts(pool, image_counts(found, view.labels, tolerances=_TOLERANCES))
+        if before is None:
+            age = np.full(found.shape, _RECENT, np.uint8)
+        else:
             both = view.seen & known
             changed += np.sum(moved_labels(before, view)[both] != found[both])
             seen += both.sum()
-            age = moved_labels(age, view)
-            age = np.where(view.seen, np.minimum(age + 1, 200), 0).astype(np.uint8)
+            age = np.where(view.seen, np.minimum(moved_labels(age, view) + 1, _RECENT), 0)
+            age = age.astype(np.uint8)
             new = (age < _RECENT) & known
             wrong += np.sum(found[new] != view.labels[new])
             uncovered += new.sum()
-        else:
-            age = np.full(found.shape, 200, np.uint8)
         before = found
     scores = summarize(pool, _TOLERANCES)
     return {
@@ -80,49 +83,65 @@ def _labels(answers: Iterable[Answer]) -> Labels:
     return (answer.answer.argmax(-1).astype(np.uint8) for answer in answers)
 
 
+def compared(
+    views: list[View], scores: Iterable[Float[np.ndarray, "h w k"]]
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Returns the numbers of each way, and the seconds per frame that ours takes.
+
+    Args:
+        views: the frames of a scene.
+        scores: of a network, or simulated, for each of them.
+    """
+    kept = [x.astype(np.float16) for x in scores]  # all ways see the same, in little memory
+    truth = (np.where(view.labels == IGNORE, 0, view.labels) for view in views)
+    rows, seconds = {"the truth": measured(views, truth)}, 0.0
+    for name, way in WAYS.items():
+        answers = (
+            Answer(i, view.image, x.astype(np.float32))
+            for i, (view, x) in enumerate(zip(views, kept, strict=True))
+        )
+        begun = time.perf_counter()
+        found = list(_labels(way(answers)))
+        seconds = time.perf_counter() - begun  # of the last
+        rows[name] = measured(views, found)
+    return rows, seconds / len(views)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=parse_size, default=(540, 960), metavar="HxW")
     parser.add_argument("--frames", type=parse_count, default=48)
-    parser.add_argument("--seeds", type=parse_count, default=3, help="number of scenes")
+    parser.add_argument("--scenes", type=parse_count, default=3)
     parser.add_argument("--checkpoint", help="takes the scores of this network, not simulated ones")
     return parser.parse_args()
 
 
 def main() -> None:
+    """Prints the table, as means over the scenes."""
     args = _arguments()
     network = None
     if args.checkpoint:
         from massformer_jax.inference.segmenter import Segmenter
 
         network = Segmenter.load(args.checkpoint)
-    ways = {"each frame alone": iter, "plain average": plain_average, "steadied": steadied}
-    rows, seconds = {name: [] for name in ("truth", *ways)}, 0.0
-    for seed in range(args.seeds):
+    scenes = []
+    for seed in range(args.scenes):
         views = list(moving_scene(*args.size, args.frames, seed))
-        rows["truth"].append(
-            measured(views, (np.where(v.labels == IGNORE, 0, v.labels) for v in views))
+        scores = (
+            map(network.scores, (view.image for view in views))
+            if network
+            else flickering_scores(views, seed)
         )
-        scores = map(network.scores, (v.image for v in views)) if network else None
-        scores = flickering_scores(views, seed) if scores is None else scores
-        kept = [x.astype(np.float16) for x in scores]
-        for name, way in ways.items():
-            answers = (
-                Answer(i, view.image, x.astype(np.float32))
-                for i, (view, x) in enumerate(zip(views, kept, strict=True))
-            )
-            begun = time.perf_counter()
-            found = list(_labels(way(answers)))
-            if name == "steadied":
-                seconds += time.perf_counter() - begun
-            rows[name].append(measured(views, found))
-    print(args.size, args.frames, "frames,", args.seeds, "scenes")
-    for name, several in rows.items():
-        means = {key: np.mean([x[key] for x in several]) for key in several[0]}
-        print(f"{name:18}", {key: f"{100 * x:.2f} %" for key, x in means.items()})
-    print(f"steadied: {seconds / args.seeds / args.frames:.3f} s per frame")
+        scenes.append(compared(views, scores))
+    names = scenes[0][0]["the truth"]
+    rows = []
+    for way in scenes[0][0]:
+        means = (np.mean([rows[way][name] for rows, _ in scenes]) for name in names)
+        rows.append([way, *(f"{100 * mean:.2f} %" for mean in means)])
+    print(table(["labels of", *names], rows))
+    print(f"steadied: {np.mean([seconds for _, seconds in scenes]):.3f} s per frame")
 
 
 if __name__ == "__main__":

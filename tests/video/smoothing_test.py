@@ -92,10 +92,11 @@ def test_another_size_begins_anew_and_errors_are_passed_on():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (40, 3), (17, 33)])
-def test_any_size(size):
+@pytest.mark.parametrize("classes", [1, 2, 7, 150])
+def test_any_size_and_number_of_classes(size, classes):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (*size, 3), np.uint8)
-    scores = rng.random((*size, 7), np.float32)
+    scores = rng.random((*size, classes), np.float32)
     scores.setflags(write=False)
     found = list(steadied([Answer(0, image, scores), Answer(1, image, scores)]))
     np.testing.assert_allclose(found[1].answer, scores, atol=1e-6)

@@ -8,6 +8,7 @@ import threading
 
 import av
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -15,10 +16,13 @@ from massformer_jax import predict
 from massformer_jax.classes import CLASSES
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
+from massformer_jax.inference import progress
 from massformer_jax.inference.segmenter import Segmenter, TooLargeError
-from massformer_jax.video import clips
+from massformer_jax.training.checkpoint import Checkpoints
+from massformer_jax.video import clips, reading, writing
 from tests.helpers.clips import blocks, read_clip, sound_packets, write_clip
 from tests.helpers.fake_segmenter import BLUE, GREEN, RED, FakeSegmenter
+from tests.helpers.tiny_weights import TINY, tiny_train_state
 
 SIZE, COUNT = (48, 64), 12
 FLAGS = ["--checkpoint", "x"]
@@ -324,8 +328,6 @@ def test_smooth_and_skip_existing_exclude_each_other_for_photographs(run, clip, 
 
 
 def test_progress_tells_frames(run, clip, monkeypatch):
-    from massformer_jax.inference import progress
-
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     lines = run(clip)[2].splitlines()
     assert len(lines) == COUNT and lines[6].startswith(f"{clip}: frame 7 of 12, ")
@@ -333,8 +335,6 @@ def test_progress_tells_frames(run, clip, monkeypatch):
 
 def test_few_frames_are_held_at_a_time(segmenter, tmp_path, monkeypatch):
     """However long a clip is: what is decoded is never far ahead of what is written."""
-    from massformer_jax.video import reading, writing
-
     path = write_clip(tmp_path / "a.mp4", blocks(*SIZE, 60))
     decoded, most, done = [], [], []
     picture, rgb = writing._picture, reading._rgb
@@ -354,14 +354,25 @@ def test_clips_without_pyav(monkeypatch, tmp_path, run, clip):
     def missing():
         raise InputError("pip install it")
 
-    from massformer_jax.video import reading
-
     monkeypatch.setattr(reading, "check_av", missing)
     Image.fromarray(blocks(*SIZE, 1)[0]).save(tmp_path / "a.png")
     status, _, err = run(clip)
     assert status == 2 and err == f"error: {clip}: pip install it\n"
     status, _, err = run(tmp_path)
     assert status == 0 and f"{tmp_path}: left out clip.mp4: pip install it\n" in err
+
+
+def test_the_network_sees_the_frames_as_they_are(clip, tmp_path, monkeypatch):
+    """Through the stream of photographs, with the weights of the smallest network."""
+    with Checkpoints(tmp_path / "run", TINY, every=1) as checkpoints:
+        checkpoints.save_best(tiny_train_state(optax.identity()), 0.5)
+    network = Segmenter.load(tmp_path / "run")
+    monkeypatch.setattr(Segmenter, "load", lambda *_, **__: network)
+    assert predict.main([*FLAGS, "--output", str(tmp_path / "out"), str(clip)]) == 0
+    labels, _ = read_clip(tmp_path / "out" / "clip_labels.mkv", "gray")
+    with reading.opened(clip) as opened:
+        expected = [network.predict(frame) for frame in opened.frames()]
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_names_of_what_is_written():

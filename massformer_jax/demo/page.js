@@ -145,7 +145,8 @@ function tell(status) {
     say("working", coarse + (told ? wait : what), expected && !told
       ? `${seconds} of about ${Math.max(1, Math.round(expected))} s` : seconds);
   } else if (state === "done") {
-    say("done", "Full resolution", `${status.took.toFixed(1)} s`);
+    $("status").title = told; // it may be longer than the line
+    say("done", told ? `Full resolution; ${told}` : "Full resolution", `${status.took.toFixed(1)} s`);
     photo.done = true;
   } else {
     say("failed", levels.length ? "Shown coarse: the pass over all pixels failed" : "Failed");

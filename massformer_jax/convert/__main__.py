@@ -10,6 +10,7 @@ Face, also as the --input (docs/weights.md).
 
 import argparse
 import contextlib
+import os
 import pathlib
 import re
 import sys
@@ -174,7 +175,7 @@ def _weights(args: argparse.Namespace) -> "Weights":
     return weights_of(source, named)
 
 
-def _checkpoint(path: str, step: int | None) -> "Weights":
+def _checkpoint(path: str | os.PathLike, step: int | None) -> "Weights":
     import jax
 
     from massformer_jax.models.weights import load_weights

@@ -73,8 +73,8 @@ def _about(weights: Weights) -> str:
         iteration = weights.source.get("iteration")
         told = f", iteration {iteration}" if iteration is not None else ""
         text += (
-            f"\nThey were converted from a file of PyTorch, `{weights.source.get('file')}` (SHA-256 "
-            f"`{weights.source.get('sha256')}`{told}), number by number.\n"
+            f"\nThey were converted from a file of PyTorch, `{weights.source.get('file')}` "
+            f"(SHA-256 `{weights.source.get('sha256')}`{told}), number by number.\n"
         )
     return text
 

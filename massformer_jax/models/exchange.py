@@ -22,7 +22,7 @@ from massformer_jax.models.picture_size import pictures_of
 from massformer_jax.models.safetensors_file import read_safetensors
 
 TENSORS, FACTS = "model.safetensors", "config.json"
-FILES = (TENSORS, FACTS)
+FILES = (FACTS, TENSORS)
 _MAX_FACTS_BYTES = 2**20
 _MAX_STEP = 2**31
 
@@ -116,7 +116,7 @@ def _read_facts(path: pathlib.Path) -> dict[str, Any]:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON; {ours}") from error
-    if not isinstance(facts, dict) or "architecture" not in facts:
+    if not isinstance(facts, dict) or not isinstance(facts.get("architecture"), dict):
         raise InputError(f"{path} has no `architecture`; {ours}")
     try:
         check_architecture(facts["architecture"])

@@ -82,7 +82,7 @@ def library() -> Any:
 def local_folder(path: str | os.PathLike) -> str | os.PathLike:
     """Returns the folder of weights that a name stands for, downloaded; any other path as it is.
 
-    The files `exchange.FILES` are downloaded and nothing else, all of one commit. What was
+    The files `exchange.FILES` are downloaded and nothing else, both of one commit. What was
     downloaded before is not downloaded again.
 
     Raises:
@@ -122,12 +122,13 @@ def upload(folder: pathlib.Path, name: HubName, message: str) -> str:
     try:
         api = hub.HfApi(library_name="massformer_jax")
         api.create_repo(name.repository, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=name.repository,
-            folder_path=folder,
-            path_in_repo=name.path or None,
-            revision=name.revision,
+        prefix = f"{name.path}/" if name.path else ""
+        # `upload_folder` may make several commits.
+        commit = api.create_commit(
+            name.repository,
+            [hub.CommitOperationAdd(prefix + path.name, path) for path in sorted(folder.iterdir())],
             commit_message=message,
+            revision=name.revision,
         )
     except Exception as error:
         raise _input_error(name, error, "be uploaded") from error
@@ -137,32 +138,29 @@ def upload(folder: pathlib.Path, name: HubName, message: str) -> str:
 def _downloaded(name: HubName, files: Sequence[str]) -> pathlib.Path:
     """Downloads files of a repository and returns the folder that stands for the repository."""
     hub = library()
-    try:
-        folder = hub.snapshot_download(
-            name.repository,
-            revision=name.revision,
-            allow_patterns=list(files),
-            library_name="massformer_jax",
-        )
-    except Exception as error:
-        raise _input_error(name, error, "be downloaded") from error
-    missing = [file for file in files if not (pathlib.Path(folder) / file).is_file()]
-    if missing:
-        raise InputError(
-            f"{name} has no {missing[0]}; name a folder that massformer convert --push wrote"
-        )
-    return pathlib.Path(folder)
+    revision, folder = name.revision, pathlib.Path()
+    for file in files:
+        try:
+            path = hub.hf_hub_download(
+                name.repository, file, revision=revision, library_name="massformer_jax"
+            )
+        except Exception as error:
+            raise _input_error(name, error, "be downloaded", file) from error
+        # It lies in the folder of a commit, from which the other files are taken, too.
+        folder = pathlib.Path(path).parents[file.count("/")]
+        revision = folder.name
+    return folder
 
 
-def _input_error(name: HubName, error: Exception, what: str) -> Exception:
+def _input_error(name: HubName, error: Exception, what: str, file: str = "") -> Exception:
     """Returns the error to raise in the place of one of the library, or of the system."""
     if isinstance(error, OSError) and error.errno:
         return error  # of the disk
-    return InputError(f"{name} cannot {what}: {_reason(name, error)}")
+    return InputError(f"{name} cannot {what}: {_reason(name, error, file)}")
 
 
-def _reason(name: HubName, error: Exception) -> str:
-    """Returns in one line why the library failed, and what to do."""
+def _reason(name: HubName, error: Exception, file: str) -> str:
+    """Returns in one line why the library failed with a file, if with one, and what to do."""
     from huggingface_hub import constants, errors
 
     # The library wraps what happened in its own errors, and those in others.
@@ -179,6 +177,8 @@ def _reason(name: HubName, error: Exception) -> str:
         return "its owner has to grant access; ask on its page, and set HF_TOKEN to your token"
     if happened(errors.RevisionNotFoundError):
         return f"there is no revision {name.revision or 'main'}; name another one"
+    if happened(errors.RemoteEntryNotFoundError):
+        return f"it has no {file}; name a folder that massformer convert --push wrote, or a file"
     if happened(errors.RepositoryNotFoundError):
         return (
             f"{constants.ENDPOINT} has no such repository, or it is private; check the name, or "
@@ -192,9 +192,9 @@ def _reason(name: HubName, error: Exception) -> str:
     last = " ".join(str((answers or chain)[-1]).split())[:200]
     if status:
         return f"{constants.ENDPOINT} answers with status {status}: {last}"
-    if not isinstance(chain[-1], ValueError):
+    if happened(OSError):
         return f"{constants.ENDPOINT} cannot be reached ({last}); try again later"
-    return last
+    return f"{type(chain[-1]).__name__}: {last}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

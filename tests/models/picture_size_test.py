@@ -20,12 +20,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_the_released_recipe_is_for_the_released_photographs():
-    for name in ("massformer_r50", "massformer_r18_lite"):
-        assert (
-            trained_pictures(load(ROOT / f"configs/{name}.py").data.short_edges)
-            == RELEASED_PICTURES
-        )
-    assert trained_pictures(load(ROOT / "configs/sample.py").data.short_edges) == (339, 452)
+    def pictures(name):
+        return trained_pictures(load(ROOT / "configs" / f"{name}.py").data.short_edges)
+
+    assert pictures("massformer_r50") == pictures("massformer_r18_lite") == RELEASED_PICTURES
+    assert pictures("sample") == (339, 452)
 
 
 def test_released_weights_are_for_the_released_photographs(tmp_path):

@@ -64,10 +64,11 @@ def model_card(
 
 def _about(weights: Weights) -> str:
     arguments = ", ".join(f"{key} {value}" for key, value in weights.architecture.items())
+    trained = f" after {weights.step} steps of training" if weights.step else ""
     text = (
-        "Weights of MaSSFormer, which divides photographs of up to 12 megapixels and more into "
-        "classes, with boundaries as fine as those of a matte. They are of step "
-        f"{weights.step} of the training ({arguments}).\n"
+        f"Weights of MaSSFormer{trained}. The network divides photographs of 12 megapixels into "
+        "classes, with boundaries as fine as those of a matte. Its architecture: "
+        f"{arguments}.\n"
     )
     if weights.source:
         iteration = weights.source.get("iteration")

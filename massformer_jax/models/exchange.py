@@ -107,6 +107,8 @@ def sha256(path: pathlib.Path) -> str:
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:
     """Reads `config.json`; raises InputError if it is missing, or wrong, and says where."""
     ours = "it is no folder that massformer convert wrote"
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is missing; {ours}")
     try:
         with open(path, "rb") as file:
             text = file.read(_MAX_FACTS_BYTES + 1)

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, constants
 
 from massformer_jax.convert import __main__ as convert_command
 from massformer_jax.convert.weights import to_torch, write_exchanged
+from massformer_jax.errors import InputError
 from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.training.checkpoint import Checkpoints
@@ -304,7 +305,7 @@ def change(path, **facts):
 
 
 WRONG = {
-    "no file": (lambda path: path.unlink(), "cannot be read"),
+    "no file": (lambda path: path.unlink(), "is missing"),
     "no JSON": (lambda path: path.write_text("{"), "is no JSON"),
     "of another library": (lambda path: path.write_text('{"architectures": []}'), "`architecture`"),
     "another kind of architecture": (lambda path: change(path, architecture=3), "`architecture`"),
@@ -332,6 +333,33 @@ def test_a_wrong_folder_is_refused(exchanged, wrong):
     spoil(exchanged / "config.json")
     with pytest.raises(ValueError, match=message):
         load_weights(exchanged, DEVICE)
+
+
+def test_no_change_of_a_folder_ends_in_a_traceback(exchanged):
+    """Without a checksum, whatever is changed: it is refused in a line, or read."""
+    rng, refused = np.random.default_rng(0), 0
+    change(exchanged / "config.json", sha256=None)
+    sound = {path: path.read_bytes() for path in exchanged.iterdir()}
+    values = [None, True, -1, 10**30, 1.5, "x", [], [[]], {}, {"a": 1}, "\ud800"]
+    facts = json.loads(sound[exchanged / "config.json"])
+    for i in range(24):
+        for path, data in sound.items():
+            path.write_bytes(data)
+        if i % 2:
+            key, value = rng.choice(list(facts)), values[int(rng.integers(len(values)))]
+            change(exchanged / "config.json", **{key: value})
+        else:
+            path = exchanged / "model.safetensors"
+            data = bytearray(sound[path])
+            header = int.from_bytes(data[:8], "little")
+            for at in rng.integers(8 + header, size=int(rng.integers(1, 4))):
+                data[at] = int(rng.integers(256))
+            path.write_bytes(data[: -int(rng.integers(1, 9))] if i % 3 == 0 else data)
+        try:
+            load_weights(exchanged, DEVICE)
+        except InputError:
+            refused += 1
+    assert 8 < refused < 24
 
 
 def test_damaged_tensors_are_refused(exchanged):

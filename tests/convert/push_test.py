@@ -50,12 +50,17 @@ def hub(tmp_path, monkeypatch):
         yield server
 
 
+@pytest.fixture(scope="module")
+def state():
+    return tiny_train_state(optax.identity())
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, state):
     """The workdir of a run whose best weights are of step 0."""
     folder = tmp_path / "run"
     with Checkpoints(folder, TINY, every=1, pictures=(30, 40)) as checkpoints:
-        checkpoints.save_best(tiny_train_state(optax.identity()), 0.5)
+        checkpoints.save_best(state, 0.5)
     return folder
 
 
@@ -291,10 +296,9 @@ def test_the_card_tells_what_is_known(hub, run, capsys, step):
 
 
 @pytest.fixture
-def exchanged(tmp_path):
+def exchanged(tmp_path, state):
     """A folder of weights as they are exchanged."""
     folder = tmp_path / "exchanged"
-    state = tiny_train_state(optax.identity())
     names = tuple(f"name {i}" for i in range(TINY["classes"]))
     write_exchanged(Weights(5, TINY, names, state.params, state.batch_stats), folder)
     return folder

@@ -224,12 +224,13 @@ def _predict(args: argparse.Namespace) -> int:
     def write(answer):
         try:
             if answer.error is None:
+                sizes.append(answer.image.shape[:2])
                 outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
         except InputError as error:
             return answer.source, InputError(f"{answer.source}: {error}")
         return answer.source, answer.error
 
-    stopwatch, failures = Stopwatch(), 0
+    stopwatch, failures, sizes = Stopwatch(), 0, []
     with (
         PredictionProgress(len(to_do), len(names) - len(to_do)) as progress,
         compilation.waits_said(progress.say),
@@ -249,6 +250,8 @@ def _predict(args: argparse.Namespace) -> int:
             write_atomically(output / path, content)
     if len(names) > 1:
         command.say_beside_output(progress.summary(stopwatch.seconds))
+    if remark := segmenter.size_remark(sizes):
+        command.say_beside_output(remark)
     return (2 if failures == len(names) else 1) if failures else 0
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.compilation import announce
+from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.segmenter import Segmenter
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -29,6 +30,7 @@ class FakeSegmenter(Segmenter):
     """
 
     classes, palette = CLASSES, PALETTE
+    _protocol = Protocol()
 
     def __init__(self):
         self.seen: list[tuple[int, int]] = []

@@ -54,7 +54,9 @@ def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say whose weights segment photographs, and how they are computed with."""
     parser.add_argument(
-        "--checkpoint", required=True, help="workdir of a training run, or converted weights"
+        "--checkpoint",
+        required=True,
+        help="workdir of a training run, or converted weights, or hf://OWNER/NAME of the Hub",
     )
     parser.add_argument(
         "--step", type=int, help="take the weights after this step (default: the best, or the last)"

@@ -159,14 +159,14 @@ def _predict(args: argparse.Namespace) -> int:
         ]
 
     photographs = to_do({path: outputs.paths(name) for path, name in names.items()})
-    videos, stopwatch = to_do(of_clips), Stopwatch()
+    videos, stopwatch, sizes = to_do(of_clips), Stopwatch(), []
     skipped = len(found) - len(photographs) - len(videos)
     with (
         PredictionProgress(len(photographs) + len(videos), skipped) as progress,
         compilation.waits_said(progress.say),
     ):
         failures = _photographs(
-            segmenter, photographs, names, outputs, progress, stopwatch, smooth=args.smooth
+            segmenter, photographs, names, outputs, progress, stopwatch, sizes, smooth=args.smooth
         )
         damaged = 0
         for path in videos:
@@ -200,6 +200,8 @@ def _predict(args: argparse.Namespace) -> int:
             write_atomically(output / path, content)
     if len(found) > 1:
         command.say_beside_output(progress.summary(stopwatch.seconds))
+    if remark := segmenter.size_remark(sizes):
+        command.say_beside_output(remark)
     return 2 if failures == len(found) else 1 if failures or damaged else 0
 
 
@@ -210,15 +212,17 @@ def _photographs(
     outputs: "Outputs",
     progress: "PredictionProgress",
     stopwatch: "Stopwatch",
+    sizes: list[tuple[int, int]],
     *,
     smooth: bool,
 ) -> int:
-    """Segments photographs and writes what is made of them; returns how many failed."""
+    """Segments photographs and writes what is made of them; notes their sizes, returns failures."""
     from massformer_jax.data.ahead import map_ahead
 
     def write(answer):
         try:
             if answer.error is None:
+                sizes.append(answer.image.shape[:2])
                 outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
         except InputError as error:
             return answer.source, InputError(f"{answer.source}: {error}")

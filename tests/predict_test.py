@@ -297,6 +297,23 @@ def test_older_masks_are_written_over(tmp_path, quick):
     assert (decode_mask(tmp_path / "a.png") == 3).all()
 
 
+def test_photographs_of_other_sizes_than_the_weights_are_meant_for_are_counted(
+    tmp_path, quick, capsys
+):
+    """One line for all of them, at the end; none if the network sees them at another size."""
+    for name, size in {"a": (40, 50), "b": (80, 100), "c": (60, 120)}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), photograph(*size))
+    command = ["--checkpoint", "x", "--output", str(tmp_path / "out"), str(tmp_path)]
+    assert predict.main(command) == 0
+    assert "meant for" not in capsys.readouterr().err
+    quick.pictures = (80, 100)
+    assert predict.main(command) == 0
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("of 3 photographs the network sees 1 far smaller than the pictures")
+    quick._protocol = Protocol(resolution="80x100")
+    assert quick.size_remark([(40, 50), (80, 100)]) == ""
+
+
 def test_what_is_left_out_of_a_folder_is_named(tmp_path, quick, capsys):
     """Hidden files are passed over; a folder with the name of a photograph is a folder."""
     folder = tmp_path / "photographs"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,23 +12,25 @@ import numpy as np
 import safetensors.numpy
 
 from massformer_jax.classes import class_names, class_palette
-from massformer_jax.convert.names import (
-    COUNTER,
-    from_torch,
-    to_torch_layout,
-    torch_name,
-    weights_by_path,
-)
 from massformer_jax.convert.weights_file import WeightsFile
 from massformer_jax.errors import InputError
-from massformer_jax.files import written_atomically
+from massformer_jax.files import write_atomically, written_atomically
 from massformer_jax.models.build import (
     ARCHITECTURES,
     abstract_encoder,
     abstract_weights,
     check_architecture,
 )
+from massformer_jax.models.exchange import FACTS, TENSORS, sha256
 from massformer_jax.models.finite import check_numbers
+from massformer_jax.models.names import (
+    COUNTER,
+    from_torch,
+    to_torch_layout,
+    torch_name,
+    weights_by_path,
+)
+from massformer_jax.models.picture_size import RELEASED_PICTURES
 from massformer_jax.models.weights import Weights
 
 _BOTTLENECK = "backbone.layer1.0.conv3.weight"  # a ResNet of 50 layers or more has it
@@ -114,6 +117,9 @@ def weights_of(source: WeightsFile, architecture: Mapping[str, Any] | None = Non
         source={**source.provenance(), "counters": counters},
         params=params,
         batch_stats=batch_stats,
+        # A file that tells nothing of it, and holds a released model, is taken for a released one.
+        pictures=source.pictures
+        or (RELEASED_PICTURES if architecture in ARCHITECTURES.values() and not alone else None),
     )
 
 
@@ -180,9 +186,38 @@ def to_torch(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(weights: Weights, path: str | os.PathLike) -> None:
-    """Writes `to_torch(weights)` to a file whose metadata hold iteration, classes and palette."""
-    meta = {"iter": weights.step, "classes": weights.classes, "palette": weights.palette}
+    """Writes `to_torch(weights)` to a file whose metadata hold what else is known of them."""
+    meta = {
+        "iter": weights.step,
+        "classes": weights.classes,
+        "palette": weights.palette,
+        "pictures": weights.pictures,
+    }
     with written_atomically(path) as part:
         safetensors.numpy.save_file(
             to_torch(weights), part, {"format": "pt", "massformer": json.dumps(meta)}
         )
+
+
+def write_exchanged(weights: Weights, folder: pathlib.Path) -> None:
+    """Writes weights in the form of `massformer_jax.models.exchange` into a folder.
+
+    Raises:
+        InputError: they are of an encoder alone.
+    """
+    if "classes" not in weights.architecture:
+        raise InputError("an encoder alone is not exchanged; convert the weights of a whole model")
+    write_safetensors(weights, folder / TENSORS)
+    # The tensors hold the counters.
+    source = {key: value for key, value in (weights.source or {}).items() if key != "counters"}
+    facts = {
+        "library_name": "massformer_jax",
+        "architecture": dict(weights.architecture),
+        "classes": weights.classes,
+        "palette": weights.palette,
+        "pictures": weights.pictures,
+        "step": weights.step,
+        "source": source or None,
+        "sha256": sha256(folder / TENSORS),
+    }
+    write_atomically(folder / FACTS, (json.dumps(facts, indent=1) + "\n").encode())

@@ -11,14 +11,14 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 
 from massformer_jax.convert.state_dict import find_state_dict, is_tensor, released_names
 from massformer_jax.convert.torch_file import TorchFile
 from massformer_jax.errors import InputError
 from massformer_jax.files import check_local
+from massformer_jax.models.picture_size import pictures_of
+from massformer_jax.models.safetensors_file import read_safetensors
 
-_MAX_HEADER_BYTES = 8 * 2**20  # of a .safetensors file, enough for some 80,000 tensors
 # Size of all tensors over the size of the file, at most: strides of 0 would let a small file stand
 # for tensors of any size.
 _MAX_EXPANSION = 8
@@ -35,6 +35,7 @@ class WeightsFile(NamedTuple):
         classes: names of the classes, likewise.
         palette: RGB of each class, likewise.
         notes: lines that say which part of the file was taken, and how names were changed.
+        pictures: height and width of the pictures that the weights are meant for, likewise.
     """
 
     path: pathlib.Path
@@ -44,6 +45,7 @@ class WeightsFile(NamedTuple):
     classes: tuple[str, ...] | None
     palette: tuple[tuple[int, int, int], ...] | None
     notes: tuple[str, ...] = ()
+    pictures: tuple[int, int] | None = None
 
     def provenance(self) -> dict[str, Any]:
         """Returns the file's name, SHA-256 and iteration, which a converted checkpoint keeps."""
@@ -92,6 +94,7 @@ def read_weights(path: str | os.PathLike, key: str | None = None) -> WeightsFile
         classes,
         palette,
         (*notes, *changes),
+        pictures_of(meta.get("pictures")) if isinstance(meta, dict) else None,
     )
 
 
@@ -126,24 +129,7 @@ def _is_safetensors(path: pathlib.Path) -> bool:
 
 
 def _read_safetensors(path: pathlib.Path) -> _Content:
-    try:
-        with open(path, "rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > _MAX_HEADER_BYTES:
-            raise InputError(f"{path} is no .safetensors file, or broken; download it again")
-        with safetensors.safe_open(path, framework="numpy") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
-        message = " ".join(str(error)[:120].split())
-        raise InputError(f"{path} is no .safetensors file, or broken ({message})") from error
-    except (AttributeError, TypeError) as error:
-        # The dtype is one that NumPy lacks, for instance 8-bit floats.
-        raise InputError(f"{path} holds a dtype that is not read; save it as float32") from error
-    if not tensors:
-        raise InputError(f"{path} holds no state dict (tensors by name); pass a file of weights")
+    tensors, meta = read_safetensors(path)
     try:
         return tensors, [], json.loads(meta.get("massformer", "{}")), []
     except (ValueError, RecursionError) as error:

@@ -32,6 +32,7 @@ const json = async (path, options) => (await ask(path, options)).json();
 function say(state, text, seconds = "") {
   $("work").dataset.state = state;
   if ($("status").textContent !== text) $("status").textContent = text;
+  $("status").title = text; // it may be longer than the line
   $("seconds").textContent = seconds;
   $("progress").hidden = state !== "working";
 }
@@ -145,7 +146,8 @@ function tell(status) {
     say("working", coarse + (told ? wait : what), expected && !told
       ? `${seconds} of about ${Math.max(1, Math.round(expected))} s` : seconds);
   } else if (state === "done") {
-    say("done", "Full resolution", `${status.took.toFixed(1)} s`);
+    const full = told ? `Full resolution; ${told}` : "Full resolution";
+    say("done", full, `${status.took.toFixed(1)} s`);
     photo.done = true;
   } else {
     say("failed", levels.length ? "Shown coarse: the pass over all pixels failed" : "Failed");

@@ -44,7 +44,8 @@ class Photograph:
         images: RGB, uint8 [h, w, 3], by level: `FULL`, and `COARSE` unless it is small.
         labels: the classes of their pixels, uint8 [h, w], by level, as far as they are known.
         state: `WAITING`, `RUNNING`, `DONE` or `FAILED`.
-        told: one line for the reader: what takes long, or why it failed.
+        told: one line for the reader: what takes long, or why it failed, or that the weights are
+            meant for pictures of another size.
     """
 
     def __init__(self, name: str, image: UInt8[np.ndarray, "h w 3"]):
@@ -250,7 +251,8 @@ class Studio:
             if level == COARSE:
                 self._enqueue(photograph)
             else:
-                photograph.told, photograph.state = "", DONE
+                h, w = photograph.images[FULL].shape[:2]
+                photograph.told, photograph.state = self._segmenter.size_remark([(h, w)]), DONE
 
     def _answer(self, photograph: Photograph, level: str) -> None:
         image = photograph.images[level]

@@ -20,9 +20,10 @@ from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
 from massformer_jax.inference import stream
 from massformer_jax.inference.network import pad_to_stride
-from massformer_jax.inference.protocol import Protocol
+from massformer_jax.inference.protocol import Protocol, network_size
 from massformer_jax.inference.stream import Answer, TooLargeError
 from massformer_jax.inference.views import label_function, score_function, show
+from massformer_jax.models import picture_size
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights, load_weights
@@ -39,7 +40,11 @@ class Segmenter:
     Attributes:
         classes: names of the labels 0..K-1.
         palette: their colours, RGB, uint8 [K, 3].
+        pictures: (height, width) of the pictures that the weights are meant for; None if that is
+            not known.
     """
+
+    pictures: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Segmenter:
         self._dtype = dtype
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
+        self.pictures = weights.pictures
         graph = model_graph(weights.architecture, training=False)
         there = jax.local_devices()
         if not 1 <= devices <= len(there):
@@ -84,7 +90,8 @@ class Segmenter:
         """Loads the best weights of a workdir, or converted ones.
 
         Args:
-            directory: a training run's workdir, or what `massformer_jax.convert` wrote.
+            directory: a training run's workdir, or what `massformer_jax.convert` wrote; or the name
+                of such weights on the Hub of Hugging Face, "hf://OWNER/NAME" (docs/weights.md).
             step: loads the weights after this step, and no others.
             dtype: that the network computes in: "float32", exact; "tf32", faster on accelerators;
                 "bfloat16", faster still there, and half the memory (docs/performance.md).
@@ -93,8 +100,8 @@ class Segmenter:
                 `massformer_jax.inference.protocol.Protocol`; by default in one piece, as they are.
 
         Raises:
-            InputError: no checkpoint there, or none of `step`; an unknown argument, protocol or
-                dtype; too few devices.
+            InputError: no checkpoint there, or none of `step`, or it cannot be downloaded; an
+                unknown argument, protocol or dtype; too few devices.
         """
         _protocol(protocol)  # before the weights are read, which takes longer
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -162,6 +169,18 @@ class Segmenter:
             together=self._accelerated,
             stopwatch=stopwatch or Stopwatch(),
         )
+
+    def size_remark(self, sizes: Sequence[tuple[int, int]]) -> str:
+        """Returns a line about photographs of other sizes than the weights are meant for, or "".
+
+        Args:
+            sizes: (height, width) of each photograph. Other sizes have `picture_size.FACTOR` times
+                as many pixels, or as few, when the network sees them.
+        """
+        if self.pictures is None:
+            return ""
+        shown = (network_size(h, w, self._protocol.resolution) for h, w in sizes)
+        return picture_size.remark(self.pictures, list(shown))
 
     def __repr__(self) -> str:
         return (

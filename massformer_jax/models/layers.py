@@ -236,7 +236,9 @@ class DeformLayer(nnx.Module):
         self.dcn = DeformKernel(features_in, features_out, size, rngs=rngs)
         self.dcn_bn = BatchNorm(features_out, rngs=rngs)
 
-    def __call__(self, x: SampledMap, rows: Rows | None = None) -> Float[Array, "b r w d"]:
+    def __call__(
+        self, x: SampledMap, rows: Rows | None = None, *, parts: tuple[int, ...] = ()
+    ) -> Float[Array, "b r w d"]:
         """Returns all rows of the output, or some.
 
         At a border of `rows` inside the map the outermost `size // 2` rows are not what the whole
@@ -245,6 +247,7 @@ class DeformLayer(nnx.Module):
         Args:
             x: the map; if it is prepared, there is no gradient.
             rows: which rows; by default all.
+            parts: of the map, see `deform_conv`.
         """
         pixels = x.pixels
         rows = all_rows(pixels) if rows is None else rows
@@ -261,7 +264,7 @@ class DeformLayer(nnx.Module):
         if x.packed is not None:
             sampled = deform_conv_rows(x, *inputs, first_row=rows.start)
         elif spatial.parts() == 1:
-            sampled = deform_conv(pixels, *inputs, first_row=rows.start)
+            sampled = deform_conv(pixels, *inputs, first_row=rows.start, parts=parts)
         else:
             sampled = _deform_conv_by_rows(pixels, *inputs)
         return jax.nn.relu(self.dcn_bn(product(sampled)))

@@ -139,7 +139,8 @@ class LSE(nnx.Module):
         """
         image = take_rows(guide.pixels, rows)[..., :3]
         x1 = self.cbn1(jnp.concatenate([image, shallow], -1))
-        x2 = self.dcn3(guide, rows)
+        # Nobody trains the image in front, nor the zeros at the end.
+        x2 = self.dcn3(guide, rows, parts=(3, self.dcn3.dcn.kernel[...].shape[2]))
         x1 = x1 + x1 * _spatial_weight(self.conv1, x1)
         x2 = x2 + x2 * _spatial_weight(self.conv2, x2)
         return self.cbn2(jnp.concatenate([x1, x2], -1))

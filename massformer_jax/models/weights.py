@@ -3,7 +3,8 @@
 A folder of weights holds STEP/ with `model`, the arrays, and `meta`, JSON with the architecture,
 class names and palette, and for converted weights with where they came from; and `checksums.json`,
 with which the rest is compared before it is read. A training run keeps such folders in its workdir,
-as `best/` and, with more in them, as `checkpoints/`.
+as `best/` and, with more in them, as `checkpoints/`. Weights are read from folders of the form of
+`exchange`, too, and by their names on the Hub of Hugging Face (`hub`).
 """
 
 import os
@@ -19,7 +20,10 @@ from massformer_jax.errors import InputError
 from massformer_jax.files import Place, in_bucket, orbax_path, place
 from massformer_jax.models.build import abstract_encoder, abstract_weights
 from massformer_jax.models.checksums import damage, write_checksums
+from massformer_jax.models.exchange import is_exchanged, read_exchanged
 from massformer_jax.models.finite import check_numbers
+from massformer_jax.models.hub import local_folder
+from massformer_jax.models.picture_size import pictures_of
 
 LAST, BEST = "checkpoints", "best"  # folders of a workdir
 
@@ -34,7 +38,8 @@ class Weights(NamedTuple):
     batch_stats: Any
     palette: tuple[tuple[int, int, int], ...] = class_palette(len(CLASSES))  # RGB
     source: dict[str, Any] | None = None  # of converted weights: file, sha256, iteration, counters
-    folder: Place | None = None  # STEP/ from which they were read
+    folder: Place | None = None  # STEP/, or the exchanged folder, from which they were read
+    pictures: tuple[int, int] | None = None  # (height, width) that they are meant for, if known
 
 
 def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
@@ -44,6 +49,7 @@ def save_weights(directory: str | os.PathLike, weights: Weights) -> None:
         "classes": list(weights.classes),
         "palette": [list(rgb) for rgb in weights.palette],
         "source": weights.source,
+        "pictures": weights.pictures,
     }
     items = ocp.args.Composite(
         model=weights_item(weights.params, weights.batch_stats),
@@ -69,7 +75,8 @@ def load_weights(
     the newest first.
 
     Args:
-        directory: a workdir, a folder `checkpoints` or `best` of one, or converted weights.
+        directory: a workdir, a folder `checkpoints` or `best` of one, or converted or exchanged
+            weights; or their name on the Hub, hf://OWNER/NAME[@REVISION][/FOLDER].
         sharding: where each array goes.
         encoder: whether an encoder alone will do.
         step: takes the weights of this step, and no others.
@@ -77,9 +84,11 @@ def load_weights(
 
     Raises:
         InputError: there is no complete and undamaged checkpoint, or its weights are not finite,
-            or there is an encoder alone where that will not do.
+            or there is an encoder alone where that will not do; or a name cannot be downloaded.
     """
-    root = place(directory)
+    root = place(local_folder(directory))
+    if not in_bucket(root) and is_exchanged(root):
+        return _exchanged(root, directory, sharding, step)
     found = [
         folder / str(number)
         for folder in (root / BEST, root / LAST, root)
@@ -119,6 +128,30 @@ def load_weights(
         palette=palette,
         source=meta.get("source"),
         folder=path,
+        pictures=pictures_of(meta.get("pictures")),
+    )
+
+
+def _exchanged(
+    folder: Place,
+    directory: str | os.PathLike,
+    sharding: jax.sharding.Sharding,
+    step: int | None,
+) -> Weights:
+    """Returns the weights in a folder of the form of `exchange`, which is named as `directory`."""
+    found = read_exchanged(folder)
+    if step not in (None, found.step):
+        raise InputError(
+            f"{directory} holds no checkpoint of step {step}, but that of {found.step}; leave the "
+            "step out"
+        )
+    try:
+        check_numbers(found.params, found.batch_stats)
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
+    params, batch_stats = jax.device_put((found.params, found.batch_stats), sharding)
+    return Weights(
+        **{**found._asdict(), "params": params, "batch_stats": batch_stats}, folder=folder
     )
 
 

@@ -41,6 +41,7 @@ def deform_conv(
     kernel: Float[Array, "k k c o"],
     *,
     first_row: int | Int[Array, ""] = 0,
+    parts: tuple[int, ...] = (),
 ) -> Float[Array, "b r w o"]:
     """Convolves with stride 1, dilation 1, padding k // 2, no bias, one deformable group.
 
@@ -59,10 +60,12 @@ def deform_conv(
         modulation: the factor of each tap, in the dtype of `offsets`.
         kernel: the weights, in the dtype of `x`.
         first_row: the row of the map, also traced, that the first row of the output lies at.
+        parts: the channels of `x` at which another part of it begins. The compiler for TPUs leaves
+            out the gradient of a part that nobody needs, such as that of the image.
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    return _deform_conv(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
+    return _deform_conv(parts, x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
 class SampledMap(NamedTuple):
@@ -104,8 +107,8 @@ def deform_conv_rows(
     return platform_dependent(x, *inputs, **forms, tpu=on_tpu)
 
 
-@jax.custom_vjp
-def _deform_conv(*inputs):
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _deform_conv(_, *inputs):
     def on_tpu(x, *inputs):
         return _packed_forward(_packed(x), x.shape[1:3], *inputs)
 
@@ -113,13 +116,14 @@ def _deform_conv(*inputs):
     return platform_dependent(*inputs, **forms, tpu=on_tpu)
 
 
-def _vjp_forward(*inputs):
-    return _deform_conv(*inputs), inputs
+def _vjp_forward(parts, *inputs):
+    return _deform_conv(parts, *inputs), inputs
 
 
-def _vjp_backward(inputs, gradient):
+def _vjp_backward(parts, inputs, gradient):
     forms = _forms(_backward, _kernel_backward, inputs[0])
-    *gradients, to_kernel = platform_dependent(*inputs, gradient, **forms, tpu=_packed_backward)
+    on_tpu = partial(_packed_backward, parts=parts)
+    *gradients, to_kernel = platform_dependent(*inputs, gradient, **forms, tpu=on_tpu)
     # One sum over the images at the end, so that devices that share a batch talk once.
     return *gradients, to_kernel.sum(0).astype(inputs[3].dtype), None  # first_row
 
@@ -166,13 +170,13 @@ def _packed_forward(packed, size, offsets, modulation, kernel, first_row):
     return out
 
 
-def _packed_backward(*inputs):
+def _packed_backward(*inputs, parts):
     def images(x, offsets, modulation, kernel, first_row, gradient):
         def image(inputs):
             x, offsets, modulation, gradient = inputs
             packed, size = packing.pack(x), x.shape[:2]
             inputs = offsets, modulation, kernel, first_row, gradient
-            return packing.backward(packed, size, *inputs)
+            return packing.backward(packed, size, *inputs, parts=parts)
 
         return lax.map(image, (x, offsets, modulation, gradient))
 

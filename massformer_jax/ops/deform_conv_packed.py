@@ -19,6 +19,7 @@ after the other, since an index of the image inside of a gather has to be unpack
 docs/deform_conv.md has the counts of instructions behind each of these choices.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -130,6 +131,8 @@ def backward(
     kernel: Float[Array, "k k c o"],
     first_row: Int[Array, ""],
     gradient: Float[Array, "r w o"],
+    *,
+    parts: tuple[int, ...] = (),
 ) -> tuple[Array, Array, Array, Float[Array, "k k c o"]]:
     """Returns the gradients of the map, the offsets and the modulation; of the kernel in float32.
 
@@ -141,6 +144,7 @@ def backward(
         kernel: see `forward`.
         first_row: see `forward`.
         gradient: of the output.
+        parts: the channels at which another part of the map begins. Each is added up by itself.
     """
     _, r, w = offsets.shape
     *_, c, o = kernel.shape
@@ -174,7 +178,11 @@ def backward(
         update = jnp.concatenate([to_sample * f[None] for f in sample.factors])
         return to_packed.at[sample.index].add(update.T, mode="promise_in_bounds")
 
-    groups = [slice(first, min(first + _GROUP, c)) for first in range(0, c, _GROUP)]
+    groups = [
+        slice(first, min(first + _GROUP, end))
+        for begin, end in itertools.pairwise((0, *parts, c))
+        for first in range(begin, end, _GROUP)
+    ]
     zeros = (
         [jnp.zeros((packed.shape[0], 4 * (g.stop - g.start)), wide) for g in groups],
         jnp.zeros((kernel.shape[0] * kernel.shape[1], c, o), wide),

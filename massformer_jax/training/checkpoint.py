@@ -47,6 +47,8 @@ class Checkpoints:
         architecture: keyword arguments of MaSSFormer, which are written beside the weights.
         every: number of steps from one state to the next.
         step: continues from the state after this step; None for the newest.
+        pictures: (height, width) of the pictures that the weights are meant for, if known; written
+            beside them, too.
 
     Raises:
         InputError: there are states and all are damaged, or there is none after `step`.
@@ -59,8 +61,9 @@ class Checkpoints:
         *,
         every: int,
         step: int | None = None,
+        pictures: tuple[int, int] | None = None,
     ):
-        self._architecture, self._every = architecture, every
+        self._architecture, self._pictures, self._every = architecture, pictures, every
         states, best = (workdir / name for name in (LAST, BEST))
         if processes.is_first():
             set_aside(states, step=step, needed=True)
@@ -86,7 +89,7 @@ class Checkpoints:
 
         Its arrays are copied first, so that the next step may reuse their memory.
         """
-        _save(self._states, state, self._architecture)
+        _save(self._states, state, _meta(self._architecture, self._pictures))
 
     def save_best(self, state: TrainState, miou: float) -> None:
         """Writes the weights, and waits; they stay if no other step has a higher mIoU (0..1)."""
@@ -97,7 +100,7 @@ class Checkpoints:
             return
         items = ocp.args.Composite(
             model=weights_item(state.params, state.batch_stats),
-            meta=ocp.args.JsonSave(_meta(self._architecture)),
+            meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures)),
         )
         self._best.save(step, args=items, metrics={"mIoU": miou})
         self._best.wait_until_finished()
@@ -223,7 +226,7 @@ def save_nonfinite(
     """
     folder = workdir / NONFINITE
     with ocp.CheckpointManager(orbax_path(folder)) as manager:
-        _save(manager, state, architecture)
+        _save(manager, state, _meta(architecture, None))
     if processes.is_first():
         write_checksums(folder / str(int(state.step)))
     with (
@@ -234,22 +237,21 @@ def save_nonfinite(
     return folder
 
 
-def _save(
-    manager: ocp.CheckpointManager, state: TrainState, architecture: Mapping[str, Any]
-) -> None:
+def _save(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, Any]) -> None:
     step = int(state.step)
     if step in manager.all_steps():
         return
     items = ocp.args.Composite(
         model=weights_item(state.params, state.batch_stats),
         optimizer=ocp.args.StandardSave(state.opt_state),
-        meta=ocp.args.JsonSave({**_meta(architecture), "skipped": int(state.skipped)}),
+        meta=ocp.args.JsonSave({**meta, "skipped": int(state.skipped)}),
     )
     manager.save(step, args=items)
 
 
-def _meta(architecture: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(architecture: Mapping[str, Any], pictures: tuple[int, int] | None) -> dict[str, Any]:
     return {
         "architecture": dict(architecture),
         "classes": list(class_names(architecture["classes"])),
+        "pictures": pictures,
     }

@@ -47,7 +47,8 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.architecture = architecture(name)
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
     config.remat = False  # less memory, more time: for crops that do not fit otherwise
-    # What to start from: a workdir, converted weights, a .pth or .safetensors file; "" for nothing.
+    # What to start from: a workdir, converted weights, a .pth or .safetensors file, or a name
+    # hf://OWNER/NAME; "" for nothing.
     config.init_from = ""
     config.data = {
         "data_dir": "data",  # what python -m massformer_jax.data.build wrote

@@ -12,6 +12,7 @@ from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.files import Place, place
+from massformer_jax.models.hub import local_file
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import has_state
@@ -39,9 +40,9 @@ def read_initial(path: str | os.PathLike, architecture: Mapping[str, Any]) -> In
     """Reads what a run of this model can start from.
 
     Args:
-        path: a workdir, converted weights, or a file that `massformer_jax.convert` reads. It holds
-            the same model, or an encoder of the same depth. Another number of classes leaves the
-            class head out.
+        path: a workdir, converted weights, a file that `massformer_jax.convert` reads, or a name of
+            the Hub that stands for weights or for a .safetensors file. It holds the same model, or
+            an encoder of the same depth. Another number of classes leaves the class head out.
         architecture: keyword arguments of MaSSFormer.
 
     Raises:
@@ -83,6 +84,7 @@ def start(state: TrainState, initial: Initial) -> TrainState:
 
 
 def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
+    path = local_file(path, (".safetensors",))
     if place(path).is_dir():
         device = jax.local_devices(backend="cpu")[0]
         sharding = jax.sharding.SingleDeviceSharding(device)

@@ -12,6 +12,7 @@ import optax
 from massformer_jax.compilation import announce
 from massformer_jax.data import pipeline
 from massformer_jax.files import Place, write_atomically
+from massformer_jax.models.picture_size import trained_pictures
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import Checkpoints
@@ -69,7 +70,11 @@ def train_and_evaluate(
     with (
         stop_notice() as notice,
         Checkpoints(
-            workdir, architecture, every=config.checkpoint_every, step=continue_from
+            workdir,
+            architecture,
+            every=config.checkpoint_every,
+            step=continue_from,
+            pictures=trained_pictures(config.data.short_edges),
         ) as checkpoints,
     ):
         state = checkpoints.restore(shapes, shardings)

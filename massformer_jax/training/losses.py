@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8, UInt32
 
 from massformer_jax.models.massformer import Outputs
 from massformer_jax.ops.edges import edge_map, pack_masks, unpack_masks
-from massformer_jax.ops.points import sample_points
+from massformer_jax.ops.points import corners, sample_corners
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.parallel.sharding import CROPS
@@ -158,7 +158,7 @@ def image_terms(outputs: Outputs, labels: UInt8[Array, "b y x"], points: Points)
     groups = ((half, slice(None, -1)), (full, slice(-1, None)))  # features and their heads
     masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
     present = masks.any((-2, -1))
-    packed = pack_masks(masks)[..., None]
+    packed = corners(pack_masks(masks))
 
     # Heads go one after the other: it bounds the memory, and a head is compiled once.
     def costs_of(features, heads):
@@ -208,7 +208,7 @@ def class_loss(logits: Float[Array, "b q k1"], labels: Int[Array, "b q"]) -> Flo
 
 
 def point_terms(
-    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k _ _"]
 ) -> tuple[Float[Array, "b k"], Float[Array, "b k"]]:
     """Returns two losses of each mask: binary cross entropy (BCE) over P points, and dice.
 
@@ -217,14 +217,12 @@ def point_terms(
     Args:
         maps: mask logits of the matched queries.
         points: those of this head, without the axis of heads.
-        packed: target masks and boundary weights, see `pack_masks`.
+        packed: `corners` of target masks and boundary weights, see `pack_masks`.
     """
     chosen = uncertain_points(maps, points, packed)
-    logits = sample_points(maps[..., None], chosen)[..., 0]
-    unpacked = sample_points(
-        packed,
-        chosen,
-        read=lambda byte: jnp.concatenate(unpack_masks(byte, logits.dtype), -1),
+    logits = sample_corners(corners(maps), chosen)
+    unpacked = sample_corners(
+        packed, chosen, read=lambda byte: jnp.stack(unpack_masks(byte, logits.dtype), -1)
     )
     targets, boundary = unpacked[..., 0], unpacked[..., 1]
     bce = optax.sigmoid_binary_cross_entropy(logits, targets)
@@ -235,7 +233,7 @@ def point_terms(
 
 
 def uncertain_points(
-    maps: Float[Array, "b k h w"], points: Points, packed: UInt8[Array, "b k y x 1"]
+    maps: Float[Array, "b k h w"], points: Points, packed: UInt32[Array, "b k _ _"]
 ) -> Float[Array, "b k p 2"]:
     """Returns the P points where the losses look: the least certain candidates, then random ones.
 
@@ -244,10 +242,10 @@ def uncertain_points(
     """
     maps = jax.lax.stop_gradient(maps)
     candidates = points.oversampled.astype(maps.dtype)
-    logits = sample_points(maps[..., None], candidates)[..., 0]
-    shade = sample_points(
+    logits = sample_corners(corners(maps), candidates)
+    shade = sample_corners(
         packed, candidates, read=lambda byte: 1 - unpack_masks(byte, maps.dtype)[1]
-    )[..., 0]
+    )
     keep = points.match.shape[-2] - points.random.shape[-2]
     _, index = jax.lax.top_k(-jnp.abs(logits) * shade, keep)
     kept = jnp.take_along_axis(candidates, index[..., None], axis=-2)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from massformer_jax.ops.points import sample_points
+from massformer_jax.ops.points import corners, sample_corners, sample_points
 from massformer_jax.ops.precision import float32_products
 
 CLASS_COST, MASK_COST, DICE_COST = 2.0, 5.0, 5.0
@@ -49,10 +49,10 @@ def match_costs(
     features = sample_points(mask_features, points)
     product = functools.partial(jnp.einsum, precision=float32_products())
     logits = product("bqe,bpe->bqp", mask_embeds.astype(features.dtype), features)
-    targets = sample_points(
-        labels[..., None],
+    targets = sample_corners(
+        corners(labels),
         points.astype(features.dtype),
-        read=lambda label: label == jnp.arange(classes, dtype=label.dtype).reshape(1, 1, classes),
+        read=lambda label: jax.nn.one_hot(label, classes, dtype=features.dtype),
     )
 
     # BCE(x, t) = softplus(x) - x · t: its sum over points is linear in the targets.

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from massformer_jax.convert import __main__ as convert_command
-from massformer_jax.convert.names import COUNTER
 from massformer_jax.convert.weights import recognise, weights_of
 from massformer_jax.convert.weights_file import WeightsFile, read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.models.build import check_architecture
+from massformer_jax.models.names import COUNTER
 from tests.helpers.pickles import saved
 from tests.helpers.tiny_weights import TINY, tiny_state, write
 

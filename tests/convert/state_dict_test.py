@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from massformer_jax.convert.names import COUNTER
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
+from massformer_jax.models.names import COUNTER
 from tests.helpers.pickles import archive, call, dictionary, name, saved, value
 
 ONE = np.arange(6, dtype=np.float32).reshape(2, 3)

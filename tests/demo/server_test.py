@@ -368,6 +368,14 @@ def test_wrong_arguments_are_one_line(client, tmp_path, capsys):
         Server("127.0.0.1", client.server.server_port, client.server.studio, "")
 
 
+def test_a_photograph_of_another_size_than_the_weights_are_meant_for(client):
+    """It is said when the photograph is done; of the others, nothing."""
+    client.segmenter.pictures = (120, 160)
+    told = client.until(client.send(photograph(60, 80)), state="done")["told"]
+    assert told.startswith("the network sees 80x60 pixels, far smaller than the pictures")
+    assert client.until(client.send(photograph(64, 84)), state="done")["told"] == ""
+
+
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(tmp_path):
     """With the network itself; interrupted while it compiles."""

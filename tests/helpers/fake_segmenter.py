@@ -11,6 +11,7 @@ from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.compilation import announce
 from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
+from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.inference.stream import Answer
 
@@ -32,7 +33,8 @@ class FakeSegmenter(Segmenter):
         go: an answer waits until it is set.
     """
 
-    classes, palette = CLASSES, PALETTE
+    classes, palette, pictures = CLASSES, PALETTE, None
+    _protocol = Protocol()
 
     def __init__(self):
         self.seen: list[tuple[int, int]] = []

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from massformer_jax.convert.names import from_torch
 from massformer_jax.models.build import architecture
 from massformer_jax.models.massformer import MaSSFormer, Outputs
+from massformer_jax.models.names import from_torch
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.training.losses import Points
 

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import safetensors.numpy
 
-from massformer_jax.convert.names import (
+from massformer_jax.models.build import abstract_weights
+from massformer_jax.models.names import (
     COUNTER,
     from_torch,
     to_torch_layout,
     torch_name,
     weights_by_path,
 )
-from massformer_jax.models.build import abstract_weights
 from massformer_jax.training.state import TrainState
 from tests.helpers import release, tiny_config
 

@@ -40,10 +40,10 @@ def form(request, monkeypatch):
     jax.clear_caches()
 
 
-def output_and_gradients(x, offsets, modulation, kernel, gradient, **first_row):
+def output_and_gradients(x, offsets, modulation, kernel, gradient, **options):
     """Returns the output, and the gradients of the four inputs for a gradient of the output."""
     out, backward = jax.vjp(
-        lambda *inputs: deform_conv(*inputs, **first_row), x, offsets, modulation, kernel
+        lambda *inputs: deform_conv(*inputs, **options), x, offsets, modulation, kernel
     )
     return out, *backward(gradient)
 
@@ -246,6 +246,15 @@ def test_no_direction_keeps_a_copy_of_the_input_for_each_tap(k, features, monkey
         return output_and_gradients(*arguments)[1:]
 
     assert temporaries(gradients, *maps, kernel, gradient) < 4 * input_map + 3 * planes
+
+
+def test_parts_of_a_map_have_the_same_gradients():
+    inputs = [jnp.asarray(a, jnp.float32) for a in random_inputs(3, reach=1.7, features=(7, 3))]
+    gradient = jnp.asarray(np.random.default_rng(3).normal(size=(*inputs[1].shape[:1], 6, 7, 3)))
+    inputs.append(gradient.astype(jnp.float32))
+    expected = output_and_gradients(*inputs)
+    got = output_and_gradients(*inputs, parts=(1, 6))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @pytest.mark.parametrize("dtype, gathers", [("bfloat16", 1), ("float32", 2)])

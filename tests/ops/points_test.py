@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from massformer_jax.ops.points import sample_points
+from massformer_jax.ops.points import corners, sample_corners, sample_points
 from tests.helpers.points_by_definition import by_definition
 
 
@@ -31,14 +31,44 @@ def test_pixel_centres_and_corner():
     np.testing.assert_allclose(sample_points(image, jnp.zeros((1, 2))), [[0.25]])
 
 
-def test_read_unpacks_while_sampling():
+@pytest.mark.parametrize("size", [(5, 7), (1, 4), (3, 1)])
+def test_corners_give_the_same(size):
+    g = np.random.default_rng(2)
+    maps = g.normal(size=(2, 3, *size)).astype(np.float32)
+    points = g.random((2, 3, 40, 2)).astype(np.float32)
+    points[..., :4, :] = [[0, 0], [0, 0.999999], [0.999999, 0], [0.999999, 0.999999]]
+    maps, points = jnp.asarray(maps), jnp.asarray(points)
+    ours, to_maps = jax.value_and_grad(lambda x: (sample_corners(corners(x), points) ** 2).sum())(
+        maps
+    )
+    expected, to_expected = jax.value_and_grad(
+        lambda x: (sample_points(x[..., None], points) ** 2).sum()
+    )(maps)
+    np.testing.assert_array_equal(
+        sample_corners(corners(maps), points), sample_points(maps[..., None], points)[..., 0]
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    np.testing.assert_allclose(to_maps, to_expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bytes_are_unpacked_while_sampling():
     g = np.random.default_rng(1)
-    labels = jnp.asarray(g.integers(0, 3, (2, 6, 5, 1)), jnp.uint8)
+    labels = jnp.asarray(g.integers(0, 3, (2, 6, 5)), jnp.uint8)
     points = jnp.asarray(g.random((2, 30, 2)), jnp.float32)
-    classes = jnp.arange(3, dtype=jnp.uint8).reshape(1, 1, 3)
-    ours = sample_points(labels, points, read=lambda values: values == classes)
-    masks = jax.nn.one_hot(labels[..., 0], 3)
-    np.testing.assert_allclose(ours, sample_points(masks, points), rtol=1e-6)
+    words = corners(labels)
+    assert words.dtype == jnp.uint32 and words.shape == (2, 7, 6)
+    ours = sample_corners(words, points, read=lambda values: jax.nn.one_hot(values, 3))
+    masks = jax.nn.one_hot(labels, 3)
+    np.testing.assert_array_equal(ours, sample_points(masks, points))
+    # What is outside of the map counts as zero, whatever `read` makes of it.
+    one = sample_corners(words, jnp.zeros((2, 1, 2)), read=lambda x: jnp.ones(x.shape))
+    np.testing.assert_array_equal(one, [[0.25]] * 2)
+    # All bits of a byte arrive.
+    full = corners(jnp.full((1, 2, 2), 255, jnp.uint8))
+    centre = jnp.full((1, 1, 2), 0.5)
+    np.testing.assert_array_equal(
+        sample_corners(full, centre, read=lambda x: x.astype(jnp.float32)), [[255.0]]
+    )
 
 
 def test_narrow_maps_are_read_in_float32():

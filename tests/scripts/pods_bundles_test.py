@@ -257,6 +257,38 @@ def test_twice_the_rows_are_twice_the_bundles(tmp_path):
     assert once["scatters"] == once["sorts"] == 0 < once["program"] < 1000
 
 
+PARTS = """
+import json, re
+from scripts.bare_machine import replace_jaxtyping
+from scripts.tpu_compiler import find_no_tpu, topology_devices
+find_no_tpu()
+replace_jaxtyping()
+import jax
+import jax.numpy as jnp
+from massformer_jax.ops.deform_conv import deform_conv
+chip = jax.sharding.SingleDeviceSharding(topology_devices("v5e:1x1")[0])
+def step(image, second, kernel, *planes):
+    def layer(second, kernel):
+        x = jnp.concatenate([image, second], -1)
+        return deform_conv(x, *planes, kernel, parts=(3,)).astype(jnp.float32).sum()
+    return jax.grad(layer, (0, 1))(second, kernel)
+shapes = [(1, 64, 64, 3), (1, 64, 64, 8), (3, 3, 11, 8)], [(1, n, 64, 64) for n in (18, 9)]
+dtypes = "bfloat16", "float32"
+arguments = [
+    jax.ShapeDtypeStruct(shape, dtype, sharding=chip)
+    for dtype, of_dtype in zip(dtypes, shapes) for shape in of_dtype
+]
+text = jax.jit(step).trace(*arguments).lower().compile().as_text()
+print(json.dumps(re.findall(r"f32.[0-9]+,([0-9]+)]\\S* scatter.", text)))
+"""
+
+
+@pytest.mark.slow
+def test_a_gradient_that_nobody_needs_is_left_out():
+    # One scatter adds up the four corners of the eight channels behind the image.
+    assert compiler_for_tpus("-c", PARTS) == ["32"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", LAYER_CYCLES)
 def test_the_count_of_a_layer(direction):

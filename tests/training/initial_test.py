@@ -8,10 +8,10 @@ import pytest
 
 from massformer_jax import main
 from massformer_jax.convert import __main__ as convert_command
-from massformer_jax.convert import names
-from massformer_jax.convert.names import weights_by_path
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
+from massformer_jax.models import names
+from massformer_jax.models.names import weights_by_path
 from massformer_jax.models.weights import load_weights
 from massformer_jax.training import evaluation, loop
 from massformer_jax.training.initial import read_initial, start

@@ -140,6 +140,18 @@ class TestStopping:
         assert "evaluation" not in capsys.readouterr().out
 
 
+def test_weights_tell_for_what_pictures_they_are_meant(config, undisturbed):
+    """The states and the best weights: the middle of 256 and 320 rows."""
+    workdir, _ = undisturbed
+    assert config.data.short_edges == (256, 320)
+    told = [
+        json.loads(path.read_text())["pictures"]
+        for folder in (checkpoint.LAST, checkpoint.BEST)
+        for path in (workdir / folder).glob("*/meta/metadata")
+    ]
+    assert len(told) > 1 and all(pictures == [286, 381] for pictures in told)
+
+
 def test_what_a_killed_save_left_is_not_chosen(config, undisturbed):
     """Orbax renames a folder when it is complete: another name is no state."""
     workdir, state = undisturbed

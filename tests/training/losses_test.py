@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from massformer_jax.models.massformer import Outputs
 from massformer_jax.ops.edges import pack_masks
+from massformer_jax.ops.points import corners
 from massformer_jax.parallel import sharding
 from massformer_jax.training import losses
 from tests.helpers.points_by_definition import by_definition
@@ -102,9 +103,27 @@ def test_point_terms_equal_definition():
     points = losses.Points(
         jnp.zeros((1, 16, 2)), jnp.asarray(oversampled)[None, None], jnp.asarray(random)[None, None]
     )
-    packed = pack_masks(jnp.asarray(mask))[None, None, ..., None]
+    packed = corners(pack_masks(jnp.asarray(mask))[None, None])
     ours = jax.jit(losses.point_terms)(jnp.asarray(maps)[None, None, ..., 0], points, packed)
     np.testing.assert_allclose(np.ravel(ours), [bce, dice], rtol=1e-5)
+
+
+def test_four_corners_of_a_point_are_one_gather():
+    """TPUs pay for each row that they gather: one of a map and one of bytes, for each point."""
+    b, k, p = 2, 3, 16
+    points = losses.Points(
+        *(jnp.zeros((b, *shape, 2)) for shape in ((p,), (k, 3 * p), (k, p // 4)))
+    )
+    maps, packed = jnp.zeros((b, k, 8, 8)), jnp.zeros((b, k, 33, 33), jnp.uint32)
+
+    def loss(maps):
+        bce, dice = losses.point_terms(maps, points, packed)
+        return (bce + dice).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(maps).as_text()
+    # Those of the candidates, of the points that are kept, and the one that keeps them.
+    assert text.count('"stablehlo.gather"(') == 2 + 2 + 1
+    assert text.count('"stablehlo.scatter"(') == 1
 
 
 def test_class_loss_weighs_no_object_by_a_tenth():

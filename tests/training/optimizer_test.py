@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from massformer_jax.convert.names import torch_name
 from massformer_jax.models.massformer import MaSSFormer
+from massformer_jax.models.names import torch_name
 from massformer_jax.training import optimizer
 from tests.helpers import release
 

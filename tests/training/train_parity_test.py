@@ -14,7 +14,7 @@ import optax
 import pytest
 from flax import nnx
 
-from massformer_jax.convert.names import to_torch_layout, torch_name, weights_by_path
+from massformer_jax.models.names import to_torch_layout, torch_name, weights_by_path
 from massformer_jax.training import losses, optimizer
 from tests.helpers import release
 

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from massformer_jax.convert import weights
-from massformer_jax.convert.names import from_torch, to_torch_layout, torch_name, weights_by_path
 from massformer_jax.errors import InputError
 from massformer_jax.models.build import ARCHITECTURES
 from massformer_jax.models.massformer import MaSSFormer
+from massformer_jax.models.names import from_torch, to_torch_layout, torch_name, weights_by_path
 from tests.helpers import release
 from tests.helpers.configs import load
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from massformer_jax.convert.mismatch import mismatch_message
 from massformer_jax.errors import InputError
+from massformer_jax.models.mismatch import mismatch_message
 from massformer_jax.tree import leaves_by_path
 
 COUNTER = "num_batches_tracked"  # torch counts here how many training steps a BatchNorm has seen

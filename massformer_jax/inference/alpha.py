@@ -38,12 +38,14 @@ STRIP = 1 << 18
 # are the blocks up to 4 blocks away, and from there on, up to 28 blocks away, the light decides less
 # and less: scores know nothing of the ends of hairs, and a band that ended at once would cut them.
 _UNSURE = 0.003
-_REACH = 16
-_FADE = 12
-# The power of a share that a pixel counts with in a mean, one for each time colours are taken anew.
+_REACH = 8
+_FADE = 6
+# The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
+# alone, then of those that the step before found.
+_FIRST_PURITY = 16
 _PURITIES = (8, 8, 4)
 # Of the pixels whose label agrees with all labels up to eight blocks away, this share is usual.
-_FAR = 8
+_FAR = 4
 _USUAL = 0.95
 
 
@@ -173,15 +175,10 @@ def _coverage(
     """Computes the coverage; `height` and `width` are those of what is not padding."""
     h, w = prior.shape
     announce(f"soft edges for up to {w}x{h} pixels")
+    whole = Rows(0, h)
     lowest, highest = _extremes_of_blocks(prior)
     unsure = (highest >= _UNSURE) & (lowest <= 1 - _UNSURE)
     open_to = _mean_nearby(_highest_nearby(unsure.astype(prior.dtype), _REACH), _FADE) ** 2
-    in_front = matting.purity(-_highest_nearby(-lowest, 1), _PURITIES[0])
-    behind = matting.purity(1 - _highest_nearby(highest, 1), _PURITIES[0])
-
-    def sums(strip: Rows) -> Array:
-        light, inside = _light(image, strip), _inside(strip, w, height, width)
-        return matting.block_sums(light, inside)[None]
 
     def share(strip: Rows, told: Array, settled: bool) -> tuple[Array, Array]:
         """Returns the light and the coverage of a strip."""
@@ -191,18 +188,25 @@ def _coverage(
         seen = matting.unmixed(light, expected, near[..., :5], near[..., 5], settled=settled)
         return light, seen
 
-    def sums_of_both(strip: Rows, told: Array, power: int) -> Array:
-        light, alpha = share(strip, told, settled=False)
-        inside = _inside(strip, w, height, width)
-        return matting.sums_of_both(light, alpha, inside, power)[None]
+    def colours(power: int, correlated: bool, told: Array | None = None) -> Array:
+        """Returns how the light tells the coverage, by colours that `told`, or the prior, shows."""
 
-    whole = Rows(0, h)
-    first = in_strips(sums, whole, rows, after=prior)[0]
-    told = _told(first * in_front[..., None], first * behind[..., None], correlated=False)
+        def sums(strip: Rows) -> Array:
+            if told is None:
+                light, alpha = _light(image, strip), _rows_of(prior, strip)
+            else:
+                light, alpha = share(strip, told, settled=False)
+            inside = _inside(strip, w, height, width)
+            return matting.sums_of_both(light, alpha, inside, power)[None]
+
+        after = prior if told is None else told
+        sums_of_both = matting.spread(in_strips(sums, whole, rows, after=after)[0])
+        sides = (matting.colours_of(x) for x in (sums_of_both[..., :10], sums_of_both[..., 10:]))
+        return matting.unmixing(*sides, correlated=correlated)
+
+    told = colours(_FIRST_PURITY, correlated=False)
     for power in _PURITIES:
-        both = functools.partial(sums_of_both, told=told, power=power)
-        again = in_strips(both, whole, rows, after=told)[0]
-        told = _told(again[..., :10], again[..., 10:], correlated=True)
+        told = colours(power, correlated=True, told=told)
     return in_strips(lambda strip: share(strip, told, True)[1][None], whole, rows, after=told)[0]
 
 
@@ -234,15 +238,6 @@ def _foreground(
         return matting.encoded(front)[None]
 
     return in_strips(colours, whole, rows, after=means)[0]
-
-
-def _told(
-    front: Float[Array, "i j 10"], behind: Float[Array, "i j 10"], *, correlated: bool
-) -> Float[Array, "i j 5"]:
-    """Returns how the light tells the coverage, from sums of blocks in front and behind."""
-    spread = matting.spread(jnp.concatenate([front, behind], -1))
-    colours = (matting.colours_of(x) for x in (spread[..., :10], spread[..., 10:]))
-    return matting.unmixing(*colours, correlated=correlated)
 
 
 def _extremes_of_blocks(x: Float[Array, "h w"]) -> tuple[Array, Array]:

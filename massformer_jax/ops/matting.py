@@ -3,8 +3,8 @@
 A pixel that a twig covers to one half receives half of the twig's light and half of the sky's. So
 its light, not its encoded value, lies on the straight line between the two; where on it, is the
 coverage. What is in front and what is behind is taken from pixels nearby that are sure to show one
-of them alone: means, weighted by how near they are, of what `block_sums` gathers for blocks of 4x4
-pixels. They change slowly from place to place, so that maps at a quarter of the size hold them.
+of them alone: means, weighted by how near they are, of what `block_sums` gathers for blocks of 8x8
+pixels. They change slowly from place to place, so that maps at an eighth of the size hold them.
 
 A means in front and B behind throughout.
 """
@@ -18,12 +18,12 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from massformer_jax.ops.resize import resize_bilinear
 
-BLOCK = 4  # pixels along each side of a block
-LEVELS = 5  # of the pyramid in `spread`: sides must be multiples of BLOCK * 2**(LEVELS - 1)
+BLOCK = 8  # pixels along each side of a block
+LEVELS = 4  # of the pyramid in `spread`: sides must be multiples of BLOCK * 2**(LEVELS - 1)
 
-_SIGMA = 2.0  # of the Gaussian of a level, in its own positions: 8 pixels at the finest
+_SIGMA = 1.0  # of the Gaussian of a level, in its own positions: 8 pixels at the finest
 _FURTHER = 0.01  # what a level counts beside the next finer one
-_TAPS = np.exp(-0.5 * (np.arange(-6, 7) / _SIGMA) ** 2).astype(np.float32)
+_TAPS = np.exp(-0.5 * (np.arange(-3, 4) / _SIGMA) ** 2).astype(np.float32)
 _TAPS /= _TAPS.sum()
 
 _NOISE = 1e-3  # variance of light, in 0..1, that is in every photograph
@@ -63,7 +63,7 @@ def encoded(light: Float[Array, "*_"]) -> UInt8[Array, "*_"]:
     return jnp.round(255 * jnp.where(x <= 0.0031308, 12.92 * x, curve)).astype(jnp.uint8)
 
 
-def by_block(x: Float[Array, "h w"]) -> Float[Array, "i j 16"]:
+def by_block(x: Float[Array, "h w"]) -> Float[Array, "i j 64"]:
     """Returns the pixels of each block side by side."""
     h, w = x.shape
     blocks = x.reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK)
@@ -72,7 +72,7 @@ def by_block(x: Float[Array, "h w"]) -> Float[Array, "i j 16"]:
 
 def block_sums(
     light: Float[Array, "h w 3"], weight: Float[Array, "h w"], *, products: bool = True
-) -> Float[Array, "h//4 w//4 s"]:
+) -> Float[Array, "h//8 w//8 s"]:
     """Returns, of the pixels of each block, weights, weighted light and its weighted products.
 
     There are 10 sums, or 4 without the products of each two channels.
@@ -90,7 +90,7 @@ def sums_of_both(
     power: int,
     *,
     products: bool = True,
-) -> Float[Array, "h//4 w//4 both"]:
+) -> Float[Array, "h//8 w//8 both"]:
     """Returns the `block_sums` of what is in front, and then of what is behind.
 
     Args:
@@ -153,7 +153,7 @@ def mean_of(sums: Float[Array, "i j s"]) -> Float[Array, "i j 3"]:
 
 def enlarged_rows(
     x: Float[Array, "i j c"], start: int | Int[Array, ""], count: int
-) -> Float[Array, "r 4*j c"]:
+) -> Float[Array, "r 8*j c"]:
     """Returns rows `start` to `start + count` of the map resized to the pixels, bilinearly."""
     n = x.shape[0]
     place = ((jnp.arange(count) + start).astype(x.dtype) + 0.5) / BLOCK - 0.5

@@ -25,8 +25,8 @@ from scripts.benchmark.alpha_scenes import SCENES, Scene, encoded, render
 from scripts.conditions import describe, versions
 from scripts.markdown import table
 
-SIGMAS = (0.5, 0.7, 1, 1.4, 2, 2.8, 4)  # of the blurred mask, in pixels
-GUIDED = ((4, 1e-4), (8, 1e-5), (8, 1e-4), (16, 1e-4))  # radius in pixels, and what evens out
+SIGMAS = (0.7, 1, 1.4, 2, 4)  # of the blurred mask, in pixels
+GUIDED = ((4, 1e-4), (8, 1e-5), (16, 1e-4))  # radius in pixels, and what evens out
 SURE = (0.02, 0.1)  # a trimap is unknown where the scores are not this near to 0 or 1
 LONGER_SIDE = 1024  # of what PyMatting sees
 CROP = 1024

@@ -35,8 +35,8 @@ from massformer_jax.ops.rows import Rows, in_strips
 # Pixels of a strip. About 40 numbers of float32 exist for each: 42 MB.
 STRIP = 1 << 18
 # A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
-# are the blocks up to 4 blocks away, and from there on, up to 28 blocks away, the light decides less
-# and less: scores know nothing of the ends of hairs, and a band that ended at once would cut them.
+# are the blocks up to 2 blocks away; from there to 14 blocks away the light decides less and less.
+# Scores know nothing of the ends of hairs, and a band that ended at once would cut them.
 _UNSURE = 0.003
 _REACH = 8
 _FADE = 6

@@ -35,11 +35,12 @@ from massformer_jax.ops.rows import Rows, in_strips
 # Pixels of a strip. About 40 numbers of float32 exist for each: 42 MB.
 STRIP = 1 << 18
 # A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
-# are the blocks up to 2 blocks away; from there to 14 blocks away the light decides less and less.
-# Scores know nothing of the ends of hairs, and a band that ended at once would cut them.
+# is the next block; from there to seven blocks away, 56 pixels, the light decides less and less.
+# Scores know nothing of the ends of hairs, and a band that ended at once would cut them. A wider one
+# would make windows that mirror the sky part of it.
 _UNSURE = 0.003
-_REACH = 8
-_FADE = 6
+_REACH = 4
+_FADE = 3
 # The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
 # alone, then of those that the step before found.
 _FIRST_PURITY = 16

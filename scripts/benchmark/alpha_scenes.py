@@ -42,7 +42,7 @@ class Scene(NamedTuple):
 
 def render(name: str, height: int, width: int, seed: int) -> Scene:
     """Returns the scene that `SCENES` names; it is a function of the arguments alone."""
-    rng = np.random.default_rng([seed, sorted(SCENES).index(name)])
+    rng = np.random.default_rng([seed, *name.encode()])
     shapes, front, behind = SCENES[name](rng, height, width)
     truth = coverage_of(shapes, height, width)
     share = truth[..., None]
@@ -299,10 +299,35 @@ def person(rng: np.random.Generator, h: int, w: int):
     return shapes, body, wall
 
 
+def house(rng: np.random.Generator, h: int, w: int):
+    """A house with aerials and windows that mirror the sky, in front of that sky."""
+    left, right, eaves, ridge = 0.1 * w, 0.9 * w, 0.45 * h, 0.25 * h
+    shapes = [
+        np.array([(left, h), (left, eaves), (0.5 * w, ridge), (right, eaves), (right, h)]),
+    ]
+    for x in rng.uniform(0.15, 0.85, 12) * w:
+        foot = eaves - (eaves - ridge) * (1 - abs(x - 0.5 * w) / (0.4 * w)) + 20
+        pole = strand((x, foot), -np.pi / 2, 0.1 * h, (7, 4), np.zeros(2))
+        shapes.append(pole[0])
+        for up in np.linspace(0.04, 0.1, 6) * h:
+            start = (x - 60, foot - up)
+            shapes.append(strand(start, rng.normal(0, 0.02), 120, (3, 2), np.zeros(2))[0])
+    wall = texture(rng, h, w, [(0.25, 0.12, 0.08), (0.4, 0.3, 0.22)], 80, 5, 0.12)
+    sky = texture(rng, h, w, [(0.13, 0.26, 0.6), (0.3, 0.42, 0.7), (0.8, 0.8, 0.8)], h / 3, 5, 0.02)
+    for y in np.arange(ridge + 60, h - 90, 150):
+        for x in np.arange(left + 30, right - 70, 110):
+            inside = abs(x + 20 - 0.5 * w) / (0.4 * w) < (y - ridge - 50) / (eaves - ridge)
+            if inside:
+                place = np.s_[int(y) : int(y) + 80, int(x) : int(x) + 50]
+                wall[place] = 0.9 * sky[place]
+    return shapes, wall, sky
+
+
 SCENES: dict[str, Callable[[np.random.Generator, int, int], tuple[list[Shape], Light, Light]]] = {
     "branches": branches,
     "grass": grass,
     "hair": hair,
     "fence": fence,
     "person": person,
+    "house": house,
 }

@@ -36,8 +36,8 @@ from massformer_jax.ops.rows import Rows, in_strips
 STRIP = 1 << 18
 # A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
 # is the next block; from there to seven blocks away, 56 pixels, the light decides less and less.
-# Scores know nothing of the ends of hairs, and a band that ended at once would cut them. A wider one
-# would make windows that mirror the sky part of it.
+# Scores know nothing of the ends of hairs, and a band that ended at once would cut them. A wider
+# one would make windows that mirror the sky part of it.
 _UNSURE = 0.003
 _REACH = 4
 _FADE = 3

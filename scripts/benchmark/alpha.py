@@ -4,7 +4,8 @@
 
 All ways start from the same simulated scores (`alpha_scenes.simulated_scores`). Where one has a
 setting, the settings of a short list are all tried, and of each error the smallest is taken: that
-is in its favour. Ours has no setting. PyMatting is needed (`pip install pymatting`).
+is in its favour. Ours has no setting. PyMatting is needed (`pip install -e
+'.[matting]'`).
 """
 
 import argparse
@@ -17,7 +18,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from massformer_jax.errors import InputError
 from massformer_jax.inference.alpha import coverage, foreground, prior_of
 from massformer_jax.metrics.matting import Errors, errors
 from scripts.arguments import parse_size
@@ -240,8 +240,8 @@ def main() -> None:
     ways = {name: WAYS[name] for name in args.ways.split(",")}
     try:
         import pymatting  # noqa: F401
-    except ImportError as error:
-        raise InputError("PyMatting is not installed; pip install pymatting") from error
+    except ImportError:
+        parser.error("PyMatting is not installed; pip install -e '.[matting]'")
     # Programs are compiled, and PyMatting is, before anything is timed.
     h, w = args.size
     small = render("fence", min(h, CROP), min(w, CROP), 0)

@@ -3,17 +3,19 @@
 The way of `coverage`:
 
 1. The scores of the classes that count as one, against those of the others, give a prior.
-2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band.
-3. The colours in front and behind are means over pixels that are sure (`ops/matting.py`).
+2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band, which
+   ends gradually.
+3. The colours in front and behind are means over pixels that show one of them by the prior
+   (`ops/matting.py`).
 4. The light of each pixel in the band tells its coverage; where the colours are alike, the prior
    does.
 5. Colours are taken anew from what 4 found, so that those of a twig come from the twig, and 4 is
-   repeated with them.
+   repeated with them: three times in all.
 
-Maps of colours have a quarter of the size. Everything at full size is computed in strips of rows
+Maps of colours have an eighth of the size. Everything at full size is computed in strips of rows
 that read no pixel of another strip: there are no seams. For 4096x3072 pixels the state is 50 MB of
-scores, 38 MB of the photograph, 50 MB of the answer and 79 MB of maps at a quarter of the size,
-besides the strip's 42 MB; the work is about 5 GFLOP, 400 for each pixel.
+scores, 38 MB of the photograph, 50 MB of the answer and 36 MB of maps at an eighth of the size,
+besides the strip's 63 MB. docs/alpha.md tells how near the answers are to the truth.
 """
 
 import functools
@@ -32,7 +34,7 @@ from massformer_jax.ops import matting
 from massformer_jax.ops.matting import BLOCK
 from massformer_jax.ops.rows import Rows, in_strips
 
-# Pixels of a strip. About 40 numbers of float32 exist for each: 42 MB.
+# Pixels of a strip. About 60 numbers of float32 exist for each: 63 MB.
 STRIP = 1 << 18
 # A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
 # is the next block; from there to seven blocks away, 56 pixels, the light decides less and less.

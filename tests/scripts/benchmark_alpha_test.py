@@ -24,7 +24,8 @@ def test_strips_have_no_seams():
     shape = np.array([(10, 3), (40, 120.3), (12, 260)])
     found = coverage_of([shape], 270, 50)
     moved = coverage_of([shape + np.array([0, 5])], 275, 50)
-    np.testing.assert_array_equal(moved[5:], found)
+    # OpenCV rounds where it clips an edge to a strip: by single samples of the 64 in a pixel.
+    np.testing.assert_allclose(moved[5:], found, rtol=0, atol=4 / 64)
 
 
 @pytest.mark.parametrize("name", SCENES)
@@ -43,7 +44,7 @@ def test_ours_is_better_than_blurred_masks():
     ours = errors(coverage(scene.probabilities, scene.image, [1]), scene.truth)
     for compute in blurred(scene):
         others = errors(compute(), scene.truth)
-        assert all(mine < 0.7 * other for mine, other in zip(ours, others, strict=True))
+        assert all(mine < 0.5 * other for mine, other in zip(ours, others, strict=True))
     found = composites(scene)
     assert found.estimated < found.photograph and found.with_truth < found.estimated
 

@@ -3,8 +3,8 @@
 The way of `coverage`:
 
 1. The scores of the classes that count as one, against those of the others, give a prior.
-2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band, which
-   ends gradually.
+2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band,
+   which ends gradually.
 3. The colours in front and behind are means over pixels that show one of them by the prior
    (`ops/matting.py`).
 4. The light of each pixel in the band tells its coverage; where the colours are alike, the prior

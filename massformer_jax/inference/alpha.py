@@ -37,12 +37,12 @@ from massformer_jax.ops.rows import Rows, in_strips
 # Pixels of a strip. About 60 numbers of float32 exist for each: 63 MB.
 STRIP = 1 << 18
 # A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
-# is the next block; from there to seven blocks away, 56 pixels, the light decides less and less.
+# is the next block; from there to five blocks away, 40 pixels, the light decides less and less.
 # Scores know nothing of the ends of hairs, and a band that ended at once would cut them. A wider
 # one would make windows that mirror the sky part of it.
 _UNSURE = 0.003
-_REACH = 4
-_FADE = 3
+_REACH = 3
+_FADE = 2
 # The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
 # alone, then of those that the step before found.
 _FIRST_PURITY = 16

@@ -29,7 +29,7 @@ _TAPS /= _TAPS.sum()
 _NOISE = 1e-3  # variance of light, in 0..1, that is in every photograph
 # The coverage by the scores alone has at least this variance: scores of twigs say that there is
 # nothing, so that wherever the light tells anything, it decides.
-_DOUBT = 0.5
+_DOUBT = 0.25
 # What is nearer to 0 or 1 than this share of its standard deviation, or than this, becomes 0 or 1.
 _SETTLED, _SETTLED_MOST = 0.5, 0.1
 
@@ -222,7 +222,7 @@ def unmixed(
     Args:
         light: of the photograph, in 0..1.
         prior: the coverage by the scores alone, in 0..1. Its variance is taken to be 4 p (1 - p),
-            but at least 0.5.
+            but at least 0.25.
         told: what `unmixing` gave, enlarged.
         open_to: how far this variance counts, in 0..1; 0 leaves what the prior is nearer to.
         settled: whether what is about 0 or 1, in view of the noise, becomes exactly that.

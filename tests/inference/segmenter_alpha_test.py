@@ -25,7 +25,8 @@ def test_it_is_the_coverage_of_the_scores(image):
     found = segmenter.alpha(image, "sky")
     assert found.dtype == np.float32 and found.shape == image.shape[:2]
     np.testing.assert_array_equal(found, coverage(segmenter.scores(image), image, [BLUE]))
-    assert found[:, :30].max() == 0 and found[:, -10:].min() == 1
+    # The columns where red meets green, 22 pixels away, look a little like blue.
+    assert found[:, :19].max() == 0 and found[:, -10:].min() == 1
     assert ((found > 0) & (found < 1)).any()
     found += 1  # writable
 

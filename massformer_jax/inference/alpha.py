@@ -3,17 +3,19 @@
 The way of `coverage`:
 
 1. The scores of the classes that count as one, against those of the others, give a prior.
-2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band.
-3. The colours in front and behind are means over pixels that are sure (`ops/matting.py`).
+2. Where it is sure, far from any edge, the coverage is 0 or 1. The rest is the uncertain band,
+   which ends gradually.
+3. The colours in front and behind are means over pixels that show one of them by the prior
+   (`ops/matting.py`).
 4. The light of each pixel in the band tells its coverage; where the colours are alike, the prior
    does.
 5. Colours are taken anew from what 4 found, so that those of a twig come from the twig, and 4 is
-   repeated with them.
+   repeated with them: three times in all.
 
-Maps of colours have a quarter of the size. Everything at full size is computed in strips of rows
+Maps of colours have an eighth of the size. Everything at full size is computed in strips of rows
 that read no pixel of another strip: there are no seams. For 4096x3072 pixels the state is 50 MB of
-scores, 38 MB of the photograph, 50 MB of the answer and 79 MB of maps at a quarter of the size,
-besides the strip's 42 MB; the work is about 5 GFLOP, 400 for each pixel.
+scores, 38 MB of the photograph, 50 MB of the answer and 36 MB of maps at an eighth of the size,
+besides the strip's 63 MB. docs/alpha.md tells how near the answers are to the truth.
 """
 
 import functools
@@ -27,21 +29,26 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from massformer_jax.compilation import announce
 from massformer_jax.errors import InputError
+from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops import matting
 from massformer_jax.ops.matting import BLOCK
 from massformer_jax.ops.rows import Rows, in_strips
 
-# Pixels of a strip. About 40 numbers of float32 exist for each: 42 MB.
+# Pixels of a strip. About 60 numbers of float32 exist for each: 63 MB.
 STRIP = 1 << 18
-# Photographs are padded to multiples of this, so that many sizes share a program.
-_STRIDE = 256
-
-# A block is uncertain unless all of its priors are below this, or all are above 1 minus this; so
-# are the blocks up to two blocks away.
-_UNSURE = 0.02
-_REACH = 2
+# A block is uncertain unless all of its priors are below this, or all are above 1 minus this. So
+# is the next block; from there to five blocks away, 40 pixels, the light decides less and less.
+# Scores know nothing of the ends of hairs, and a band that ended at once would cut them. A wider
+# one would make windows that mirror the sky part of it.
+_UNSURE = 0.003
+_REACH = 3
+_FADE = 2
+# The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
+# alone, then of those that the step before found.
+_FIRST_PURITY = 16
+_PURITIES = (8, 8, 4)
 # Of the pixels whose label agrees with all labels up to eight blocks away, this share is usual.
-_FAR = 8
+_FAR = 4
 _USUAL = 0.95
 
 
@@ -99,7 +106,7 @@ def foreground(
 
 def strip_rows(width: int) -> int:
     """Returns how many rows a strip has; it divides the height of what is padded."""
-    rows = _STRIDE
+    rows = STRIDE
     while rows > BLOCK and rows * width > STRIP:
         rows //= 2
     return rows
@@ -157,7 +164,7 @@ def _quantile(
 def _padded(x: np.ndarray) -> np.ndarray:
     """Repeats the last row and column up to multiples of 256."""
     h, w = x.shape[:2]
-    return np.pad(x, ((0, -h % _STRIDE), (0, -w % _STRIDE), *((0, 0),) * (x.ndim - 2)), "edge")
+    return np.pad(x, ((0, -h % STRIDE), (0, -w % STRIDE), *((0, 0),) * (x.ndim - 2)), "edge")
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -171,35 +178,39 @@ def _coverage(
     """Computes the coverage; `height` and `width` are those of what is not padding."""
     h, w = prior.shape
     announce(f"soft edges for up to {w}x{h} pixels")
+    whole = Rows(0, h)
     lowest, highest = _extremes_of_blocks(prior)
     unsure = (highest >= _UNSURE) & (lowest <= 1 - _UNSURE)
-    band = _highest_nearby(unsure.astype(prior.dtype), _REACH)
-    in_front = matting.purity(-_highest_nearby(-lowest, 1))
-    behind = matting.purity(1 - _highest_nearby(highest, 1))
+    open_to = _mean_nearby(_highest_nearby(unsure.astype(prior.dtype), _REACH), _FADE) ** 2
 
-    def sums(strip: Rows) -> Array:
-        light, inside = _light(image, strip), _inside(strip, w, height, width)
-        return matting.block_sums(light, inside)[None]
-
-    def share(strip: Rows, told: Array) -> tuple[Array, Array]:
+    def share(strip: Rows, told: Array, settled: bool) -> tuple[Array, Array]:
         """Returns the light and the coverage of a strip."""
         light, expected = _light(image, strip), _rows_of(prior, strip)
-        blocks = Rows(strip.start // BLOCK, strip.count // BLOCK)
-        uncertain = jnp.repeat(jnp.repeat(_rows_of(band, blocks), BLOCK, 0), BLOCK, 1)
-        told = matting.enlarged_rows(told, strip.start, strip.count)
-        seen = matting.unmixed(light, expected, told)
-        return light, jnp.where(uncertain > 0, seen, jnp.round(expected))
+        maps = jnp.concatenate([told, open_to[..., None]], -1)
+        near = matting.enlarged_rows(maps, strip.start, strip.count)
+        seen = matting.unmixed(light, expected, near[..., :5], near[..., 5], settled=settled)
+        return light, seen
 
-    def sums_of_both(strip: Rows, told: Array) -> Array:
-        light, alpha = share(strip, told)
-        return matting.sums_of_both(light, alpha, _inside(strip, w, height, width))[None]
+    def colours(power: int, correlated: bool, told: Array | None = None) -> Array:
+        """Returns how the light tells the coverage, by colours that `told`, or the prior, shows."""
 
-    whole = Rows(0, h)
-    first = in_strips(sums, whole, rows, after=prior)[0]
-    told = _told(first * in_front[..., None], first * behind[..., None])
-    again = in_strips(functools.partial(sums_of_both, told=told), whole, rows, after=told)[0]
-    told = _told(again[..., :5], again[..., 5:])
-    return in_strips(lambda strip: share(strip, told)[1][None], whole, rows, after=told)[0]
+        def sums(strip: Rows) -> Array:
+            if told is None:
+                light, alpha = _light(image, strip), _rows_of(prior, strip)
+            else:
+                light, alpha = share(strip, told, settled=False)
+            inside = _inside(strip, w, height, width)
+            return matting.sums_of_both(light, alpha, inside, power)[None]
+
+        after = prior if told is None else told
+        sums_of_both = matting.spread(in_strips(sums, whole, rows, after=after)[0])
+        sides = (matting.colours_of(x) for x in (sums_of_both[..., :10], sums_of_both[..., 10:]))
+        return matting.unmixing(*sides, correlated=correlated)
+
+    told = colours(_FIRST_PURITY, correlated=False)
+    for power in _PURITIES:
+        told = colours(power, correlated=True, told=told)
+    return in_strips(lambda strip: share(strip, told, True)[1][None], whole, rows, after=told)[0]
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -216,12 +227,12 @@ def _foreground(
 
     def sums(strip: Rows) -> Array:
         light, share = _light(image, strip), _rows_of(alpha, strip)
-        return matting.sums_of_both(light, share, _inside(strip, w, height, width))[None]
+        inside = _inside(strip, w, height, width)
+        return matting.sums_of_both(light, share, inside, _PURITIES[0], products=False)[None]
 
     whole = Rows(0, h)
     both = matting.spread(in_strips(sums, whole, rows, after=alpha)[0])
-    sides = (both[..., :5], both[..., 5:])
-    means = jnp.concatenate([matting.colours_of(side).mean for side in sides], -1)
+    means = jnp.concatenate([matting.mean_of(x) for x in (both[..., :4], both[..., 4:])], -1)
 
     def colours(strip: Rows) -> Array:
         near = matting.enlarged_rows(means, strip.start, strip.count)
@@ -232,12 +243,6 @@ def _foreground(
     return in_strips(colours, whole, rows, after=means)[0]
 
 
-def _told(front: Float[Array, "i j 5"], behind: Float[Array, "i j 5"]) -> Float[Array, "i j 5"]:
-    """Returns how the light tells the coverage, from sums of blocks in front and behind."""
-    spread = matting.spread(jnp.concatenate([front, behind], -1))
-    return matting.unmixing(*(matting.colours_of(x) for x in (spread[..., :5], spread[..., 5:])))
-
-
 def _extremes_of_blocks(x: Float[Array, "h w"]) -> tuple[Array, Array]:
     """Returns the lowest and the highest value of each block."""
     blocks = matting.by_block(x)
@@ -245,9 +250,17 @@ def _extremes_of_blocks(x: Float[Array, "h w"]) -> tuple[Array, Array]:
 
 
 def _highest_nearby(x: Float[Array, "i j"], reach: int) -> Float[Array, "i j"]:
-    """Returns the highest value up to `reach` positions away, diagonally too."""
+    """Returns the highest value up to `reach` positions away along each side."""
     size = 2 * reach + 1
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (size, size), (1, 1), "SAME")
+    along = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size), (1, 1), "SAME")
+    return jax.lax.reduce_window(along, -jnp.inf, jax.lax.max, (size, 1), (1, 1), "SAME")
+
+
+def _mean_nearby(x: Float[Array, "i j"], reach: int) -> Float[Array, "i j"]:
+    """Returns the mean up to `reach` positions away along each side; outside, values are 0."""
+    size = 2 * reach + 1
+    along = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, size), (1, 1), "SAME")
+    return jax.lax.reduce_window(along, 0.0, jax.lax.add, (size, 1), (1, 1), "SAME") / size**2
 
 
 def _rows_of(x: Array, rows: Rows) -> Array:

@@ -13,12 +13,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from massformer_jax.classes import labels_of_union
 from massformer_jax.data.ahead import Stopwatch
 from massformer_jax.data.colours import in_srgb
 from massformer_jax.data.orientation import orientation, upright
 from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
 from massformer_jax.inference import stream
+from massformer_jax.inference.alpha import coverage
 from massformer_jax.inference.network import pad_to_stride
 from massformer_jax.inference.protocol import Protocol, network_size
 from massformer_jax.inference.stream import Answer, TooLargeError
@@ -142,6 +144,22 @@ class Segmenter:
         Arguments and errors are those of `predict`.
         """
         return self._answer(self._scores, _pixels(image))
+
+    def alpha(self, image: Any, classes: Any) -> Float[np.ndarray, "h w"]:
+        """Returns the share of every pixel that some classes cover together, float32 in 0..1.
+
+        Args:
+            image: a photograph, as `predict` takes it.
+            classes: a name or a label, several names with plus signs between them, such as
+                "person+tree", or a sequence of names and labels.
+
+        Raises:
+            InputError: there is no such class; and what `predict` raises.
+            TooLargeError, OSError: as `predict`.
+        """
+        members = labels_of_union(classes, self.classes)
+        pixels = _pixels(image)
+        return coverage(self.scores(pixels), pixels, members)
 
     def answers(
         self,

@@ -5,11 +5,11 @@ only what `--help` needs; what encodes is imported when it is used.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from massformer_jax.classes import label_of
 from massformer_jax.errors import InputError
 from massformer_jax.output import names
 from massformer_jax.output.prediction import Group, Prediction
@@ -122,7 +122,7 @@ def parse_groups(text: str, classes: Sequence[str]) -> tuple[Group, ...]:
     """
     groups = []
     for part in text.split(","):
-        members = tuple(_label(name.strip(), classes) for name in part.split("+"))
+        members = tuple(label_of(name.strip(), classes) for name in part.split("+"))
         if len(set(members)) < len(members):
             raise InputError(f"--classes names a class twice in {part.strip()!r}; name it once")
         if any(set(members) == set(group.members) for group in groups):
@@ -179,16 +179,6 @@ def written_once(
     masks = {path: names.nerfstudio(name, ())[0] for name, path in photographs.items()}
     content = masked_transforms(options.transforms, masks, output)
     return {PurePath("transforms_masked.json"): content}
-
-
-def _label(name: str, classes: Sequence[str]) -> int:
-    if name in classes:
-        return list(classes).index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
-    close = difflib.get_close_matches(name, classes, n=1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    raise InputError(f"there is no class {name!r}{meant} (classes: {', '.join(classes)})")
 
 
 def _labels(prediction: Prediction, options: Options) -> tuple[bytes, ...]:

@@ -48,6 +48,27 @@ def test_a_union_and_the_rest_add_up():
     np.testing.assert_allclose(members + rest, 1, rtol=0, atol=1e-5)
 
 
+def test_thin_twigs_that_the_scores_lost_are_found_near_those_that_they_have():
+    truth, image, probabilities = scene()
+    found = coverage(probabilities, image, [1])
+    lost = (truth == 1) & (probabilities[..., 1] < 0.5)
+    assert lost.sum() > 200 and found[lost].mean() > 0.9
+
+
+def test_what_looks_alike_far_from_the_scores_edges_stays():
+    """A patch of the colour behind, inside of what is in front: 80 pixels from the edge."""
+    image = np.full((256, 256, 3), BEHIND, np.uint8)
+    image[:, 100:] = FRONT
+    image[100:140, 185:225] = BEHIND
+    noise = np.random.default_rng(0).normal(0, 2, image.shape)
+    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    front = np.zeros((256, 256), np.float32)
+    front[:, 100:] = 1
+    front = cv2.GaussianBlur(front, (0, 0), 3)
+    found = coverage(np.stack([1 - front, front], -1), image, [1])
+    assert found[100:140, 185:225].min() == 1
+
+
 @pytest.mark.parametrize("label, value", [(0, 1), (1, 0)])
 def test_one_class_everywhere(label, value):
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)

@@ -37,9 +37,12 @@ BACKWARD_CHUNK = 16384
 # tiles of 8, and rows of whole tiles can be joined without moving them.
 _MARGIN = 8
 _LANES = 128
-# Channels whose gradients are added at once. Four times as many numbers are one update, and updates
-# of more than 256 numbers are not sorted before they are added, which is four times as slow.
+# Channels whose gradients are added at once, with four numbers each, in one update of the packed
+# map. Updates of twice the length are half as many, but where the packed map is so large, they are
+# not sorted before they are added, which is four times as slow.
 _GROUP = 64
+_LONG_GROUP = 128
+_SMALL_MAP = 1 << 26  # numbers of a packed map in which updates of the long groups are sorted
 # Rows of the map that are packed at once, which bounds the temporaries.
 _PACKED_ROWS = 64
 
@@ -178,10 +181,11 @@ def backward(
         update = jnp.concatenate([to_sample * f[None] for f in sample.factors])
         return to_packed.at[sample.index].add(update.T, mode="promise_in_bounds")
 
+    size_of_group = _LONG_GROUP if 4 * _LONG_GROUP * len(packed) <= _SMALL_MAP else _GROUP
     groups = [
-        slice(first, min(first + _GROUP, end))
+        slice(first, min(first + size_of_group, end))
         for begin, end in itertools.pairwise((0, *parts, c))
-        for first in range(begin, end, _GROUP)
+        for first in range(begin, end, size_of_group)
     ]
     zeros = (
         [jnp.zeros((packed.shape[0], 4 * (g.stop - g.start)), wide) for g in groups],

@@ -29,6 +29,9 @@ def form(request, monkeypatch):
     monkeypatch.setattr(deform_conv_packed, "BACKWARD_CHUNK", 128)
     monkeypatch.setattr(deform_conv_packed, "_PACKED_ROWS", 3)
     monkeypatch.setattr(deform_conv_packed, "_GROUP", 2)
+    monkeypatch.setattr(deform_conv_packed, "_LONG_GROUP", 4)
+    # Of the maps of these tests some are small, and some are not.
+    monkeypatch.setattr(deform_conv_packed, "_SMALL_MAP", 16 * 13 * 15)
     if request.param == "packed":
 
         def on_tpu(*inputs, tpu, **_):

@@ -239,9 +239,17 @@ def test_whole_clips_are_skipped_and_others_done_again(run, segmenter, clip, tmp
     assert found == first
 
 
+@pytest.fixture
+def sigint_interrupts():
+    """Lets SIGINT interrupt, as it does at a prompt: the processes of pytest-xdist ignore it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("flags", [[], ["--frames"]])
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(
-    run, segmenter, clip, tmp_path, flags, monkeypatch
+    run, segmenter, clip, tmp_path, flags, monkeypatch, sigint_interrupts
 ):
     """Interrupted at the fifth frame, with an older output that stays as it was."""
     assert run(*flags, clip)[0] == 0

@@ -66,6 +66,11 @@ def strip_positions(device: jax.Device) -> int:
     return GPU_STRIP
 
 
+def rows_of_strip(positions: int, width: int) -> int:
+    """Returns the height, at 1/2, of strips of so many positions in an image of this width."""
+    return max(16, positions // (width // 2) // 16 * 16)
+
+
 def network_scores(
     graph: nnx.GraphDef,
     *,
@@ -132,7 +137,7 @@ def _answers_in_strips(
     positions = strip_positions(device)
 
     def strip_of(width):
-        return strip_rows or max(16, positions // (width // 2) // 16 * 16)
+        return strip_rows or rows_of_strip(positions, width)
 
     def network(params, batch_stats, padded):
         _, h, w, _ = padded.shape

@@ -7,7 +7,6 @@ takes, and one program fits all platforms. Kernels for GPUs are left out, see
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -139,14 +138,10 @@ def lower(weights: Weights, form: Form) -> Program:
     (answer,) = exported.out_avals
     return Program(
         bytes(exported.serialize()),
-        {path: by_path[path] for path in argument_order(by_path)},
+        # In the order in which jax makes arguments of a dictionary.
+        {path: by_path[path] for path in sorted(by_path)},
         image,
         jax.ShapeDtypeStruct(answer.shape, answer.dtype),
         tuple(exported.platforms),
         exported.calling_convention_version,
     )
-
-
-def argument_order(names: Sequence[str]) -> list[str]:
-    """Returns the names of a flat dictionary in the order in which jax makes arguments of it."""
-    return sorted(names)

@@ -74,17 +74,16 @@ def _export(args: argparse.Namespace) -> None:
     form = Form(_size(args.size), args.answer, platforms, args.dtype)
     computation(args.dtype)
     check_local(args.output)
-    output = pathlib.Path(args.output)
+    output = pathlib.Path(args.output).absolute()
     folder.check_new(output)
     check_libraries()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     weights = load_weights(args.checkpoint, device, step=args.step)
     program = lower(weights, form)
     folder.write(output, weights, form, program)
-    print(
-        f"{args.checkpoint} (step {weights.step}) -> {output}: {form.answer} of {args.size}, on "
-        f"{', '.join(program.platforms)}; {len(program.serialized):,} bytes of program"
-    )
+    where = ", ".join(program.platforms)
+    what = f"{form.answer} of {args.size}, for {where}"
+    print(f"{args.checkpoint} (step {weights.step}) -> {args.output}: {what}")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def photograph(height, width):
     return rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("answer", ["labels", "scores"])
+@pytest.mark.parametrize("answer", ["labels", pytest.param("scores", marks=pytest.mark.slow)])
 def test_strips_answer_as_the_segmenter(answer, tmp_path, monkeypatch):
     """A photograph that is neither square nor of the exported size, in eight strips of 16 rows."""
     monkeypatch.setattr(network, "STRIP", 16 * 256)
@@ -63,7 +63,8 @@ def test_strips_are_those_of_inference(tmp_path, monkeypatch):
 
 
 def test_one_file_for_all_platforms(tmp_path):
-    folder = exported(tmp_path, "256x256", "--platforms", "cpu,cuda,tpu", "--dtype", "bfloat16")
+    with jax.numpy_dtype_promotion("standard"):
+        folder = exported(tmp_path, "256x256", "--platforms", "cpu,cuda,tpu", "--dtype", "bfloat16")
     program, _, facts = read(folder)
     assert list(program.platforms) == facts["program"]["platforms"] == ["cpu", "cuda", "tpu"]
     text = program.mlir_module()

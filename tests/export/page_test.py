@@ -82,6 +82,7 @@ def test_jax_alone_gives_the_labels_of_the_segmenter(run, tmp_path):
     np.testing.assert_array_equal(labels, expected(image, segmenter()))
 
 
+@pytest.mark.slow
 def test_a_photograph_becomes_a_mask(run, tmp_path):
     image = photograph(250, 240)
     Image.fromarray(image).save(tmp_path / "photograph.png")

@@ -3,7 +3,7 @@
 The program takes a flat dictionary of weights, by their paths, and one image. It computes in the
 strips that inference uses on CPUs, the smallest there are: so it takes the memory that inference
 takes, and one program fits all platforms. Kernels for GPUs are left out, see
-`massformer_jax.ops.deform_conv_kernels.avoided`.
+`massformer_jax.ops.kernel_choice.avoided`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from massformer_jax.inference import network
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
-from massformer_jax.ops import deform_conv_kernels as kernels
+from massformer_jax.ops import kernel_choice
 from massformer_jax.tree import leaves_by_path
 
 # By the answer's name. Both take the same arguments.
@@ -133,7 +133,7 @@ def lower(weights: Weights, form: Form) -> Program:
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
     # Otherwise weights that inference does not need would be no arguments.
     jitted = jax.jit(program, keep_unused=True)
-    with kernels.avoided():
+    with kernel_choice.avoided():
         exported = export.export(jitted, platforms=form.platforms)(specs, image)
     (answer,) = exported.out_avals
     return Program(

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
+from massformer_jax.ops import kernel_choice
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
@@ -135,7 +136,7 @@ def _forms(function, kernel, x):
     """Returns what runs on each platform but TPUs."""
     on_gpu = partial(function, chunk=GPU_CHUNK)
     return {
-        "cuda": kernel if kernels.usable(x) else on_gpu,
+        "cuda": kernel if kernel_choice.usable(x) else on_gpu,
         "rocm": on_gpu,
         "default": partial(function, chunk=CHUNK),
     }

@@ -14,10 +14,7 @@ Numbers of one 12-megapixel photograph's largest layer (1536x2048 positions, 64 
 are in docs/deform_conv.md. Written in Pallas, for its Triton backend.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -37,35 +34,6 @@ class Tile(NamedTuple):
     rows: int
     columns: int
     warps: int
-
-
-_avoided = contextvars.ContextVar("_avoided", default=False)
-
-
-@contextlib.contextmanager
-def avoided() -> Iterator[None]:
-    """Makes what is traced inside do without kernels.
-
-    A program with kernels is lowered for GPUs alone, and in a form that other versions of jax need
-    not understand.
-    """
-    token = _avoided.set(True)
-    try:
-        yield
-    finally:
-        _avoided.reset(token)
-
-
-def usable(x) -> bool:
-    """Tells whether kernels take this input on the GPU here, or on the one that is compiled for.
-
-    Triton needs Ampere or newer; pixels are numbered in 32 bits.
-    """
-    if _avoided.get():
-        return False
-    capability = getattr(jax.local_devices()[0], "compute_capability", None)
-    recent = not isinstance(capability, str) or float(capability) >= 8
-    return recent and x.dtype in (jnp.float32, jnp.bfloat16) and x[0].size < 2**31
 
 
 def pieces(channels: int) -> list[tuple[int, int]]:

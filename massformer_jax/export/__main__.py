@@ -1,6 +1,6 @@
 """Writes a trained network as files that jax alone runs, without this package.
 
-    python -m massformer_jax.export --checkpoint DIR --output DIR --size HxW
+    python -m massformer_jax.export --checkpoint DIR --output DIR [--size HxW|any]
 
 The new folder holds the program (StableHLO), its weights, and export.json, which says how to call
 it. docs/export.md has a complete program that does so.
@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         default="1024x1024",
         metavar="HxW",
-        help="rows and columns of the images it takes, multiples of 256; smaller ones are padded",
+        help="rows and columns of the images that it takes, multiples of 256; or any, for all such "
+        "sizes, which takes more memory",
     )
     parser.add_argument(
         "--answer", default="labels", help="labels, the class of each pixel, or scores of all"
@@ -86,11 +87,13 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{args.checkpoint} (step {weights.step}) -> {args.output}: {what}")
 
 
-def _size(text: str) -> tuple[int, int]:
-    """Returns rows and columns of "HxW"."""
+def _size(text: str) -> tuple[int, int] | None:
+    """Returns rows and columns of "HxW", None for "any"."""
+    if text == "any":
+        return None
     parts = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not parts:
-        raise InputError(f"--size is {text!r}; use HxW, multiples of 256: 1024x1024")
+        raise InputError(f"--size is {text!r}; use any, or HxW with multiples of 256: 1024x1024")
     return int(parts[1]), int(parts[2])
 
 

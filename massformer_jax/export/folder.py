@@ -55,7 +55,6 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
 
 def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program) -> dict[str, Any]:
     """Returns what `export.json` says; docs/export.md explains it."""
-    h, w = form.size
     return {
         "format": FORMAT,
         "written_by": f"massformer_jax {massformer_jax.__version__}",
@@ -72,7 +71,7 @@ def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program)
                 {"name": name, "dtype": str(x.dtype), "shape": list(x.shape)}
                 for name, x in program.weights.items()
             ),
-            {"name": "images", "dtype": str(program.image.dtype), "shape": [1, h, w, 3]},
+            {"name": "images", "dtype": str(program.image.dtype), "shape": _sides(program.image)},
         ],
         "input": {
             "name": "images",
@@ -80,18 +79,19 @@ def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program)
             "channels": "red, green, blue, of sRGB; the photograph upright",
             "dtype": str(program.image.dtype),
             "range": [0, 255],
-            "size": [h, w],
+            "size": None if form.size is None else list(form.size),
         },
         "padding": {
             "multiple": STRIDE,
-            "where": "at the bottom and on the right, up to the size of the input",
+            "where": "at the bottom and on the right, up to "
+            + ("the size of the input" if form.size else f"multiples of {STRIDE}"),
             "how": "the last row and the last column are repeated",
             "answer": "is cropped to the rows and columns of the photograph",
         },
         "output": {
             "answer": form.answer,
             "dtype": str(program.answer.dtype),
-            "shape": list(program.answer.shape),
+            "shape": _sides(program.answer),
             "meaning": _MEANINGS[form.answer],
         },
         "stride": STRIDE,
@@ -111,6 +111,11 @@ _MEANINGS = {
     "labels": "the class of every pixel, a position in `classes`",
     "scores": "of every pixel and class, at least 0, not normalised over the classes",
 }
+
+
+def _sides(array: jax.ShapeDtypeStruct) -> list[int | str]:
+    """Returns a shape; sides that are left open are expressions such as 256*h."""
+    return [side if isinstance(side, int) else str(side) for side in array.shape]
 
 
 def _file(path: pathlib.Path) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The network as a program of StableHLO, which runs wherever jax is installed.
 
-The program takes a flat dictionary of weights, by their paths, and one image. It computes in the
-strips that inference uses on CPUs, the smallest there are: so it takes the memory that inference
-takes, and one program fits all platforms. Kernels for GPUs are left out, see
+The program takes a flat dictionary of weights, by their paths, and one image. Of a fixed size, it
+computes in the strips that inference uses on CPUs, the smallest there are: so it takes the memory
+that inference takes, and one program fits all platforms. Of any size, it computes on whole maps.
+Kernels for GPUs are left out, see
 `massformer_jax.ops.kernel_choice.avoided`.
 """
 
@@ -21,8 +22,11 @@ from massformer_jax.models.weights import Weights
 from massformer_jax.ops import kernel_choice
 from massformer_jax.tree import leaves_by_path
 
-# By the answer's name. Both take the same arguments.
-ANSWERS = {"labels": network.network_labels, "scores": network.network_scores}
+# By the answer's name: what computes it in strips, and what makes it of all scores.
+ANSWERS = {
+    "labels": (network.network_labels, network.highest),
+    "scores": (network.network_scores, lambda scores: scores),
+}
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -31,7 +35,7 @@ class Form:
     """What a program is made for.
 
     Attributes:
-        size: (height, width) of the image, multiples of 256.
+        size: (height, width) of the image, multiples of 256; None for any such sides.
         answer: "labels", uint8 [1, h, w], or "scores", float32 [1, h, w, k].
         platforms: those that it runs on, of `PLATFORMS`.
         dtype: that it computes in, of `massformer_jax.ops.precision.DTYPES`.
@@ -40,13 +44,13 @@ class Form:
         InputError: a side is no multiple of 256; or there is no such answer or platform, or none.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     answer: str = "labels"
     platforms: tuple[str, ...] = PLATFORMS
     dtype: str = "float32"
 
     def __post_init__(self):
-        if any(side < STRIDE or side % STRIDE for side in self.size):
+        if self.size and any(side < STRIDE or side % STRIDE for side in self.size):
             h, w = self.size
             near = "x".join(str(max(STRIDE, side + -side % STRIDE)) for side in self.size)
             raise InputError(
@@ -72,7 +76,7 @@ class Program:
     Attributes:
         serialized: what `jax.export.deserialize` reads.
         weights: by name, in the order of the program's arguments; float32.
-        image: shape and dtype of the last argument.
+        image: shape and dtype of the last argument; sides that are left open are expressions.
         answer: shape and dtype of what it returns.
         platforms: those that it was lowered for.
         calling_convention_version: of `jax.export`.
@@ -113,24 +117,27 @@ def lower(weights: Weights, form: Form) -> Program:
     check_libraries()
     from jax import export
 
-    height, width = form.size
     tree = {"params": weights.params, "batch_stats": weights.batch_stats}
     by_path = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
     structure = jax.tree.structure(tree)
-    answer_of = ANSWERS[form.answer](
-        model_graph(weights.architecture, training=False),
-        dtype=form.dtype,
-        strip_rows=network.rows_of_strip(network.STRIP, width),
-    )
+    graph = model_graph(weights.architecture, training=False)
+    in_strips, finish = ANSWERS[form.answer]
+    if form.size:
+        rows = network.rows_of_strip(network.STRIP, form.size[1])
+        answer_of = in_strips(graph, dtype=form.dtype, strip_rows=rows)
+        rest, sides = (form.size,), form.size
+    else:
+        answer_of = network.network_whole(graph, finish, dtype=form.dtype)
+        rest, sides = (), export.symbolic_shape(f"{STRIDE}*h, {STRIDE}*w")
 
     def program(flat: dict[str, jax.Array], images: jax.Array) -> jax.Array:
         leaves = jax.tree.unflatten(structure, [flat[path] for path in by_path])
-        return answer_of(leaves["params"], leaves["batch_stats"], images, form.size)
+        return answer_of(leaves["params"], leaves["batch_stats"], images, *rest)
 
     specs: Any = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in by_path.items()
     }
-    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, *sides, 3), jnp.uint8)
     # Otherwise weights that inference does not need would be no arguments.
     jitted = jax.jit(program, keep_unused=True)
     with kernel_choice.avoided():

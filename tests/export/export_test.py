@@ -52,6 +52,40 @@ def test_strips_answer_as_the_segmenter(answer, tmp_path, monkeypatch):
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
+SIZES = [(256, 256), (512, 256), (256, 768)]
+
+
+@pytest.fixture(scope="module")
+def of_any_size(tmp_path_factory):
+    """A program of scores, its weights and facts; the function that runs it."""
+    folder = exported(tmp_path_factory.mktemp("any"), "any", "--answer", "scores")
+    program, tensors, facts = read(folder)
+    return tensors, facts, jax.jit(program.call)
+
+
+@pytest.mark.parametrize(
+    "height, width",
+    [SIZES[0], *(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[1:])],
+)
+def test_any_size_answers_as_the_fixed_one(height, width, of_any_size):
+    """Fixed ones are the segmenter's, see above. Tables of positions are computed in float32."""
+    tensors, _, call = of_any_size
+    image = photograph(height, width)
+    found = np.asarray(call(tensors, image[None]))[0]
+    want = segmenter().scores(image)
+    np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
+    assert (found.argmax(-1) == want.argmax(-1)).mean() >= 0.9999
+
+
+def test_any_size_says_what_is_open(of_any_size):
+    tensors, facts, call = of_any_size
+    assert facts["input"]["size"] is None
+    assert facts["arguments"][-1]["shape"] == [1, "256*h", "256*w", 3]
+    assert facts["output"]["shape"] == [1, "256*h", "256*w", 7]
+    with pytest.raises(ValueError, match="256"):
+        call(tensors, np.zeros((1, 256, 300, 3), np.uint8))
+
+
 def test_strips_are_those_of_inference(tmp_path, monkeypatch):
     """The larger strips are, the more memory a program takes: so they must not be the whole."""
     memory = []
@@ -107,8 +141,7 @@ def test_the_folder_says_what_it_holds(tmp_path):
     [
         (["--size", "512x500"], "512x500; sides are multiples of 256: use 512x512"),
         (["--size", "100x256"], "use 256x256"),
-        (["--size", "any"], "--size is 'any'; use HxW"),
-        (["--size", "512"], "--size is '512'; use HxW"),
+        (["--size", "512"], "--size is '512'; use any, or HxW"),
         (["--platforms", "cpu,gpu"], "no platform 'gpu'; use some of cpu, cuda, tpu"),
         (["--platforms", ""], "no platform ''"),
         (["--platforms", "cpu,cpu"], "name each once"),

@@ -14,8 +14,14 @@ from jax import export
 
 import massformer_jax
 from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.data.photographs import read_photograph
 from massformer_jax.export.__main__ import main
+from massformer_jax.export.program import Form, lower
 from massformer_jax.inference import network
+from massformer_jax.models.build import abstract_weights
+from massformer_jax.models.names import from_torch
+from massformer_jax.models.weights import Weights
+from tests.helpers import release
 from tests.helpers.exported import checkpoint, exported, segmenter, weights
 from tests.helpers.tiny_weights import TINY
 
@@ -214,3 +220,17 @@ def refused(capsys, argv, words):
     printed = capsys.readouterr()
     assert not printed.out and printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1 and words in printed.err, printed.err
+
+
+@pytest.mark.slow
+def test_the_lite_network_gives_the_recorded_labels():
+    """Those of the released PyTorch, of weights and a photograph that both have."""
+    architecture = release.model_kwargs("r18_lite")
+    state = release.state_dict("r18_lite", 3)
+    lite = Weights(0, architecture, CLASSES, *from_torch(state, abstract_weights(architecture)))
+    program = lower(lite, Form((256, 512), platforms=("cpu",)))
+    call = export.deserialize(bytearray(program.serialized)).call
+    folder = release.PARITY / "infer_lite_256x512"
+    image = read_photograph(folder / "image.png")
+    found = np.asarray(jax.jit(call)(program.weights, image[None]))[0]
+    assert (found == release.read_labels(folder / "prediction.png")).mean() >= 0.9999

@@ -45,7 +45,8 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
     try:
         part.mkdir()
         (part / PROGRAM).write_bytes(program.serialized)
-        safetensors.numpy.save_file(program.weights, part / WEIGHTS)
+        # Not `save_file`, whose files nobody but their owner may read.
+        (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
         text = json.dumps(_facts(part, weights, form, program), indent=1, ensure_ascii=False)
         (part / FACTS).write_text(text + "\n", encoding="utf-8")
         os.replace(part, folder)

@@ -126,7 +126,7 @@ def network_whole(
     """Returns answer(params, batch_stats, images), without strips, to be traced.
 
     Sides of `images` may be left open (`massformer_jax.ops.open_sizes`), of which strips cannot be
-    planned. At 12 megapixels this takes about four times the memory that strips take.
+    planned. At 12 megapixels this takes 3.6 times the memory that strips take.
 
     Args:
         graph: of the model, for inference.

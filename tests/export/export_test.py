@@ -205,7 +205,7 @@ def test_a_folder_is_complete_or_not_there(tmp_path, capsys, monkeypatch):
 
     argv = ["--checkpoint", str(checkpoint(tmp_path)), "--output", str(output), "--size", "256x256"]
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.numpy, "save_file", full)
+        patch.setattr(safetensors.numpy, "save", full)
         refused(capsys, [*argv, "--platforms", "cpu"], "No space left on device")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "exported"]
     assert not list(output.iterdir())

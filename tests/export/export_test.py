@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -62,14 +61,8 @@ def test_strips_answer_as_the_segmenter(answer, tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def of_any_size(tmp_path_factory):
     """A program of scores: its weights, what its folder says, and the function that runs it."""
-    folder = tmp_path_factory.mktemp("any")
-    flags = ["--size", "any", "--answer", "scores"]
-    argv = ["--checkpoint", checkpoint(folder), "--output", folder / "exported", *flags]
-    # In a process of its own: open sides are expressions where annotations, checked here, say int.
-    command = [sys.executable, "-m", "massformer_jax.export", *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    program, tensors, facts = read(folder / "exported")
+    flags = ["--answer", "scores", "--platforms", "cpu,cuda,tpu"]
+    program, tensors, facts = read(exported(tmp_path_factory.mktemp("any"), "any", *flags))
     assert program.platforms == ("cpu", "cuda", "tpu")
     return tensors, facts, jax.jit(program.call)
 

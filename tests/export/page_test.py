@@ -83,10 +83,11 @@ def test_jax_alone_gives_the_labels_of_the_segmenter(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_photograph_becomes_a_mask(run, tmp_path):
+@pytest.mark.parametrize("size", ["256x256", "any"])
+def test_a_photograph_becomes_a_mask(size, run, tmp_path):
     image = photograph(250, 240)
     Image.fromarray(image).save(tmp_path / "photograph.png")
-    folder, model = exported(tmp_path, "256x256"), segmenter()
+    folder, model = exported(tmp_path, size), segmenter()
     clean = run("photograph.py", folder, tmp_path / "photograph.png", "mask.png")
     mask = Image.open(clean / "mask.png")
     labels = expected(image, model)

@@ -16,6 +16,7 @@ ROOMS = (
     "metrics",
     "inference",
     "convert",
+    "export",
     "report",
     "output",
     "video",

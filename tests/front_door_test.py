@@ -30,6 +30,10 @@ HELP = {
         ["default: 8000", "default: 127.0.0.1", "default: native", "default: float32"],
     ),
     "convert": ("massformer_jax.convert", ["default: what the file's tensors tell"]),
+    "export": (
+        "massformer_jax.export",
+        ["default: 1024x1024", "default: labels", "default: cpu,cuda,tpu", "default: float32"],
+    ),
     "build": ("massformer_jax.data.build", []),
     "stats": ("massformer_jax.data.stats", ["default: all splits"]),
     "score": (

@@ -24,6 +24,8 @@ from massformer_jax.data.images import decode_mask
 from massformer_jax.data.photographs import PHOTOGRAPH_SUFFIXES, photograph_size
 from massformer_jax.data.stats import __main__ as stats
 from massformer_jax.errors import InputError
+from massformer_jax.export import __main__ as export
+from massformer_jax.export import program
 from massformer_jax.inference import segmenter
 from massformer_jax.models import weights
 from scripts.soak import folders, readers
@@ -271,6 +273,40 @@ def test_convert(ends_well, tmp_path_factory, monkeypatch):
         assert any(case.folder.glob("*/*/checksums.json")) or any(case.folder.glob("*.safetensors"))
 
     ends_well(convert.main, prepare, check)
+
+
+def test_export(ends_well, tmp_path_factory, monkeypatch):
+    """The network is not lowered: what may be hostile is the checkpoint and the command line."""
+    trained = folders.Checkpoints(tmp_path_factory.mktemp("trained"))
+    params, batch_stats = folders._shapes()
+    monkeypatch.setattr(
+        weights, "_abstract", lambda _: {"params": params, "batch_stats": batch_stats}
+    )
+
+    def lower(weights, form):
+        answer = jax.ShapeDtypeStruct((1, *form.size), jnp.uint8)
+        image = jax.ShapeDtypeStruct((1, *form.size, 3), jnp.uint8)
+        tensors = {"params/colour": np.zeros(3, np.float32)}
+        return program.Program(b"program", tensors, image, answer, form.platforms, 10)
+
+    monkeypatch.setattr(program, "lower", lower)
+    flags = ("--size", "--answer", "--platforms", "--dtype", "--step", "--format")
+
+    def prepare(case):
+        checkpoint = shutil.copytree(trained.folder / "converted", case.folder / "converted")
+        argv = ["--checkpoint", str(checkpoint), "--output", str(case.folder / "exported")]
+        if case.one_in(2):
+            return with_hostile_argument(argv, flags, case.rng, case.folder)
+        if case.one_in(2):
+            case.alter_one_below(checkpoint)
+        return argv
+
+    def check(case):
+        (facts,) = case.folder.rglob("export.json")
+        assert json.loads(facts.read_text())["classes"]
+        assert not list(case.folder.rglob("*.part"))
+
+    ends_well(export.main, prepare, check)
 
 
 def small():

@@ -26,7 +26,7 @@ from massformer_jax.models.build import compute_params
 from massformer_jax.models.massformer import STRIDE, MaSSFormer, Proposals, normalize
 from massformer_jax.ops.precision import computation, computing, widened
 from massformer_jax.ops.resize import resize_bilinear
-from massformer_jax.ops.rows import in_strips
+from massformer_jax.ops.rows import all_rows, in_strips
 from massformer_jax.parallel import sharding, spatial
 
 # Positions at 1/2 of a strip: 64 rows at 12 megapixels. Maps of 128 channels then take 67 MB.
@@ -64,6 +64,11 @@ def strip_positions(device: jax.Device) -> int:
         total = device.memory_stats()["bytes_limit"]
         return min(GPU_STRIP, max(STRIP, total // 16 // STRIP_BYTES))
     return GPU_STRIP
+
+
+def rows_of_strip(positions: int, width: int) -> int:
+    """Returns the height, at 1/2, of strips of so many positions in an image of this width."""
+    return max(16, positions // (width // 2) // 16 * 16)
 
 
 def network_scores(
@@ -107,11 +112,43 @@ def network_labels(
 
     Like `network_scores`, but scores exist for a strip at a time only.
     """
+    return _answers_in_strips(graph, highest, dtype, strip_rows, mesh)
 
-    def classes(scores):
-        return jnp.argmax(scores, -1).astype(jnp.uint8)
 
-    return _answers_in_strips(graph, classes, dtype, strip_rows, mesh)
+def highest(scores: Float[Array, "b h w k"]) -> UInt8[Array, "b h w"]:
+    """Returns the classes of the highest scores."""
+    return jnp.argmax(scores, -1).astype(jnp.uint8)
+
+
+def network_whole(
+    graph: nnx.GraphDef, finish: Callable[[Array], Array], *, dtype: str = "float32"
+) -> Callable[[Any, Any, UInt8[Array, "b h w 3"]], Array]:
+    """Returns answer(params, batch_stats, images), without strips, to be traced.
+
+    Sides of `images` may be left open (`massformer_jax.ops.open_sizes`), of which strips cannot be
+    planned. At 12 megapixels this takes 3.6 times the memory that strips take.
+
+    Args:
+        graph: of the model, for inference.
+        finish: makes the answer of the scores, float32 [b, h, w, k].
+        dtype: as in `network_scores`.
+
+    Raises:
+        InputError: there is no such dtype.
+    """
+    computation(dtype)
+
+    def answer(params, batch_stats, images):
+        with computing(dtype) as arrays:
+            model = _model(graph, params, batch_stats, arrays)
+            proposals = model.in_strips(normalize(images, arrays), images.shape[1] // 2)
+            return finish(model.scores(proposals, all_rows(proposals.fused)))
+
+    return answer
+
+
+def _model(graph: nnx.GraphDef, params: Any, batch_stats: Any, arrays: str) -> MaSSFormer:
+    return nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
 
 
 def _answers_in_strips(
@@ -125,26 +162,23 @@ def _answers_in_strips(
     # A wrong name is said at once.
     computation(dtype)
 
-    def build(params, batch_stats, arrays):
-        return nnx.merge(graph, compute_params(params, arrays), batch_stats, copy=True)
-
     device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
     positions = strip_positions(device)
 
     def strip_of(width):
-        return strip_rows or max(16, positions // (width // 2) // 16 * 16)
+        return strip_rows or rows_of_strip(positions, width)
 
     def network(params, batch_stats, padded):
         _, h, w, _ = padded.shape
         announce(f"the network for up to {w}x{h} pixels")
         with computing(dtype) as arrays, spatial.over(mesh):
-            model = build(params, batch_stats, arrays)
+            model = _model(graph, params, batch_stats, arrays)
             return model.in_strips(normalize(padded, arrays), strip_of(w))
 
     def answers(params, batch_stats, proposals, shown, size):
         h, w = (2 * side for side in proposals.fused.shape[1:3])
         with computing(dtype) as arrays, spatial.over(mesh):
-            model = build(params, batch_stats, arrays)
+            model = _model(graph, params, batch_stats, arrays)
             plan = RowPlan(
                 answered=size[0],
                 shown=shown[0],

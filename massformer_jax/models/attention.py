@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.precision import widened
 from massformer_jax.parallel import spatial
 
@@ -103,7 +104,7 @@ class MaskedAttention(Attention):
             return logits, project_values(values)
 
         n = keys.shape[-2]
-        if n <= min(KEPT_KEYS, KEYS) and not spatial.inside():
+        if not known([n]) or (n <= min(KEPT_KEYS, KEYS) and not spatial.inside()):
             attended = _attend(*block(keys, values, blocked))
         else:
             size = next(size for size in range(min(KEYS, n), 0, -1) if n % size == 0)

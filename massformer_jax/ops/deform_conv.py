@@ -24,7 +24,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
+from massformer_jax.ops import kernel_choice
 from massformer_jax.ops.by_image import by_image
+from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
 
@@ -78,6 +80,8 @@ class SampledMap(NamedTuple):
 
 def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
+    if not known(x.shape):
+        return SampledMap(x)
     shape = jax.eval_shape(_packed, x)
     packed = platform_dependent(
         x, tpu=_packed, default=lambda _: jnp.zeros(shape.shape, shape.dtype)
@@ -113,7 +117,9 @@ def _deform_conv(_, *inputs):
         return _packed_forward(_packed(x), x.shape[1:3], *inputs)
 
     forms = _forms(_forward, _kernel_forward, inputs[0])
-    return platform_dependent(*inputs, **forms, tpu=on_tpu)
+    if known(inputs[0].shape):
+        forms["tpu"] = on_tpu
+    return platform_dependent(*inputs, **forms)
 
 
 def _vjp_forward(parts, *inputs):
@@ -135,7 +141,7 @@ def _forms(function, kernel, x):
     """Returns what runs on each platform but TPUs."""
     on_gpu = partial(function, chunk=GPU_CHUNK)
     return {
-        "cuda": kernel if kernels.usable(x) else on_gpu,
+        "cuda": kernel if kernel_choice.usable(x) else on_gpu,
         "rocm": on_gpu,
         "default": partial(function, chunk=CHUNK),
     }
@@ -189,7 +195,7 @@ def _forward(x, offsets, modulation, kernel, first_row, *, chunk):
     # Projecting first multiplies h rows and gathers o channels; sampling first, r rows and c
     # channels. The whole map is projected for every tap, so then all positions are one chunk.
     narrows = 2 * h * o <= r * c
-    size = r * w if narrows else min(chunk, r * w)
+    size = r * w if narrows else _at_once(chunk, r, w)
     pixels = x.reshape(b, h * w, c)
 
     def sample(values, corners):
@@ -296,6 +302,12 @@ def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
     ]
     # Computed once per sample, not again for each of its channels inside the gather's loop.
     return _Corners(*lax.optimization_barrier((indices, inside, factors)), down, right)
+
+
+def _at_once(chunk, r, w):
+    """Returns how many positions of `r` rows are sampled at once."""
+    # Rows of which nobody knows the length are taken by eights.
+    return min(chunk, r * w) if known((r, w)) else 8 * w
 
 
 def _chunked(a, size):

@@ -36,16 +36,6 @@ class Tile(NamedTuple):
     warps: int
 
 
-def usable(x) -> bool:
-    """Tells whether kernels take this input on the GPU here, or on the one that is compiled for.
-
-    Triton needs Ampere or newer; pixels are numbered in 32 bits.
-    """
-    capability = getattr(jax.local_devices()[0], "compute_capability", None)
-    recent = not isinstance(capability, str) or float(capability) >= 8
-    return recent and x.dtype in (jnp.float32, jnp.bfloat16) and x[0].size < 2**31
-
-
 def pieces(channels: int) -> list[tuple[int, int]]:
     """Returns channels as (first, count) of powers of two: a kernel's arrays have no other sizes.
 

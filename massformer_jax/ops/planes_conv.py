@@ -15,6 +15,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from massformer_jax.ops import deform_conv_kernels as kernels
+from massformer_jax.ops import kernel_choice
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.deform_conv_kernels import Tile, both, channel_range, load, pieces
 from massformer_jax.ops.precision import float32_products, products, widened
@@ -53,7 +54,7 @@ def planes_conv(
 def _planes_conv(count, *inputs):
     plain = functools.partial(_plain, count)
     x = inputs[0]
-    if x.dtype != jnp.bfloat16 or not kernels.usable(x):
+    if x.dtype != jnp.bfloat16 or not kernel_choice.usable(x):
         return plain(*inputs)
 
     def kernel(*inputs):

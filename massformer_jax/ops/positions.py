@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from massformer_jax.ops.open_sizes import known
+
 
 def sine_positions(height: int, width: int, features: int, dtype) -> Float[Array, "h w {features}"]:
     """Returns position features of a map: the y half before the x half, sine beside cosine.
@@ -32,8 +34,13 @@ def add_sine_positions(x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
     return jnp.concatenate([y_half + y_table, x_half + x_table], -1)
 
 
-def _table(n: int, features: int) -> np.ndarray:
-    coordinate = np.arange(1, n + 1) / (n + 1e-6) * 2 * np.pi
+def _table(n: int, features: int) -> np.ndarray | Array:
     frequency = 10000.0 ** (2 * (np.arange(features) // 2) / features)
-    angle = coordinate[:, None] / frequency
-    return np.where(np.arange(features) % 2 == 0, np.sin(angle), np.cos(angle))
+    even = np.arange(features) % 2 == 0
+    if known([n]):
+        angle = np.arange(1, n + 1)[:, None] / (n + 1e-6) * 2 * np.pi / frequency
+        return np.where(even, np.sin(angle), np.cos(angle))
+    # The program computes it, in float32.
+    count = jnp.arange(1, n + 1, dtype=jnp.float32)
+    angle = (count / count[-1])[:, None] * (2 * np.pi / frequency).astype(np.float32)[None]
+    return jnp.where(even[None], jnp.sin(angle), jnp.cos(angle))

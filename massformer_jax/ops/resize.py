@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from massformer_jax.ops.open_sizes import known
+
 
 def resize_bilinear(x: Float[Array, "*b h w c"], size: tuple[int, int]) -> Float[Array, "*b i j c"]:
     """Resizes the two axes before the last to `size` = (height, width)."""
@@ -28,7 +30,7 @@ def _resize_axis(x: Array, axis: int, size: int) -> Array:
         return x
     if size == 2 * n or n % (2 * size) == 0:
         form = functools.partial(_double if size > n else _shrink, axis=axis, size=size)
-        if axis == -2 and size in (2 * n, n // 2):
+        if known(x.shape) and axis == -2 and size in (2 * n, n // 2):
             on_tpu = functools.partial(_columns_by_product, size=size)
             return jax.lax.platform_dependent(x, tpu=on_tpu, default=form)
         return form(x)
@@ -59,6 +61,8 @@ def interleaved(even: Float[Array, "*b w c"], odd: Float[Array, "*b w c"]) -> Ar
     def stacked(even, odd):
         return jnp.stack([even, odd], -2).reshape(*b, 2 * w, c)
 
+    if not known(even.shape):
+        return stacked(even, odd)
     return jax.lax.platform_dependent(even, odd, tpu=_interleaved_by_product, default=stacked)
 
 

@@ -17,7 +17,7 @@ def taps(kernel: Float[Array | np.ndarray, "k k c o"]) -> tuple:
 
 def starts(n: int, size: int) -> Int[Array, " chunks"]:
     """Returns the first of `n` positions of each chunk of `size`."""
-    return jnp.arange(0, n, size, dtype=jnp.int32)
+    return size * jnp.arange(-(-n // size), dtype=jnp.int32)
 
 
 def whole_and_rest(

@@ -1,0 +1,101 @@
+"""Writes a trained network as files that jax alone runs, without this package.
+
+    python -m massformer_jax.export --checkpoint DIR --output DIR [--size HxW|any]
+
+The new folder holds the program (StableHLO), its weights, and export.json, which says how to call
+it. docs/export.md has a complete program that does so.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from massformer_jax import command
+from massformer_jax.errors import InputError
+from massformer_jax.files import check_local
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.parser("massformer_jax.export", __doc__)
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="workdir of a training run, or converted weights, or hf://OWNER/NAME of the Hub",
+    )
+    parser.add_argument("--output", required=True, help="new folder")
+    parser.add_argument(
+        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
+    )
+    parser.add_argument(
+        "--format", default="stablehlo", help="of the program; stablehlo is what there is"
+    )
+    parser.add_argument(
+        "--size",
+        default="1024x1024",
+        metavar="HxW",
+        help="rows and columns of the images that it takes, multiples of 256; or any, for all such "
+        "sizes, which takes more memory",
+    )
+    parser.add_argument(
+        "--answer", default="labels", help="labels, the class of each pixel, or scores of all"
+    )
+    parser.add_argument(
+        "--platforms",
+        default="cpu,cuda,tpu",
+        help="where the program runs; one file serves all that are named",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help="what the network computes in: float32, tf32 or bfloat16",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    args = _parser().parse_args(argv)
+    return command.run(lambda: _export(args))
+
+
+def _export(args: argparse.Namespace) -> None:
+    import jax
+
+    from massformer_jax.export import folder
+    from massformer_jax.export.program import Form, check_libraries, lower
+    from massformer_jax.models.weights import load_weights
+    from massformer_jax.ops.precision import computation
+
+    # Everything that can be wrong is said before the weights are read, which takes longer.
+    if args.format != folder.FORMAT:
+        raise InputError(f"--format is {args.format!r}; use {folder.FORMAT}")
+    platforms = tuple(name.strip() for name in args.platforms.split(","))
+    form = Form(_size(args.size), args.answer, platforms, args.dtype)
+    computation(args.dtype)
+    check_local(args.output)
+    output = pathlib.Path(args.output).absolute()
+    folder.check_new(output)
+    check_libraries()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    weights = load_weights(args.checkpoint, device, step=args.step)
+    program = lower(weights, form)
+    folder.write(output, weights, form, program)
+    where = ", ".join(program.platforms)
+    what = f"{form.answer} of {args.size}, for {where}"
+    print(f"{args.checkpoint} (step {weights.step}) -> {args.output}: {what}")
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """Returns rows and columns of "HxW", None for "any"."""
+    if text == "any":
+        return None
+    parts = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not parts:
+        raise InputError(f"--size is {text!r}; use any, or HxW with multiples of 256: 1024x1024")
+    return int(parts[1]), int(parts[2])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

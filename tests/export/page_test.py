@@ -1,0 +1,95 @@
+"""The programs of docs/export.md use an exported folder where this package cannot be imported."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from massformer_jax.inference.segmenter import Segmenter
+from tests.helpers.exported import exported, segmenter
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs/export.md"
+
+# Nothing but these and what they import themselves can be imported.
+REFUSED = ("massformer_jax", "flax", "optax", "orbax", "jaxtyping", "etils", "cv2", "tests")
+
+
+def programs() -> dict[str, str]:
+    """Returns the programs of the page by the names of their files."""
+    found = re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
+    assert [name for name, _ in found] == ["exported.py", "photograph.py"]
+    return dict(found)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs Python in a clean folder that holds the programs of the page."""
+    folder, refusing = tmp_path / "clean", tmp_path / "refusing"
+    folder.mkdir()
+    refusing.mkdir()
+    for name, text in programs().items():
+        (folder / name).write_text(text)
+
+    def process(*arguments, refused=()):
+        names = dict.fromkeys((*REFUSED, *refused))
+        (refusing / "sitecustomize.py").write_text(f"import sys\nsys.modules.update({names})\n")
+        kept = [path for path in sys.path if path and not (pathlib.Path(path) / "tests").is_dir()]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        environment["PYTHONPATH"] = os.pathsep.join([str(refusing), *kept])
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    return process
+
+
+def photograph(height, width) -> np.ndarray:
+    """Returns coarse random colours, which the network gives several labels."""
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
+    return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+
+
+def expected(image: np.ndarray, model: Segmenter) -> np.ndarray:
+    labels = model.predict(image)
+    assert len(np.unique(labels)) > 1
+    return labels
+
+
+def test_jax_alone_gives_the_labels_of_the_segmenter(run, tmp_path):
+    image = photograph(200, 300)
+    np.save(tmp_path / "image.npy", image)
+    # No package of the page's second program.
+    code = (
+        "import sys, numpy as np\n"
+        "from exported import Network\n"
+        "network = Network(sys.argv[1])\n"
+        "np.save('labels.npy', network(np.load(sys.argv[2])))\n"
+        "assert not [name for name in sys.modules if name.startswith('massformer')"
+        " and sys.modules[name]]\n"
+    )
+    folder = exported(tmp_path, "256x512")
+    clean = run("-c", code, folder, tmp_path / "image.npy", refused=("PIL",))
+    labels = np.load(clean / "labels.npy")
+    np.testing.assert_array_equal(labels, expected(image, segmenter()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["256x256", "any"])
+def test_a_photograph_becomes_a_mask(size, run, tmp_path):
+    image = photograph(250, 240)
+    Image.fromarray(image).save(tmp_path / "photograph.png")
+    folder, model = exported(tmp_path, size), segmenter()
+    clean = run("photograph.py", folder, tmp_path / "photograph.png", "mask.png")
+    mask = Image.open(clean / "mask.png")
+    labels = expected(image, model)
+    np.testing.assert_array_equal(np.asarray(mask), labels)
+    np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), model.palette[labels])

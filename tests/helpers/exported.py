@@ -1,0 +1,44 @@
+"""Exported folders of the smallest network."""
+
+import pathlib
+import subprocess
+import sys
+
+from massformer_jax.classes import CLASSES
+from massformer_jax.export.__main__ import main
+from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.models.weights import Weights, save_weights
+from tests.helpers.tiny_weights import TINY, tiny_weights
+
+
+def weights() -> Weights:
+    """Returns weights whose labels are not all the same."""
+    source = {"file": "tiny.pth", "sha256": "0" * 64, "iteration": 3}
+    return Weights(3, TINY, CLASSES, *tiny_weights(), source=source, pictures=(480, 640))
+
+
+def segmenter() -> Segmenter:
+    return Segmenter(weights())
+
+
+def checkpoint(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder of these weights."""
+    path = folder / "checkpoint"
+    if not path.exists():
+        save_weights(path, weights())
+    return path
+
+
+def exported(folder: pathlib.Path, size: str, *flags: str) -> pathlib.Path:
+    """Returns what the command writes, for CPUs alone unless flags say otherwise."""
+    output = folder / "exported"
+    argv = ["--checkpoint", str(checkpoint(folder)), "--output", str(output), "--size", size]
+    argv += ["--platforms", "cpu", *flags]
+    if size != "any":
+        assert main(argv) == 0
+        return output
+    # In a process of its own: open sides are expressions where annotations, checked here, say int.
+    command = [sys.executable, "-m", "massformer_jax.export", *argv]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return output

@@ -65,4 +65,5 @@ def test_the_step_is_the_same():
     for name, value in scalars.items():
         np.testing.assert_allclose(others[name], value, rtol=1e-4, err_msg=name)
     for a, b in zip(*map(jax.tree.leaves, (other, state)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)
+        # Relative, too: running variances of 40,000 may differ in their last bit, which is 0.004.
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-3)

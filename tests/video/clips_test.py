@@ -241,7 +241,7 @@ def test_whole_clips_are_skipped_and_others_done_again(run, segmenter, clip, tmp
 
 @pytest.fixture
 def sigint_interrupts():
-    """Lets SIGINT interrupt, as it does at a prompt: the processes of pytest-xdist ignore it."""
+    """Lets SIGINT interrupt: Python ignores it if it was started in the background of a script."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, former)

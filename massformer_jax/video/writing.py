@@ -56,8 +56,8 @@ def video(
         contextlib.ExitStack() as stack,
     ):
         name = f"file:{os.fspath(part)}"
-        # The same frames make the same bytes. The list of frames comes first, so that a browser can
-        # begin before it has all.
+        # Neither the day nor versions of libraries are written. The list of frames comes first, so
+        # that a browser can begin before it has all.
         options = {"fflags": "+bitexact"}
         if path.suffix != ".mkv":
             options["movflags"] = "+faststart"

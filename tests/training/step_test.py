@@ -119,6 +119,7 @@ def test_killed_and_continued_equals_undisturbed(undisturbed, tmp_path, run):
     jax.tree.map(np.testing.assert_array_equal, weights, expected)
 
 
+@pytest.mark.long  # three minutes; tests/training/mesh_test.py compares steps of eight and of one
 def test_eight_devices_equal_one(undisturbed, tmp_path, run):
     """The same global batches, split eight ways.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
@@ -17,6 +16,8 @@ from massformer_jax.files import written_atomically
 from massformer_jax.video.reading import Clip, Frame, opened_sound, reason
 
 if TYPE_CHECKING:
+    import av
+
     Pixels = UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"]
 
 # Names of FFmpeg's muxers by the suffixes of files.
@@ -50,6 +51,8 @@ def video(
         InputError: FFmpeg cannot write such a file.
         OSError: the disk is full, or the folder may not be written to.
     """
+    import av
+
     with (
         _errors_told(path),
         written_atomically(path) as part,
@@ -118,6 +121,8 @@ def pictures(folder: pathlib.Path, suffix: str) -> Iterator[Callable[[Frame, byt
 @contextlib.contextmanager
 def _errors_told(path: pathlib.Path) -> Iterator[None]:
     """Raises FFmpeg's own errors with the name of the file; those of the system stay."""
+    import av
+
     try:
         yield
     except av.error.FFmpegError as error:
@@ -147,6 +152,8 @@ def _stream(out: "av.container.OutputContainer", clip: Clip, pixels: "Pixels") -
 
 def _picture(frame: Frame, pixels: "Pixels", time_base: Fraction) -> "av.VideoFrame":
     """Returns what the encoder takes."""
+    import av
+
     if pixels.ndim == 3:
         h, w = pixels.shape[:2]
         even = np.pad(pixels, ((0, h % 2), (0, w % 2), (0, 0)), "edge")
@@ -183,6 +190,8 @@ class _Sound:
         say: Callable[[str], None],
     ) -> Iterator["_Sound"]:
         """Opens the clip once more, and adds its streams of sound to the other file."""
+        import av
+
         with opened_sound(path) as source:
             targets = {}
             for stream in source.streams.audio:
@@ -195,6 +204,8 @@ class _Sound:
 
     def copy(self, until: Fraction | None) -> None:
         """Copies the packets up to a time in seconds, or all that are left."""
+        import av
+
         try:
             while True:
                 self._next = self._next or next(self._packets, None)

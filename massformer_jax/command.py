@@ -51,8 +51,8 @@ def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say whose weights segment photographs, and how they are computed with."""
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say whose weights are used."""
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -61,6 +61,11 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", type=int, help="take the weights after this step (default: the best, or the last)"
     )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say whose weights segment photographs, and how they are computed with."""
+    add_checkpoint(parser)
     parser.add_argument(
         "--dtype",
         default="float32",

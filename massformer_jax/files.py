@@ -7,6 +7,7 @@ been written to its end; a folder is the common beginning of some names.
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -268,3 +269,9 @@ def _identity(path: pathlib.Path) -> tuple[int, int]:
     """Returns what tells a file from all others, whatever path leads to it."""
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file here, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,14 +14,14 @@ import safetensors.numpy
 from massformer_jax.classes import class_names, class_palette
 from massformer_jax.convert.weights_file import WeightsFile
 from massformer_jax.errors import InputError
-from massformer_jax.files import write_atomically, written_atomically
+from massformer_jax.files import sha256, write_atomically, written_atomically
 from massformer_jax.models.build import (
     ARCHITECTURES,
     abstract_encoder,
     abstract_weights,
     check_architecture,
 )
-from massformer_jax.models.exchange import FACTS, TENSORS, sha256
+from massformer_jax.models.exchange import FACTS, TENSORS
 from massformer_jax.models.finite import check_numbers
 from massformer_jax.models.names import (
     COUNTER,

@@ -4,7 +4,6 @@ This needs neither JAX nor PyTorch, and executes nothing that is in a file.
 """
 
 import collections
-import hashlib
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import numpy as np
 from massformer_jax.convert.state_dict import find_state_dict, is_tensor, released_names
 from massformer_jax.convert.torch_file import TorchFile
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_local
+from massformer_jax.files import check_local, sha256
 from massformer_jax.models.picture_size import pictures_of
 from massformer_jax.models.safetensors_file import read_safetensors
 
@@ -49,9 +48,8 @@ class WeightsFile(NamedTuple):
 
     def provenance(self) -> dict[str, Any]:
         """Returns the file's name, SHA-256 and iteration, which a converted checkpoint keeps."""
-        with open(self.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"file": self.path.name, "sha256": digest, "iteration": self.iteration}
+        found = sha256(self.path)
+        return {"file": self.path.name, "sha256": found, "iteration": self.iteration}
 
 
 def read_weights(path: str | os.PathLike, key: str | None = None) -> WeightsFile:

@@ -19,15 +19,8 @@ from massformer_jax.files import check_local
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser("massformer_jax.export", __doc__)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        help="workdir of a training run, or converted weights, or hf://OWNER/NAME of the Hub",
-    )
+    command.add_checkpoint(parser)
     parser.add_argument("--output", required=True, help="new folder")
-    parser.add_argument(
-        "--step", type=int, help="take the weights after this step (default: the best, or the last)"
-    )
     parser.add_argument(
         "--format", default="stablehlo", help="of the program; stablehlo is what there is"
     )

@@ -1,6 +1,5 @@
 """The folder that is exported: a program, its weights, and a file that says what both are."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ import safetensors.numpy
 import massformer_jax
 from massformer_jax.errors import InputError
 from massformer_jax.export.program import Form, Program
+from massformer_jax.files import sha256
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
 
@@ -121,6 +121,4 @@ def _sides(array: jax.ShapeDtypeStruct) -> list[int | str]:
 
 def _file(path: pathlib.Path) -> dict[str, Any]:
     """Returns name, size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}

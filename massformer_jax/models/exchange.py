@@ -6,7 +6,6 @@ that they are meant for, the step of training, where they came from, and the SHA
 file. `massformer_jax.convert` writes such folders. Nothing in them is executed.
 """
 
-import hashlib
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 
 from massformer_jax.classes import class_palette
 from massformer_jax.errors import InputError
+from massformer_jax.files import sha256
 from massformer_jax.models.build import abstract_weights, check_architecture
 from massformer_jax.models.names import COUNTER, from_torch
 from massformer_jax.models.picture_size import pictures_of
@@ -96,12 +96,6 @@ def read_exchanged(folder: pathlib.Path) -> Exchanged:
         params,
         batch_stats,
     )
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def sample_corners(
     batch = points.shape[:-2]
     ys = _taps(points[..., 1].astype(dtype), rows - 1)
     xs = _taps(points[..., 0].astype(dtype), columns - 1)
-    index = ((ys[0][0] + 1) * columns + xs[0][0] + 1).reshape(*batch, -1)
+    index = (ys[0][0] + 1) * columns + xs[0][0] + 1
     # All maps are one table: an index of the map inside of a gather would be unpacked for each row.
     maps = math.prod(batch)
     first = rows * columns * jnp.arange(maps, dtype=jnp.int32).reshape(*batch, 1)

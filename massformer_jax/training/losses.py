@@ -159,12 +159,13 @@ def image_terms(outputs: Outputs, labels: UInt8[Array, "b y x"], points: Points)
     masks = matching.target_masks(labels, outputs.class_logits.shape[-1] - 1)
     present = masks.any((-2, -1))
     packed = corners(pack_masks(masks))
+    label_corners = corners(labels)
 
     # Heads go one after the other: it bounds the memory, and a head is compiled once.
     def costs_of(features, heads):
         args = (outputs.class_logits[heads], outputs.mask_embeds[heads], points.match[heads])
         return jax.lax.map(
-            lambda head: matching.match_costs(*head[:2], features, labels, head[2]), args
+            lambda head: matching.match_costs(*head[:2], features, label_corners, head[2]), args
         )
 
     costs = jnp.concatenate([costs_of(*group) for group in groups])

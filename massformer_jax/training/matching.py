@@ -10,9 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from massformer_jax.ops.points import corners, sample_corners, sample_points
+from massformer_jax.ops.points import sample_corners, sample_points
 from massformer_jax.ops.precision import float32_products
 
 CLASS_COST, MASK_COST, DICE_COST = 2.0, 5.0, 5.0
@@ -28,13 +28,13 @@ def match_costs(
     class_logits: Float[Array, "b q k1"],
     mask_embeds: Float[Array, "b q e"],
     mask_features: Float[Array, "b h w e"],
-    labels: UInt8[Array, "b y x"],
+    labels: UInt32[Array, "b _ _"],
     points: Float[Array, "b p 2"],
 ) -> Float[Array, "b k q"]:
     """Returns the cost of giving query q to class k: 2 · (-probability) + 5 · mean BCE + 5 · dice.
 
     BCE and dice compare mask logits with target masks at `points`, which all masks of an image
-    share. No gradient flows through the costs.
+    share. No gradient flows through the costs. `labels` are `corners` of the label maps.
 
     Masks of all queries are never formed. Sampling is linear, so the *features* are sampled, once
     for all queries, and multiplied with the embeddings: for 1024x1024, e = 256, 100 queries and
@@ -50,7 +50,7 @@ def match_costs(
     product = functools.partial(jnp.einsum, precision=float32_products())
     logits = product("bqe,bpe->bqp", mask_embeds.astype(features.dtype), features)
     targets = sample_corners(
-        corners(labels),
+        labels,
         points.astype(features.dtype),
         read=lambda label: jax.nn.one_hot(label, classes, dtype=features.dtype),
     )

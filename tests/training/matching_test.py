@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from massformer_jax.ops.points import corners
 from massformer_jax.training import matching
 
 
@@ -81,7 +82,7 @@ def test_match_costs_equal_definition():
             expected[b, k] = -2 * chance[:, k] + 5 * bce + 5 * dice
     ours = matching.match_costs(
         *(jnp.asarray(x, jnp.float32) for x in (logits, embeds, features)),
-        jnp.asarray(labels, jnp.uint8),
+        corners(jnp.asarray(labels, jnp.uint8)),
         jnp.asarray(points, jnp.float32),
     )
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)

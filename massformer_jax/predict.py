@@ -220,26 +220,25 @@ def _photographs(
     from massformer_jax.data.ahead import map_ahead
 
     def write(answer):
+        """Writes what is made of one photograph, and tells at once, while others are computed."""
+        path, error = answer.source, answer.error
         try:
-            if answer.error is None:
+            if error is None:
                 sizes.append(answer.image.shape[:2])
-                outputs.write(names[answer.source], answer, segmenter.classes, segmenter.palette)
-        except InputError as error:
-            return answer.source, InputError(f"{answer.source}: {error}")
-        return answer.source, answer.error
+                outputs.write(names[path], answer, segmenter.classes, segmenter.palette)
+        except InputError as other:
+            error = InputError(f"{path}: {other}")
+        if error is None:
+            progress.done(path, outputs.paths(names[path]))
+        else:
+            progress.failed(path, _advised(path, error))
+        return error is not None
 
     scores = smooth or outputs.needs_scores
     answers = segmenter.answers(paths, scores=scores, stopwatch=stopwatch)
     if smooth:
         answers = _steadied(answers, labels=not outputs.needs_scores)
-    failures = 0
-    for path, error in map_ahead(write, answers, threads=_WRITERS):
-        if error is None:
-            progress.done(path, outputs.paths(names[path]))
-        else:
-            failures += 1
-            progress.failed(path, _advised(path, error))
-    return failures
+    return sum(map_ahead(write, answers, threads=_WRITERS))
 
 
 def _steadied(answers: Iterable["Answer"], *, labels: bool) -> Iterator["Answer"]:

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ class PredictionProgress:
 
     A clip counts as one, and has a bar of its own for its frames, or a line every half minute.
 
-    Lines of photographs are printed on the output, everything else on standard error.
+    Lines of photographs are printed on the output, everything else on standard error. `done` and
+    `failed` may be called by several threads.
 
     Args:
         total: number of photographs and clips that there are to do.
@@ -30,6 +32,7 @@ class PredictionProgress:
         self._total, self._skipped = total, skipped
         self._photographs, self._clips, self._frames, self._failed = 0, 0, 0, []
         self._begun = time.monotonic()
+        self._lock = threading.Lock()  # so that the counts of the lines go up
         self._lines = not sys.stdout.isatty() or not sys.stderr.isatty()
         self._bar = tqdm.tqdm(
             total=total, unit="photo", leave=False, disable=not sys.stderr.isatty()
@@ -57,23 +60,25 @@ class PredictionProgress:
 
     def done(self, path: pathlib.Path, written: Sequence[pathlib.Path], frames: int = 0) -> None:
         """Tells that all files of a photograph, or of a clip of so many frames, are written."""
-        self._end_clip()
-        self._photographs += not frames
-        self._clips += bool(frames)
-        self._frames += frames
-        self._bar.update()
-        if self._lines:
-            names = some_of([str(name) for name in written], most=1)
-            with self._bar.external_write_mode(file=sys.stdout):
-                print(f"{path} -> {names}  ({self._count()})", flush=True)
+        with self._lock:
+            self._end_clip()
+            self._photographs += not frames
+            self._clips += bool(frames)
+            self._frames += frames
+            self._bar.update()
+            if self._lines:
+                names = some_of([str(name) for name in written], most=1)
+                with self._bar.external_write_mode(file=sys.stdout):
+                    print(f"{path} -> {names}  ({self._count()})", flush=True)
 
     def failed(self, path: pathlib.Path, error: Exception | str) -> None:
         """Tells that a photograph or a clip failed, and why."""
-        self._end_clip()
-        self._failed.append(path)
-        self._bar.update()
-        with self._bar.external_write_mode(file=sys.stderr):
-            print_error(error)
+        with self._lock:
+            self._end_clip()
+            self._failed.append(path)
+            self._bar.update()
+            with self._bar.external_write_mode(file=sys.stderr):
+                print_error(error)
 
     def summary(self, waited: Counter) -> str:
         """Returns lines that say what was done, what failed, and what took the time.
@@ -97,7 +102,7 @@ class PredictionProgress:
             told = ", ".join(f"{100 * share:.0f} % for {part}" for part, share in shares.items())
             text += f", {60 * self._photographs / seconds:.1f} per minute; waited {told}"
         if self._failed:
-            text += "".join(f"\nfailed: {path}" for path in self._failed)
+            text += "".join(f"\nfailed: {path}" for path in sorted(self._failed))
         return text
 
     def _end_clip(self) -> None:

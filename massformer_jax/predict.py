@@ -11,6 +11,7 @@ flag `--write` names other formats. Of a video, a video is written for each form
 import argparse
 import contextlib
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from massformer_jax.inference.stream import Answer
     from massformer_jax.output.outputs import Outputs
 
-_WRITERS = 2  # threads; each may hold scores, 352 MB at 12 megapixels
+# Threads at most. Each may hold a photograph and its labels, 50 MB at 12 megapixels; or the scores,
+# 352 MB.
+_WRITERS, _WRITERS_OF_SCORES = 8, 2
 
 Names = Mapping[pathlib.Path, pathlib.PurePath]
 
@@ -238,7 +241,8 @@ def _photographs(
     answers = segmenter.answers(paths, scores=scores, stopwatch=stopwatch)
     if smooth:
         answers = _steadied(answers, labels=not outputs.needs_scores)
-    return sum(map_ahead(write, answers, threads=_WRITERS))
+    threads = min(_WRITERS_OF_SCORES if scores else _WRITERS, os.cpu_count() or 1)
+    return sum(map_ahead(write, answers, threads=threads))
 
 
 def _steadied(answers: Iterable["Answer"], *, labels: bool) -> Iterator["Answer"]:

@@ -20,7 +20,7 @@ def save(path, array, palette=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array)
     if palette is not None:
-        image.putpalette(sum(palette, []))
+        image.putpalette(bytes(np.array(palette, np.uint8)))
     image.save(path)
 
 

@@ -41,6 +41,7 @@ def test_from_a_folder_to_masks_and_back(count, tmp_path):
     run("build", "--manual_dir", root, "--data_dir", data.parent, *of_folder, "--val_share", "0.2")
     classes = dataset_classes(data)
     palette = [list(one.colour) for one in classes]
+    flat = [value for rgb in palette for value in rgb]
     assert [one.name for one in classes] == names
 
     workdir = tmp_path / "run"
@@ -68,7 +69,7 @@ def test_from_a_folder_to_masks_and_back(count, tmp_path):
     page = (workdir / "eval" / "report.html").read_text()
     assert len(page) < 4_900_000 and names[0] in page and names[-1] in page
     (prediction, _) = (workdir / "eval" / "predictions").glob("*.png")
-    assert Image.open(prediction).getpalette()[: 3 * count] == sum(palette, [])
+    assert Image.open(prediction).getpalette()[: 3 * count] == flat
 
     masks = []
     run("convert", "--to-torch", "--input", workdir, "--output", tmp_path / "torch.safetensors")
@@ -77,6 +78,6 @@ def test_from_a_folder_to_masks_and_back(count, tmp_path):
         folder = tmp_path / f"masks_of_{weights.name}"
         run("predict", "--checkpoint", weights, "--output", folder, root / "images" / "000.jpg")
         masks.append(Image.open(folder / "000.png"))
-        assert masks[-1].getpalette()[: 3 * count] == sum(palette, [])
+        assert masks[-1].getpalette()[: 3 * count] == flat
     np.testing.assert_array_equal(*map(np.asarray, masks))
     assert np.asarray(masks[0]).max() < count

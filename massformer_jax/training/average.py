@@ -38,13 +38,15 @@ def moved(
         return None
     share = 1 - _decay(decay, step)
     weights = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(
-        lambda old, new: old + share.astype(old.dtype) * (new - old), average, weights
-    )
+
+    def move(old, new):
+        return old + share.astype(old.dtype) * (new - old)
+
+    return jax.tree.map(move, average, weights)
 
 
 def evaluated(state: TrainState) -> tuple[Any, Any]:
-    """Returns the (params, batch_stats) that are evaluated and kept: the average, if there is one."""
+    """Returns the (params, batch_stats) to evaluate and keep: the average, if there is one."""
     if state.average is None:
         return state.params, state.batch_stats
     return state.average["params"], state.average["batch_stats"]

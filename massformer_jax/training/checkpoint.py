@@ -7,8 +7,9 @@ A workdir holds
     nonfinite/STEP/     the state before a step whose loss was not finite, and its batch
 
 `model` and `meta` are those of `massformer_jax.models.weights`, so that each of them can predict.
-Where a run keeps a moving average of its weights, `model` is the average, and a state has the weights
-that are trained as `trained`.
+Where a run keeps a moving average of its weights, `model` is the average, and a state has the
+weights that are trained as `trained`.
+
 The position in the data is no part of a state: it follows from the step, for any number of
 processes (`pipeline.stream_position`). Every process writes its own arrays. When all have written,
 one lists the checksums of all files (`massformer_jax.models.checksums`) and completes the state. On

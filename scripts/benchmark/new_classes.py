@@ -27,7 +27,7 @@ from massformer_jax.data.transforms import PhotometricDistortion, RandomFlip
 from massformer_jax.files import write_atomically
 from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import label_function, show
-from massformer_jax.metrics.counts import Counts, add_counts, image_counts
+from massformer_jax.metrics.counts import add_counts, image_counts, zero_counts
 from massformer_jax.metrics.scores import summarize
 from massformer_jax.models.build import model_graph
 from massformer_jax.parallel import sharding
@@ -176,7 +176,7 @@ def scores(
     state: TrainState, classes: int, scenes: list[Scene], labels: list[np.ndarray]
 ) -> dict[str, list[float]]:
     """Returns IoU and boundary IoU of every class over the scenes, in percent."""
-    pools: dict[str, Counts | None] = dict.fromkeys(RATIOS)
+    pools = dict.fromkeys(RATIOS, zero_counts(classes))
     for scene, label in zip(scenes, labels, strict=True):
         shown = show(Protocol(), [scene.image])
         predict = prediction_of(classes)
@@ -185,8 +185,7 @@ def scores(
             counts = image_counts(
                 found, jnp.asarray(label), num_classes=classes, boundary_ratio=ratio
             )
-            counts = jax.tree.map(lambda x: np.asarray(x)[None], counts)
-            pools[name] = counts if pools[name] is None else add_counts(pools[name], counts)
+            pools[name] = add_counts(pools[name], counts)
     by_name = {name: summarize(pool)["BIoU"] for name, pool in pools.items()}
     by_name["IoU"] = summarize(pools["BIoU"])["IoU"]
     return {name: [100 * float(x) for x in values] for name, values in by_name.items()}

@@ -15,7 +15,7 @@ def test_batches_tell_what_was_annotated(data_dir):
     found = np.concatenate([next(batches)["annotated"] for _ in range(14)])
     assert found.shape == (56, 7) and found.dtype == bool
     missing = np.array([True, False, True, True, True, True, False])
-    assert 4 * 8 == (found == missing).all(1).sum()  # four of seven, in eight epochs
+    assert (found == missing).all(1).sum() == 4 * 8  # four of seven, in eight epochs
     assert (found.all(1) | (found == missing).all(1)).all()
 
 

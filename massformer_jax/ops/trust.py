@@ -14,14 +14,16 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from massformer_jax.classes import IGNORE
 
-_UNKNOWN = 255
-_LEVELS = 254  # of the border weight; 0 stands for a pixel that is near no border
+_LEVELS = 254  # of the border weight
 
 
 def doubt_map(
-    labels: UInt8[Array, "b h w"], borders: Sequence[tuple[int, int]], *, leave_out_unknown: bool
+    labels: UInt8[Array, "b h w"], borders: Sequence[tuple[int, int]]
 ) -> UInt8[Array, "b h w"]:
-    """Returns one byte per pixel, which `read_doubt` reads: 0 where labels are trusted completely.
+    """Returns one byte per pixel, which `read_doubt` reads: 0 where the label is 255, unknown.
+
+    Elsewhere it is 1 and up to 254 more, the nearer to a doubtful border. So maps that are read
+    beyond the image, where everything is 0, are unknown there.
 
     The border weight |W| of a class is that of exact labels, |mean over a window - mask| of
     `ops.edges`, in a window as large as the labels may be wrong: it is about 1/2 on both sides of
@@ -31,25 +33,21 @@ def doubt_map(
     Args:
         labels: label maps.
         borders: (label, reach) of each class whose borders may be wrong by up to `reach` pixels.
-        leave_out_unknown: whether pixels of the label 255 are marked as unknown.
     """
     weight = jnp.zeros(labels.shape, jnp.float32)
     for label, reach in borders:
         mask = labels == label
         weight = jnp.maximum(weight, _border_weight(mask, reach))
-    byte = jnp.ceil(weight * _LEVELS).astype(jnp.uint8)
-    if leave_out_unknown:
-        byte = jnp.where(labels == IGNORE, jnp.uint8(_UNKNOWN), byte)
-    return byte
+    byte = 1 + jnp.ceil(weight * _LEVELS).astype(jnp.uint8)
+    return jnp.where(labels == IGNORE, jnp.uint8(0), byte)
 
 
 def read_doubt(
     byte: UInt8[Array, "*s"], dtype: DTypeLike
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """Returns the border weight |W| of `doubt_map`, 0..1, and 1 where the label is unknown."""
-    unknown = byte == _UNKNOWN
-    weight = jnp.where(unknown, 0, byte).astype(dtype) / _LEVELS
-    return weight, unknown.astype(dtype)
+    """Returns the border weight |W| of `doubt_map`, 0..1, and 1 where the label is known."""
+    known = (byte > 0).astype(dtype)
+    return (byte.astype(dtype) - known) / _LEVELS, known
 
 
 def trusted_share(border: Float[Array, "*s"], strength: float) -> Float[Array, "*s"]:
@@ -66,9 +64,10 @@ def _border_weight(mask: Bool[Array, "b h w"], reach: int) -> Float[Array, "b h 
     """
     if not reach:
         return jnp.zeros(mask.shape, jnp.float32)
-    inside = jnp.ones(mask.shape[1:], jnp.float32)[None]
-    mean = _window_sum(mask.astype(jnp.float32), reach) / _window_sum(inside, reach)
-    return jnp.abs(mean - mask.astype(jnp.float32))
+    mask = mask.astype(jnp.float32)
+    pixels = _window_sum(jnp.ones((1, *mask.shape[1:]), jnp.float32), reach)
+    # Counts are exact, and a mean may not be: far from a border the weight has to be 0.
+    return jnp.abs(_window_sum(mask, reach) - mask * pixels) / pixels
 
 
 def _window_sum(x: Float[Array, "b h w"], reach: int) -> Float[Array, "b h w"]:

@@ -104,7 +104,7 @@ def train_and_evaluate(
             if evaluations.is_missing(first):
                 evaluations.run(state, checkpoints, progress, asked=notice.now)
             over = evaluations.are_over(first, checkpoints)
-            for i in range(first + 1, first + 1 if over else total + 1):
+            for i in range(first + 1, 1 + (first if over else total)):
                 with profile.step(i):
                     with progress.part("input"):
                         local = next(batches)
@@ -129,8 +129,8 @@ def train_and_evaluate(
                     raise Preempted(f"stopped after step {i} of {total}, as asked")
                 if evaluated:
                     evaluations.run(state, checkpoints, progress, asked=notice.now)
-                    if evaluations.are_over(i, checkpoints):
-                        over = True
+                    over = i < total and evaluations.are_over(i, checkpoints)
+                    if over:
                         break
             if over:
                 say(f"no better mIoU than that of step {checkpoints.best_step()}: the run ends")

@@ -36,12 +36,12 @@ class Doubt(NamedTuple):
     """Where labels of a batch are doubtful, as points read it; see `doubt_of`.
 
     Attributes:
-        strength: see `Trust`.
+        trust: see there.
         exact: whether the labels of a class are exact.
         packed: `corners` of a `doubt_map`.
     """
 
-    strength: float
+    trust: Trust
     exact: Bool[np.ndarray, " k"]
     packed: UInt32[Array, "b _ _"]
 
@@ -59,23 +59,26 @@ class Doubt(NamedTuple):
             points.reshape(b, k * p, 2),
             read=lambda byte: jnp.stack(read_doubt(byte, dtype), -1),
         ).reshape(b, k, p, 2)
-        border, unknown = found[..., 0], found[..., 1]
+        border, known = found[..., 0], found[..., 1]
         exact = (border == 0) & self.exact.reshape(1, k, 1)
-        return trusted_share(border, self.strength) * (1 - unknown), exact
+        return _shares(border, known, self.trust), exact
 
 
 def doubt_of(labels: UInt8[Array, "b y x"], trust: Trust, classes: int) -> Doubt:
     """Returns where labels are doubtful."""
     pseudo = [label for label, _ in trust.borders]
     exact = ~np.isin(np.arange(classes), pseudo)
-    return Doubt(trust.strength, exact, corners(_doubt_map(labels, trust)))
+    return Doubt(trust, exact, corners(doubt_map(labels, trust.borders)))
 
 
 def pixel_shares(labels: UInt8[Array, "b y x"], trust: Trust) -> Float[Array, "b y x"]:
     """Returns how far the label of every pixel is trusted, float32, 0..1."""
-    border, unknown = read_doubt(_doubt_map(labels, trust), jnp.float32)
-    return trusted_share(border, trust.strength) * (1 - unknown)
+    border, known = read_doubt(doubt_map(labels, trust.borders), jnp.float32)
+    return _shares(border, known, trust)
 
 
-def _doubt_map(labels: UInt8[Array, "b y x"], trust: Trust) -> UInt8[Array, "b y x"]:
-    return doubt_map(labels, trust.borders, leave_out_unknown=trust.leave_out_unknown)
+def _shares(
+    border: Float[Array, "*s"], known: Float[Array, "*s"], trust: Trust
+) -> Float[Array, "*s"]:
+    shares = trusted_share(border, trust.strength)
+    return shares * known if trust.leave_out_unknown else shares

@@ -22,7 +22,7 @@ def config(data_dir):
 def scores(monkeypatch):
     """The mIoU of each evaluation, which a test may change; and how many there were."""
     stand_in_training.install(monkeypatch.setattr)
-    values, done = [0.5, 0.6, 0.6, 0.1, 0.1], []
+    values, done = [0.5, 0.6, 0.55, 0.1], []
     make = evaluation.weights_evaluation
 
     def weights_evaluation(config):

@@ -67,12 +67,11 @@ def test_pseudo_labels_count_less_at_their_border_alone(example):
         return jnp.abs(jax.grad(loss)(features)).sum((0, -1))
 
     border, inner = np.s_[10:13, 1:9], np.s_[6:9, 4:5]
-    equal, less, none = (
+    equal, less = (
         np.asarray(pull(outputs.mask_features, Trust(((CAR, 4),), strength)))
-        for strength in (0.0, 20.0, 1e6)
+        for strength in (0.0, 20.0)
     )
     assert less[border].sum() < 0.5 * equal[border].sum()
-    assert none[border].sum() < 0.1 * less[border].sum()
     assert less[inner].sum() > 0.5 * equal[inner].sum()
 
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": ("massformer_jax.demo.__main__", [], "serves a page to try a trained model on"),
     "convert": ("massformer_jax.convert.__main__", [], "converts weights of PyTorch, and back"),
     "export": ("massformer_jax.export.__main__", [], "writes a network that jax alone runs"),
-    "build": ("massformer_jax.data.build", [], "packages MaSS13K as a dataset"),
+    "build": ("massformer_jax.data.build", [], "packages MaSS13K, or your own folder"),
     "stats": ("massformer_jax.data.stats.__main__", [], "tells what a dataset holds"),
     "score": ("massformer_jax.evaluate_files", [], "scores label maps of any method"),
     "compare": ("massformer_jax.compare", [], "compares two evaluations of the same images"),

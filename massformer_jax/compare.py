@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(args: argparse.Namespace) -> None:
     from massformer_jax import compilation
+    from massformer_jax.classes import named_classes
     from massformer_jax.report.comparison import changed_most, check_comparable, comparison_page
     from massformer_jax.report.picture_files import find_photographs, read_pictures
 
@@ -89,6 +90,7 @@ def _compare(args: argparse.Namespace) -> None:
             photographs,
             boundary_ratio=first["boundary_ratio"],
             num_classes=len(first["classes"]),
+            classes=named_classes(first["classes"], first["palette"]) if "palette" in first else (),
         )
         pictures = {name.removesuffix(".png"): picture for name, picture in drawn.items()}
     names = args.names or (pathlib.Path(args.first).stem, pathlib.Path(args.second).stem)

@@ -13,11 +13,14 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
 from massformer_jax.files import check_local
+
+if TYPE_CHECKING:
+    from massformer_jax.classes import Class
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,7 +28,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", required=True, help="folder of PNG files to score")
     parser.add_argument("--labels", required=True, help="folder of PNG files with the truth")
     parser.add_argument("--output", help="JSON file to write all scores to")
-    parser.add_argument("--classes", type=int, default=7, help="number of classes")
+    parser.add_argument(
+        "--classes",
+        type=_number_or_list,
+        default=7,
+        help="number of classes, or a file that lists their names and colours (.txt, .json, .xml)",
+    )
     parser.add_argument(
         "--boundary-ratio",
         type=float,
@@ -54,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number_or_list(text: str) -> int | pathlib.Path:
+    return int(text) if text.lstrip("-").isdecimal() else pathlib.Path(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, or 2 if nothing was scored."""
     args = _parser().parse_args(argv)
@@ -62,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from massformer_jax import compilation
-    from massformer_jax.classes import IGNORE
+    from massformer_jax.classes import IGNORE, names_of, palette_of
     from massformer_jax.data.images import mask_size
     from massformer_jax.evaluation.label_map_files import evaluate_files, find_pairs
     from massformer_jax.evaluation.provenance import Dataset, provenance, provenance_text
@@ -85,6 +97,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     compilation.keep_compiled(args.compilation_cache)
     tolerances = tuple(args.tolerance or TOLERANCES)
     name = args.name or pathlib.Path(args.predictions).resolve().name
+    classes = _classes(args.classes)
     _check_settings(args, tolerances)
     photographs = find_photographs(args.images, args.labels) if args.images else {}
     pairs, _ = find_pairs(args.predictions, args.labels)
@@ -95,13 +108,16 @@ def _evaluate(args: argparse.Namespace) -> None:
     names, pool = evaluate_files(
         args.predictions,
         args.labels,
-        num_classes=args.classes,
+        num_classes=len(classes) if classes else args.classes,
+        classes=classes,
         boundary_ratio=args.boundary_ratio,
         tolerances=tolerances,
     )
     summary = evaluation_summary(
         names, pool, boundary_ratio=args.boundary_ratio, tolerances=tolerances
     )
+    if classes:
+        summary |= {"classes": list(names_of(classes)), "palette": palette_of(classes)}
     if nothing_labelled(summary):
         raise InputError(
             f"nothing is labelled in {args.labels}: all pixels of the {len(names)} label maps are "
@@ -118,7 +134,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.output:
         write_json(args.output, summary)
     if args.report:
-        _write_report(args, name, summary, photographs)
+        _write_report(args, name, summary, photographs, classes)
     print(format_table(summary, summary["classes"]))
     for tolerance in map(tolerance_name, tolerances):
         images, pooled = summary[f"BF1_images@{tolerance}"], summary[f"mBF1_pooled@{tolerance}"]
@@ -139,32 +155,44 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _write_report(
-    args: argparse.Namespace, name: str, summary: dict[str, Any], photographs: dict
+    args: argparse.Namespace,
+    name: str,
+    summary: dict[str, Any],
+    photographs: dict,
+    classes: "Sequence[Class]",
 ) -> None:
     from massformer_jax.files import write_atomically
     from massformer_jax.report.evaluation import evaluation_page
     from massformer_jax.report.picture_files import read_pictures
     from massformer_jax.report.worst import ranked_scores, score_table, worst
 
-    names, classes = list(summary["images"]), len(summary["classes"])
-    table = score_table(summary["images"], ranked_scores(summary), classes)
+    names, count = list(summary["images"]), len(summary["classes"])
+    table = score_table(summary["images"], ranked_scores(summary), count)
     pictures = read_pictures(
         [names[i] for i in worst(table)],
         args.labels,
         {"": args.predictions},
         photographs,
         boundary_ratio=args.boundary_ratio,
-        num_classes=classes,
+        num_classes=count,
+        classes=classes,
     )
     page = evaluation_page(name, summary, pictures, among_published=bool(args.published))
     write_atomically(args.report, page.encode())
+
+
+def _classes(given: int | pathlib.Path) -> "tuple[Class, ...]":
+    """Returns the classes of a list; nothing if only their number is given."""
+    from massformer_jax.data_builders.folder.class_lists import read_classes
+
+    return () if isinstance(given, int) else read_classes(given)[0]
 
 
 def _check_settings(args: argparse.Namespace, tolerances: Sequence[float]) -> None:
     from massformer_jax.classes import IGNORE
     from massformer_jax.metrics.counts import BOUNDARY_RATIO
 
-    if not 1 <= args.classes <= IGNORE:
+    if isinstance(args.classes, int) and not 1 <= args.classes <= IGNORE:
         raise InputError(f"--classes {args.classes}: 1..{IGNORE} can be told apart in a PNG")
     if not 0 < args.boundary_ratio <= 0.1:
         raise InputError(f"--boundary-ratio {args.boundary_ratio}: a share up to 0.1")

@@ -1,6 +1,7 @@
 """The check of headers: what can be said about a pair of files without decoding them."""
 
 import dataclasses
+import functools
 import io
 import os
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import MASS13K, Class
 from massformer_jax.data.images import ImageError, decode_image
 from massformer_jax.data.label_png import LabelMapError, check_label_map
 from massformer_jax.data.orientation import TURNED_BY_A_QUARTER, UPRIGHT, orientation
 from massformer_jax.data.png import RGB, PngError, open_png
+from massformer_jax.data_builders.mass13k.photographs import OTHER_FORMATS, OTHER_MODES, QUALITY
 from massformer_jax.data_builders.mass13k.release_folder import Pair
 from massformer_jax.data_builders.mass13k.report import Remark
 
@@ -32,6 +34,7 @@ class Source:
         width: of the upright photograph, in pixels.
         turn: the EXIF orientation by which the label map has yet to be turned; 1 if it is upright.
         num_bytes: size of both files together.
+        as_jpeg: whether the photograph is no JPEG file yet.
     """
 
     pair: Pair
@@ -39,22 +42,26 @@ class Source:
     width: int
     turn: int
     num_bytes: int
+    as_jpeg: bool = False
 
 
 def read_headers(
-    pairs: Sequence[Pair], num_threads: int | None = None
+    pairs: Sequence[Pair],
+    num_threads: int | None = None,
+    classes: Sequence[Class] | None = MASS13K,
 ) -> tuple[list[Source], list[Remark]]:
     """Checks the headers and the ends of all files: kind, size, orientation, completeness.
 
     Args:
         pairs: what `find_pairs` found in one split.
         num_threads: by default four per core, since they wait for the disk.
+        classes: in whose colours the palettes of label maps have to be; None for any palettes.
 
     Returns:
         The pairs that can be used, in order; and remarks on all others, and on everything odd.
     """
     with ThreadPoolExecutor(num_threads or 4 * (os.cpu_count() or 1)) as pool:
-        results = list(pool.map(_read_pair, pairs))
+        results = list(pool.map(functools.partial(_read_pair, classes=classes), pairs))
     sources = [source for source, _ in results if source is not None]
     return sources, [remark for _, remarks in results for remark in remarks]
 
@@ -63,7 +70,7 @@ class _Refused(Exception):
     """The error of a file with a problem; its arguments are the kind and the message."""
 
 
-def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
+def _read_pair(pair: Pair, classes: Sequence[Class] | None) -> tuple[Source | None, list[Remark]]:
     """Checks a pair of files. It has no source if there is a problem."""
     remarks: list[Remark] = []
     image_size = mask_size = None
@@ -72,12 +79,18 @@ def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
     except _Refused as problem:
         remarks.append(Remark("problem", problem.args[0], pair.image, problem.args[1]))
     num_bytes = pair.image.stat().st_size
-    if pair.mask is not None:
-        num_bytes += pair.mask.stat().st_size
+    for mask in pair.masks:
+        num_bytes += mask.stat().st_size
         try:
-            mask_size = _check_label_map(pair.mask, remarks)
+            checked = classes if pair.values is None and not pair.layers else None
+            size = _check_label_map(mask, remarks, checked)
+            if mask_size not in (None, size):
+                raise _Refused("sizes differ", f"another size than {pair.mask.name}; export again")
+            mask_size = size
         except _Refused as problem:
-            remarks.append(Remark("problem", problem.args[0], pair.mask, problem.args[1]))
+            remarks.append(Remark("problem", problem.args[0], mask, problem.args[1]))
+            mask_size = None
+            break
     if image_size is None or (pair.mask is not None and mask_size is None):
         return None, remarks
     turned = turned_by in TURNED_BY_A_QUARTER
@@ -95,7 +108,7 @@ def _read_pair(pair: Pair) -> tuple[Source | None, list[Remark]]:
             else "its label map is taken to be upright, as the released reader takes it"
         )
         remarks.append(Remark("oddity", "turned photograph", pair.image, message))
-    return Source(pair, height, width, turn, num_bytes), remarks
+    return Source(pair, height, width, turn, num_bytes, _is_other(pair.image)), remarks
 
 
 def _misfit(path: Path, mask_size: tuple[int, int], image_size: tuple[int, int]) -> Remark:
@@ -119,6 +132,8 @@ def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int
         _Refused: the file has a problem.
     """
     with _opened(path, "photograph") as image:
+        if _is_other(path):
+            return _check_other_photograph(image, path, remarks)
         if image.format not in ("JPEG", "MPO"):  # MPO: a JPEG with further views appended
             kind = f"a {image.format}, whatever its name; export the photograph as JPEG"
             raise _Refused("photograph of another format", f"is {kind}")
@@ -139,7 +154,39 @@ def _check_photograph(path: Path, remarks: list[Remark]) -> tuple[tuple[int, int
     return (height, width), turned_by
 
 
-def _check_label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
+def _is_other(path: Path) -> bool:
+    """Tells whether this is no JPEG file by its name, so that a layout must have allowed it."""
+    return path.suffix.lower() in OTHER_FORMATS
+
+
+def _check_other_photograph(
+    image: Image.Image, path: Path, remarks: list[Remark]
+) -> tuple[tuple[int, int], int]:
+    """Checks a photograph that will be stored as JPEG, which is upright then.
+
+    Returns:
+        Its (height, width) when it is upright, and `UPRIGHT`.
+
+    Raises:
+        _Refused: the file has a problem.
+    """
+    if image.format != OTHER_FORMATS[path.suffix.lower()]:
+        message = f"is a {image.format}, whatever its name; name it by its format"
+        raise _Refused("photograph of another format", message)
+    if image.mode not in OTHER_MODES:
+        message = f"the photograph holds {image.mode} pixels; export it as an RGB JPEG"
+        raise _Refused("photograph of other colours", message)
+    message = f"a {image.format}; stored as a JPEG of quality {QUALITY}"
+    remarks.append(Remark("oddity", "photograph that is no JPEG", path, message))
+    width, height = image.size
+    if orientation(image) in TURNED_BY_A_QUARTER:
+        width, height = height, width
+    return (height, width), UPRIGHT
+
+
+def _check_label_map(
+    path: Path, remarks: list[Remark], classes: Sequence[Class] | None = MASS13K
+) -> tuple[int, int]:
     """Checks a label map, adds a remark on what is odd, and returns its (height, width).
 
     Raises:
@@ -147,7 +194,7 @@ def _check_label_map(path: Path, remarks: list[Remark]) -> tuple[int, int]:
     """
     try:
         with _readable(path, "label map") as file:
-            header = check_label_map(file, colours=True, classes=len(CLASSES))
+            header = check_label_map(file, colours=True, classes=classes)
     except LabelMapError as error:
         raise _Refused(error.kind, str(error)) from error
     if not _ends_with(path, _PNG_END):  # truncated, or something is appended

@@ -1,11 +1,11 @@
-"""The TFDS builder of the dataset MaSS13K."""
+"""The TFDS builder of the dataset MaSS13K, and of other folders of photographs and label maps."""
 
 import functools
 import importlib.util
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,9 @@ import tqdm
 from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import names_of, palette_of
 from massformer_jax.data_builders.mass13k.headers import Source, read_headers
-from massformer_jax.data_builders.mass13k.release_folder import find_pairs
+from massformer_jax.data_builders.mass13k.layout import RELEASE, Layout
 from massformer_jax.data_builders.mass13k.report import (
     Counts,
     DatasetError,
@@ -27,6 +27,7 @@ from massformer_jax.data_builders.mass13k.report import (
 )
 from massformer_jax.data_builders.mass13k.shards import (
     NUM_THREADS,
+    TOO_HIGH,
     Shard,
     read_findings,
     write_shard,
@@ -66,47 +67,68 @@ class Builder(FileReaderBuilder):
     each with `train`, `val` and `test`, or a folder around it.
     """
 
-    def __init__(self, *, strict: bool = False, file_format: Any = "array_record", **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        strict: bool = False,
+        file_format: Any = "array_record",
+        layout: Layout = RELEASE,
+        **kwargs: Any,
+    ):
         """Makes a builder, see `tfds.core.DatasetBuilder`.
 
         Args:
             strict: whether an oddity of the release stops the build, as a problem does.
             file_format: "array_record" for `tfds.data_source`, or "tfrecord" for `tfds.load`.
+            layout: which dataset this is, if it is not MaSS13K.
             **kwargs: `data_dir`, and whatever else TFDS passes.
         """
+        self._layout, self._strict = layout, strict
+        if layout.name != self.name:
+            self.name = layout.name
+            self.RELEASE_NOTES = {}
         super().__init__(file_format=file_format, **kwargs)
-        self._strict = strict
 
     def _info(self) -> tfds.core.DatasetInfo:
         """Returns the metadata of the dataset."""
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
+        names = names_of(self._layout.classes)
+        facts = {
+            "features": tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(
                         shape=(None, None, 3),
                         encoding_format="jpeg",
-                        doc="The release's JPEG file, byte for byte.",
+                        doc="A JPEG file, byte for byte.",
                     ),
                     "segmentation_mask": tfds.features.LabeledImage(
-                        labels=list(CLASSES),
+                        labels=list(names),
                         shape=(None, None, 1),
                         encoding_format="png",
-                        doc="Labels 0..6, 255 is ignored, as grey values; fits the upright image.",
+                        doc="Labels as grey values, 255 is ignored; fits the upright image.",
                     ),
-                    "file_name": tfds.features.Text(doc="Name of the JPEG file in the release."),
+                    "file_name": tfds.features.Text(doc="Name of the photograph's file."),
                     "height": tfds.features.Scalar(np.int32, doc="Pixels of the upright image."),
                     "width": tfds.features.Scalar(np.int32, doc="Pixels of the upright image."),
                     "megapixels": tfds.features.Scalar(np.float32, doc="height * width / 1e6."),
                     "class_present": tfds.features.Tensor(
-                        shape=(len(CLASSES),),
+                        shape=(len(names),),
                         dtype=np.bool_,
                         doc="Whether any pixel has the label, in the order of the labels.",
                     ),
                 }
             ),
-            supervised_keys=("image", "segmentation_mask"),
-            homepage="https://github.com/xiechenxi99/MaSS13K",
-        )
+            "supervised_keys": ("image", "segmentation_mask"),
+            # TFDS keeps the names with the features, and this as metadata.json.
+            "metadata": tfds.core.MetadataDict(
+                palette=[list(rgb) for rgb in palette_of(self._layout.classes)],
+                settings=dict(self._layout.settings),
+            ),
+        }
+        if self._layout is RELEASE:
+            homepage = "https://github.com/xiechenxi99/MaSS13K"
+            return self.dataset_info_from_configs(**facts, homepage=homepage)
+        description = f"Photographs with label maps of {len(names)} classes."
+        return tfds.core.DatasetInfo(builder=self, description=description, **facts)
 
     def _download_and_prepare(
         self,
@@ -120,7 +142,7 @@ class Builder(FileReaderBuilder):
         """
         _check_format(self.info.file_format)
         root, folder = Path(dl_manager.manual_dir), Path(self.data_dir)
-        splits, remarks = _check_release(root)
+        splits, remarks = self._check_files(root)
         raise_problems(remarks, self._strict)
         _check_disk(folder, splits)
 
@@ -149,12 +171,55 @@ class Builder(FileReaderBuilder):
                 filename_template=self._get_filename_template(split),
             )
             split_infos.append(split_info)
+        self._raise_one_too_high(root, remarks)
+        remarks += self._empty_classes(root, counts)
         raise_problems(remarks, self._strict)
-        report = Report(counts, remarks)
+        report = Report(counts, remarks, names_of(self._layout.classes))
         (folder / REPORT_FILE).write_text(report.to_json(root))
         write_sources(folder, sources)
         print(report)
         self.info.set_splits(tfds.core.SplitDict(split_infos))
+
+    def _check_files(self, root: Path) -> tuple[dict[str, list[Source]], list[Remark]]:
+        """Checks names and headers; returns the usable pairs of each split and all remarks."""
+        pairs, remarks = self._layout.find(root)
+        coloured = self._layout.classes if self._layout.stated_colours else None
+        splits = {}
+        for split, split_pairs in pairs.items():
+            splits[split], header_remarks = read_headers(split_pairs, classes=coloured)
+            remarks += header_remarks
+        return splits, remarks
+
+    def _raise_one_too_high(self, root: Path, remarks: Sequence[Remark]) -> None:
+        """Raises DatasetError if all that is wrong may be that labels begin with 1."""
+        problems = [remark for remark in remarks if remark.level == "problem"]
+        if not self._layout.first_label_flag or not problems:
+            return
+        if all(remark.kind == TOO_HIGH for remark in problems):
+            count = len(self._layout.classes)
+            raise DatasetError(
+                f"{root}: label maps hold {count}, and the labels of {count} classes are "
+                f"0..{count - 1}; if their values are 1..{count}, and 0 is unlabelled, pass "
+                f"{self._layout.first_label_flag}; otherwise a class is missing in the list "
+                f"({len(problems)} label maps, the first is {problems[0].path})"
+            )
+
+    def _empty_classes(self, root: Path, counts: Mapping[str, Counts]) -> list[Remark]:
+        """Returns remarks on classes that no pixel has, or none of the training split."""
+        if self._layout is RELEASE:
+            return []
+        remarks = []
+        for one in self._layout.classes:
+            photographs = {split: c.class_photographs[one.name] for split, c in counts.items()}
+            if not any(photographs.values()):
+                message = f"no pixel is of the class {one.name}; correct the list of classes, or "
+                message += "it is never learned"
+                remarks.append(Remark("oddity", "empty class", root, message))
+            elif not photographs.get("train", 1):
+                message = f"no pixel of the training photographs is of the class {one.name}, "
+                message += "so it is never learned"
+                remarks.append(Remark("oddity", "class that is not trained", root, message))
+        return remarks
 
     def _shards(self, split: str, sources: Sequence[Source]) -> list[Shard]:
         """Shuffles the sources and deals them to shards, whose lengths differ by one at most."""
@@ -167,6 +232,7 @@ class Builder(FileReaderBuilder):
                 Path(template.sharded_filepath(shard_index=index, num_shards=count)),
                 tuple(sources[i] for i in part),
                 self.info.file_format,
+                self._layout.classes,
             )
             for index, part in enumerate(np.array_split(order, count))
         ]
@@ -181,16 +247,6 @@ def _check_format(file_format: tfds.core.FileFormat) -> None:
             )
     elif file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise DatasetError(f"file_format={file_format.value}; pass array_record or tfrecord")
-
-
-def _check_release(root: Path) -> tuple[dict[str, list[Source]], list[Remark]]:
-    """Checks names and headers, and returns the usable pairs of each split and all remarks."""
-    pairs, remarks = find_pairs(root)
-    splits = {}
-    for split, split_pairs in pairs.items():
-        splits[split], header_remarks = read_headers(split_pairs)
-        remarks += header_remarks
-    return splits, remarks
 
 
 def _check_disk(folder: Path, splits: dict[str, list[Source]]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from massformer_jax.data_builders.mass13k.report import DatasetError, Remark
@@ -16,8 +16,8 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 # configuration reads train and val from images_pad, and test from images.
 _IMAGE_FOLDERS = ("images_pad", "images")
 _MASK_FOLDER = "annotations"
-_IMAGE_SUFFIXES = (".jpg", ".jpeg")
-_MASK_SUFFIXES = (".png",)
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+MASK_SUFFIXES = (".png",)
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2")
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 
@@ -29,10 +29,37 @@ _DEPTH = 5
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A photograph and its label map, if it has one."""
+    """A photograph and its label map, if it has one.
+
+    Attributes:
+        image: file of the photograph.
+        mask: file of the label map.
+        values: for each of the 256 values of the label map the label that it stands for, 0..255,
+            or -1 for a value that stands for none; None where values are labels. Colours of an RGB
+            label map are not looked up here.
+        layers: files of further label maps of the photograph, which are of one class each, with
+            their labels; see `layers.py`. `mask` is then the first of these.
+        name: what the photograph is called in the records; "" for the name of its file.
+    """
 
     image: Path
     mask: Path | None
+    values: tuple[int, ...] | None = None
+    layers: tuple[tuple[Path, int], ...] = ()
+    name: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name of the photograph in the records."""
+        return self.name or self.image.name
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """All files that say which class a pixel is of."""
+        return tuple(path for path, _ in self.layers) or ((self.mask,) if self.mask else ())
+
+
+FindPairs = Callable[[Path], tuple[dict[str, list[Pair]], list[Remark]]]
 
 
 def find_pairs(root: str | os.PathLike) -> tuple[dict[str, list[Pair]], list[Remark]]:
@@ -66,7 +93,7 @@ def find_pairs(root: str | os.PathLike) -> tuple[dict[str, list[Pair]], list[Rem
         images = [folders[name, folder][0] for name in _IMAGE_FOLDERS if (name, folder) in folders]
         masks = folders.get((_MASK_FOLDER, folder), [None])[0]
         if images:
-            splits[split] = _pair_up(images[0], masks, split == "test", remarks)
+            splits[split] = pair_up(images[0], masks, split == "test", remarks)
         elif masks:
             message = f"no photographs to go with them; expected images/{folder} beside annotations"
             remarks.append(Remark("problem", "label maps only", masks, message))
@@ -98,8 +125,12 @@ def _split_folders(root: Path) -> dict[tuple[str, str], list[Path]]:
     return found
 
 
-def _pair_up(
-    image_folder: Path, mask_folder: Path | None, may_lack_masks: bool, remarks: list[Remark]
+def pair_up(
+    image_folder: Path,
+    mask_folder: Path | None,
+    may_lack_masks: bool,
+    remarks: list[Remark],
+    suffixes: Sequence[str] = JPEG_SUFFIXES,
 ) -> list[Pair]:
     """Pairs the files of one split by their stems, and adds a remark on all others.
 
@@ -108,11 +139,12 @@ def _pair_up(
         mask_folder: holds the label maps, if there is such a folder.
         may_lack_masks: whether a split without any label map is odd, and not wrong.
         remarks: where remarks are added.
+        suffixes: of photographs, in lower case.
     """
-    images = _files_by_stem(image_folder, _IMAGE_SUFFIXES, "photograph", remarks)
-    masks = _files_by_stem(mask_folder, _MASK_SUFFIXES, "label map", remarks) if mask_folder else {}
+    images = files_by_stem(image_folder, suffixes, "photograph", remarks)
+    masks = files_by_stem(mask_folder, MASK_SUFFIXES, "label map", remarks) if mask_folder else {}
     if not images and not masks:
-        message = f"the split is empty; put its photographs ({', '.join(_IMAGE_SUFFIXES)}) here"
+        message = f"the split is empty; put its photographs ({', '.join(suffixes)}) here"
         remarks.append(Remark("problem", "empty split", image_folder, f"{message}, or remove it"))
         return []
     if not masks and may_lack_masks:
@@ -133,7 +165,7 @@ def _pair_up(
     return [Pair(images[stem], masks[stem]) for stem in sorted(images.keys() & masks.keys())]
 
 
-def _files_by_stem(
+def files_by_stem(
     folder: Path, suffixes: Sequence[str], what: str, remarks: list[Remark]
 ) -> dict[str, Path]:
     """Finds the files with these suffixes, in upper or lower case, and remarks on all others.

@@ -78,11 +78,11 @@ class Counts:
         counted = {k: Counter(v) if isinstance(v, dict) else v for k, v in fields.items()}
         return cls(**counted)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns a dictionary for JSON: classes in order, the most frequent sizes first."""
+    def to_json(self, classes: Sequence[str] = CLASSES) -> dict[str, Any]:
+        """Returns a dictionary for JSON: classes in this order, the most frequent sizes first."""
         fields = dict(vars(self))
         for name in ("class_pixels", "class_photographs"):
-            fields[name] = {label: fields[name][label] for label in CLASSES}
+            fields[name] = {label: fields[name][label] for label in classes}
         for name in ("sizes", "file_types"):
             fields[name] = dict(sorted(fields[name].items(), key=lambda item: (-item[1], item[0])))
         return fields
@@ -95,10 +95,12 @@ class Report:
     Attributes:
         splits: the counts for the name of each split.
         remarks: what was odd or passed over; none of them is a problem.
+        classes: names of the classes, in the order of their labels.
     """
 
     splits: Mapping[str, Counts]
     remarks: Sequence[Remark]
+    classes: Sequence[str] = CLASSES
 
     def to_json(self, root: Path) -> str:
         """Returns the report as JSON, which is the same for the same files wherever they lie.
@@ -114,7 +116,7 @@ class Report:
             ]
             for level, plural in _PLURAL.items()
         }
-        splits = {name: counts.to_json() for name, counts in self.splits.items()}
+        splits = {name: counts.to_json(self.classes) for name, counts in self.splits.items()}
         return json.dumps({"splits": splits, **listed}, indent=2) + "\n"
 
     @classmethod
@@ -127,22 +129,25 @@ class Report:
             for remark in fields[plural]
         ]
         splits = {name: Counts.from_json(counts) for name, counts in fields["splits"].items()}
-        return cls(splits, remarks)
+        classes = [name for split in fields["splits"].values() for name in split["class_pixels"]]
+        return cls(splits, remarks, tuple(dict.fromkeys(classes)))
 
     def __str__(self) -> str:
         """Returns the report as lines for a terminal."""
         rows = [["photographs that hold, share of pixels", *self.splits]]
-        rows += [[label, *(_share(c, label) for c in self.splits.values())] for label in CLASSES]
+        rows += [
+            [label, *(_share(c, label) for c in self.splits.values())] for label in self.classes
+        ]
         rows += [["ignored (255)", *(_share(c, None) for c in self.splits.values())]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
         total = Counts()
         for counts in self.splits.values():
             total.add(counts)
-        sizes = [f"{size} ({count})" for size, count in total.to_json()["sizes"].items()]
+        sizes = [f"{size} ({count})" for size, count in total.to_json(())["sizes"].items()]
         rest = [f"and {len(sizes) - 8} more"] * (len(sizes) > 8)
         lines.append(f"sizes: {', '.join(sizes[:8] + rest)}")
-        types = ", ".join(f"{name} ({n})" for name, n in total.to_json()["file_types"].items())
+        types = ", ".join(f"{name} ({n})" for name, n in total.to_json(())["file_types"].items())
         lines.append(f"photographs' suffixes: {types}")
         for level, one, many in (
             ("oddity", "oddity", "oddities"),

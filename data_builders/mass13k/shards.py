@@ -3,18 +3,25 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from massformer_jax.classes import CLASSES, IGNORE
+from massformer_jax.classes import IGNORE, MASS13K, Class, names_of
 from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import ImageError, decode_reduced
 from massformer_jax.data_builders.mass13k.headers import Source
-from massformer_jax.data_builders.mass13k.label_maps import grey_label_map, ignored_label_map
+from massformer_jax.data_builders.mass13k.label_maps import (
+    grey_label_map,
+    ignored_label_map,
+    is_coloured,
+    relabelled,
+)
+from massformer_jax.data_builders.mass13k.layers import merged_layers
+from massformer_jax.data_builders.mass13k.photographs import as_jpeg
 from massformer_jax.data_builders.mass13k.report import Counts, Remark
 from massformer_jax.data_builders.mass13k.sources import Fingerprint, fingerprint
 from massformer_jax.files import written_atomically
@@ -22,6 +29,9 @@ from massformer_jax.files import written_atomically
 # Groups of one record, since a random read decodes a whole group. No compression, since it would
 # take 20 ms per example and make JPEG and PNG files no smaller.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
+# The kind of a label map whose only wrong value is the number of classes: perhaps its values are
+# 1..K and not 0..K-1.
+TOO_HIGH = "label one too high"
 _TRIED_SCALE = 8  # photographs are tried at an eighth of their size
 
 # Each thread holds one example and its decoded label map, so that six threads need at most 500 MB.
@@ -30,11 +40,12 @@ NUM_THREADS = min(os.cpu_count() or 1, 6)
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to be written, and the pairs of files that go into it, in order."""
+    """A file to be written, the pairs of files that go into it, in order, and their classes."""
 
     path: Path
     sources: tuple[Source, ...]
     file_format: tfds.core.FileFormat
+    classes: tuple[Class, ...] = MASS13K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +78,12 @@ def write_shard(
 
     def prepare(source: Source) -> tuple[bytes | None, Counts, list[Remark]]:
         """Makes the record of a pair, or None if it has a problem."""
-        example, counted, found = read_example(source)
+        example, counted, found = read_example(source, shard.classes)
         if example is None:
             return None, counted, found
-        mask = source.pair.mask.read_bytes() if source.pair.mask else None
-        sources[source.pair.image.name] = fingerprint(example["image"], mask)
+        masks = [path.read_bytes() for path in source.pair.masks]
+        image = source.pair.image.read_bytes() if source.as_jpeg else example["image"]
+        sources[source.pair.file_name] = fingerprint(image, b"".join(masks) if masks else None)
         proto = serializer.get_tf_example(features.encode_example(example))
         # Features in a fixed order, so that the same files give the same bytes everywhere.
         return proto.SerializeToString(deterministic=True), counted, found
@@ -95,7 +107,7 @@ def write_shard(
             stock = tfds.core.ExampleWriter(shard.file_format)
             stock.write(part, enumerate(records()))
     findings = {
-        "counts": counts.to_json(),
+        "counts": counts.to_json(names_of(shard.classes)),
         "remarks": [{**dataclasses.asdict(r), "path": str(r.path)} for r in remarks],
         "sources": sources,
     }
@@ -112,14 +124,20 @@ def read_findings(shard: Shard) -> Findings:
     return Findings(Counts.from_json(findings["counts"]), remarks, sources)
 
 
-def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
+def read_example(
+    source: Source, classes: Sequence[Class] = MASS13K
+) -> tuple[dict | None, Counts, list[Remark]]:
     """Reads a pair of files and checks their contents.
+
+    Args:
+        source: the files.
+        classes: of the dataset.
 
     Returns:
         The example, or None if a file has a problem; its counts; and remarks on the files.
     """
     pair, counts, remarks = source.pair, Counts(), []
-    image = pair.image.read_bytes()
+    image = as_jpeg(pair.image) if source.as_jpeg else pair.image.read_bytes()
     if not _is_decodable(image, source):
         message = "the photograph cannot be decoded; copy or download it again"
         remarks.append(Remark("problem", "undecodable photograph", pair.image, message))
@@ -129,25 +147,25 @@ def read_example(source: Source) -> tuple[dict | None, Counts, list[Remark]]:
         counts.unlabelled = 1
     else:
         try:
-            mask, histogram = grey_label_map(pair.mask.read_bytes(), source.turn)
+            mask, histogram = _read_labels(source, classes, remarks)
         except ImageError as error:
             remarks.append(Remark("problem", "damaged label map", pair.mask, str(error)))
             return None, counts, remarks
-        remarks += _check_labels(pair.mask, histogram)
     if any(remark.level == "problem" for remark in remarks):
         return None, counts, remarks
 
-    present = [histogram[label] > 0 for label in range(len(CLASSES))]
+    names = names_of(classes)
+    present = [histogram[label] > 0 for label in range(len(classes))]
     counts.examples = 1
     counts.ignored_pixels = histogram[IGNORE]
-    counts.class_pixels.update(dict(zip(CLASSES, histogram, strict=False)))
-    counts.class_photographs.update(dict(zip(CLASSES, map(int, present), strict=True)))
+    counts.class_pixels.update(dict(zip(names, histogram, strict=False)))
+    counts.class_photographs.update(dict(zip(names, map(int, present), strict=True)))
     counts.sizes[f"{source.width}x{source.height}"] = 1
     counts.file_types[pair.image.suffix] = 1
     example = {
         "image": image,
         "segmentation_mask": mask,
-        "file_name": pair.image.name,
+        "file_name": pair.file_name,
         "height": source.height,
         "width": source.width,
         "megapixels": source.height * source.width / 1e6,
@@ -171,15 +189,65 @@ def _is_decodable(image: bytes, source: Source) -> bool:
     )
 
 
-def _check_labels(path: Path, histogram: list[int]) -> Iterator[Remark]:
-    """Yields a remark on labels that are not allowed, or on a label map without any label."""
-    wrong = [value for value in range(len(CLASSES), IGNORE) if histogram[value]]
+def _read_labels(
+    source: Source, classes: Sequence[Class], remarks: list[Remark]
+) -> tuple[bytes, list[int]]:
+    """Reads the label map of a photograph, and adds remarks on its labels.
+
+    Returns:
+        An 8-bit grey PNG file of labels, and the number of pixels for each of the 256 labels.
+
+    Raises:
+        ImageError: see `grey_label_map`.
+    """
+    pair = source.pair
+    if pair.layers:
+        mask, histogram = merged_layers(pair, source.turn, remarks)
+        remarks += _check_labels(pair.mask, histogram, len(classes))
+        return mask, histogram
+    data = pair.mask.read_bytes()
+    mask, histogram = grey_label_map(data, source.turn, classes)
+    values = None if is_coloured(data) else pair.values
+    remarks += _check_labels(pair.mask, histogram, len(classes), values)
+    if values is not None and not any(remark.level == "problem" for remark in remarks):
+        mask, histogram = relabelled(mask, histogram, values)
+    return mask, histogram
+
+
+def _check_labels(
+    path: Path, histogram: list[int], classes: int, values: Sequence[int] | None = None
+) -> Iterator[Remark]:
+    """Yields a remark on labels that are not allowed, or on a label map without any label.
+
+    Args:
+        path: the label map.
+        histogram: the number of pixels for each of its 256 values.
+        classes: number of classes.
+        values: for each value the label that it stands for, see `Pair`; None where they are equal.
+    """
+    labels = values or [*range(classes), *[-1] * (IGNORE - classes), IGNORE]
+    found = [value for value, count in enumerate(histogram) if count]
+    wrong = [value for value in found if labels[value] < 0]
     if wrong:
-        values = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
-        message = f"the label map holds {values}, allowed are 0..{len(CLASSES) - 1} and {IGNORE}; "
-        yield Remark("problem", "wrong label", path, message + "correct its labels")
-    elif not any(histogram[:IGNORE]):
+        shown = ", ".join(map(str, wrong[:5])) + ", ..." * (len(wrong) > 5)
+        allowed = _ranges([value for value, label in enumerate(labels) if label >= 0])
+        kind = TOO_HIGH if values is None and wrong == [classes] else "wrong label"
+        message = f"the label map holds {shown}, allowed are {allowed}; correct its labels"
+        yield Remark("problem", kind, path, message)
+    elif all(labels[value] == IGNORE for value in found):
         yield Remark("oddity", "nothing labelled", path, f"all pixels are {IGNORE}, ignored")
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Returns numbers in order as text, `0..6 and 255`."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and runs[-1][-1] == value - 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    texts = [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return " and ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 
 def _findings_file(shard: Shard) -> Path:

@@ -3,10 +3,10 @@
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from massformer_jax.data_builders.mass13k.release_folder import Pair, find_pairs
+from massformer_jax.data_builders.mass13k.release_folder import FindPairs, Pair, find_pairs
 from massformer_jax.data_builders.mass13k.report import DatasetError
 
 SOURCES_FILE = "build_sources.json"
@@ -28,7 +28,7 @@ def write_sources(folder: Path, splits: Mapping[str, Mapping[str, Fingerprint]])
     (folder / SOURCES_FILE).write_text(json.dumps(lines))
 
 
-def check_same_source(version: Path, root: Path) -> None:
+def check_same_source(version: Path, root: Path, find: FindPairs = find_pairs) -> None:
     """Checks that a dataset was built from the files of a release as they are now.
 
     Names and sizes are compared, and the contents of files that were touched after the build.
@@ -36,6 +36,7 @@ def check_same_source(version: Path, root: Path) -> None:
     Args:
         version: folder of a complete dataset.
         root: folder of the release.
+        find: finds its files.
 
     Raises:
         DatasetError: it was built from other files, or this cannot be told.
@@ -44,7 +45,7 @@ def check_same_source(version: Path, root: Path) -> None:
     try:
         known = json.loads((version / SOURCES_FILE).read_bytes())
         built = (version / "dataset_info.json").stat().st_mtime
-        pairs, _ = find_pairs(root)
+        pairs, _ = find(root)
         differences = list(_differences(known, pairs, built))
     except FileNotFoundError as error:
         raise DatasetError(
@@ -78,27 +79,30 @@ def _differences(
     """
     for split in dict.fromkeys([*known, *found]):
         before = known.get(split, {})
-        now = {pair.image.name: pair for pair in found.get(split, [])}
+        now = {pair.file_name: pair for pair in found.get(split, [])}
         for name in sorted(before.keys() - now.keys()):
             yield f"{split} has no {name} now"
         for name in sorted(now.keys() - before.keys()):
             yield f"{split} had no {name}"
         for name in sorted(now.keys() & before.keys()):
             pair, (image_size, image_sum, mask_size, mask_sum) = now[name], before[name]
-            if _differs(pair.image, image_size, image_sum, built):
+            if _differs([pair.image], image_size, image_sum, built):
                 yield f"{pair.image} is another file"
-            if pair.mask is None and mask_size >= 0:
+            if not pair.masks and mask_size >= 0:
                 yield f"{split} has no label map of {name} now"
-            elif pair.mask is not None and mask_size < 0:
+            elif pair.masks and mask_size < 0:
                 yield f"{split} had no label map of {name}"
-            elif pair.mask is not None and _differs(pair.mask, mask_size, mask_sum, built):
+            elif pair.masks and _differs(pair.masks, mask_size, mask_sum, built):
                 yield f"{pair.mask} is another file"
 
 
-def _differs(path: Path, size: int, checksum: int, built: float) -> bool:
-    """Tells whether a file has another content than it had; it is read if it was touched since."""
-    status = os.stat(path)
-    if status.st_size != size:
+def _differs(paths: Sequence[Path], size: int, checksum: int, built: float) -> bool:
+    """Tells whether files have another content than they had, one after the other.
+
+    They are read if they were touched since.
+    """
+    found = [os.stat(path) for path in paths]
+    if sum(status.st_size for status in found) != size:
         return True
-    touched = max(status.st_mtime, status.st_ctime) >= built
-    return touched and zlib.crc32(path.read_bytes()) != checksum
+    touched = any(max(status.st_mtime, status.st_ctime) >= built for status in found)
+    return touched and zlib.crc32(b"".join(path.read_bytes() for path in paths)) != checksum

@@ -8,6 +8,7 @@ upright as the module `orientation` says. Label maps are decoded by the module `
 import contextlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from massformer_jax.classes import PALETTE
+from massformer_jax.classes import PALETTE, Class
 from massformer_jax.data.jpeg import JpegError, Layout, decode_rows, read_layout
 from massformer_jax.data.label_png import LabelMapError, check_label_map, decode_labels
 from massformer_jax.data.orientation import TURNED_BY_A_QUARTER, UPRIGHT, orientation, upright
@@ -106,7 +107,7 @@ def decode_window(
 
 
 def decode_mask(
-    source: ImageSource, name: str = "mask", *, classes: int | None = None
+    source: ImageSource, name: str = "mask", *, classes: int | Sequence[Class] | None = None
 ) -> UInt8[np.ndarray, "h w"]:
     """Decodes a label map to one label per pixel, uint8, see `data.label_png`.
 
@@ -115,7 +116,8 @@ def decode_mask(
     Args:
         source: the bytes of a PNG file, or its path.
         name: what an error calls the label map; a path is called by itself.
-        classes: number of classes, for a check of the palette, see `label_png.check_label_map`.
+        classes: of the dataset, or their number, for a check of the palette, see
+            `label_png.check_label_map`.
 
     Returns:
         The labels. The array may be read-only, and a view of a larger one.

@@ -4,12 +4,13 @@ The labels of a file are its grey values, or the indices of its palette, never i
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.classes import CLASSES, MASS13K, Class, names_of, palette_of
 from massformer_jax.data.png import (
     GREY,
     PALETTED,
@@ -47,7 +48,10 @@ class LabelMapError(ValueError):
 
 
 def check_label_map(
-    file: io.BufferedIOBase, *, colours: bool = False, classes: int | None = None
+    file: io.BufferedIOBase,
+    *,
+    colours: bool = False,
+    classes: int | Sequence[Class] | None = None,
 ) -> Header:
     """Checks by its header that a file is a label map, and returns the header.
 
@@ -57,8 +61,8 @@ def check_label_map(
     Args:
         file: the file, which may be at any position.
         colours: whether it may also be an RGB PNG, whose colours somebody will look up.
-        classes: number of classes. If it is that of the dataset, whose colours are known, the
-            palette is checked; None for no check of the palette.
+        classes: those of the dataset, in whose colours the palette has to be; or their number,
+            seven of which are taken for MaSS13K's; or None for no check of the palette.
 
     Raises:
         LabelMapError: it is something else.
@@ -81,8 +85,9 @@ def check_label_map(
         size = f"{header.width}x{header.height} pixels, more than {most_pixels():,}"
         message = f"the header says {size}; if this is right, set {PIXELS_SETTING} higher"
         raise LabelMapError("absurd size", message)
-    known = header.colour == PALETTED and classes == len(CLASSES)
-    if known and (swapped := _swapped(header.palette)) is not None:
+    known = MASS13K if classes == len(CLASSES) else classes
+    checked = header.colour == PALETTED and known is not None and not isinstance(known, int)
+    if checked and (swapped := _swapped(header.palette, known)) is not None:
         label, name = swapped
         message = f"its palette shows label {label} in the colour of {name}: are its indices "
         message += "labels? Save it as an 8-bit grey PNG of labels"
@@ -91,7 +96,7 @@ def check_label_map(
 
 
 def decode_labels(
-    file: io.BufferedIOBase, *, classes: int | None = None
+    file: io.BufferedIOBase, *, classes: int | Sequence[Class] | None = None
 ) -> UInt8[np.ndarray, "h w"]:
     """Decodes a label map, after the check by `check_label_map`.
 
@@ -131,16 +136,18 @@ def _something_else(file: io.BufferedIOBase) -> LabelMapError:
     return LabelMapError("label map of another format", message)
 
 
-def _swapped(palette: bytes) -> tuple[int, str] | None:
+def _swapped(palette: bytes, classes: Sequence[Class]) -> tuple[int, str] | None:
     """Returns a label that the palette shows in the colour of another class, and that class.
 
     Colours that are not the dataset's tell nothing, and neither does black, with which unused
     entries are filled.
     """
-    entries = np.frombuffer(palette[: 3 * len(CLASSES)], np.uint8)
+    entries = np.frombuffer(palette[: 3 * len(classes)], np.uint8)
     colours = entries[: len(entries) // 3 * 3].reshape(-1, 3).astype(np.int16)
+    ours = np.array(palette_of(classes), np.int16)
     for label, colour in enumerate(colours):
-        near = np.abs(PALETTE.astype(np.int16) - colour).max(1) <= _NEARLY
-        if near.any() and near.argmax() not in (0, label):
-            return label, CLASSES[near.argmax()]
+        distances = np.abs(ours - colour).max(1)
+        nearest = distances.argmin()
+        if distances[nearest] <= _NEARLY < min(distances[label], colour.max()):
+            return label, names_of(classes)[nearest]
     return None

@@ -1,4 +1,7 @@
-"""Opening the packaged dataset and reading its records.
+"""Opening a packaged dataset, its classes, and reading its records.
+
+A dataset is named by the folder that all datasets lie below, if it is alone there, or by its own
+folder, `DATA/NAME`.
 
 What is missing or damaged is found when a split is opened, as far as the ends of its files tell it:
 a run should not learn at its first evaluation that it cannot evaluate.
@@ -13,9 +16,10 @@ import grain
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
+from massformer_jax.classes import Class, check_classes, class_names, named_classes
 from massformer_jax.data.bad_records import RecordError
 from massformer_jax.errors import InputError
-from massformer_jax.files import place
+from massformer_jax.files import Place, place
 
 _BUILD_COMMAND = "python -m massformer_jax.data.build --manual_dir RELEASE --data_dir"
 _KEPT_ENCODED = {
@@ -23,6 +27,7 @@ _KEPT_ENCODED = {
     "segmentation_mask": tfds.decode.SkipDecoding(),
 }
 _FEATURES = {*_KEPT_ENCODED, "file_name"}
+_MASS13K = "mass13k"
 
 
 class PipelineError(InputError):
@@ -33,7 +38,8 @@ def open_split(data_dir: str | os.PathLike, split: str) -> grain.sources.RandomA
     """Opens a split, whose records can then be read in any order.
 
     Args:
-        data_dir: the folder given to the build command; the newest version below it is read.
+        data_dir: the folder given to the build command, or that of the dataset itself, which has
+            its name; the newest version is read.
         split: "train", "validation", "test", or a slice of one as TFDS writes it ("train[:10%]").
 
     Returns:
@@ -80,6 +86,42 @@ def split_names(data_dir: str | os.PathLike) -> list[str]:
     return list(_newest(data_dir).info.splits)
 
 
+def dataset_classes(data_dir: str | os.PathLike) -> tuple[Class, ...]:
+    """Returns the classes of a dataset, in the order of their labels.
+
+    Where a dataset does not tell colours, or names, they are those of `classes.class_palette` and
+    `classes.class_names`.
+
+    Raises:
+        PipelineError: there is no complete dataset, or what it tells is no list of classes.
+    """
+    builder = _newest(data_dir)
+    mask = builder.info.features["segmentation_mask"]
+    try:
+        names = mask.names or class_names(mask.num_classes)
+        classes = named_classes(names, (builder.info.metadata or {}).get("palette") or ())
+        check_classes(classes, "it")
+    except (AttributeError, InputError, TypeError, ValueError) as error:
+        what = f"{builder.data_dir}: the list of classes"
+        raise _damaged(what, _one_line(error), data_dir) from error
+    return classes
+
+
+def dataset_settings(data_dir: str | os.PathLike) -> dict[str, Any]:
+    """Returns what else decided about the records when they were built, see `Layout.settings`."""
+    settings = (_newest(data_dir).info.metadata or {}).get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+def folder_of(data_dir: str | os.PathLike) -> Place:
+    """Returns the folder of all versions of the dataset.
+
+    Raises:
+        PipelineError: there is no complete dataset.
+    """
+    return _newest_version(data_dir).parent
+
+
 def read_record(records: grain.sources.RandomAccessDataSource, number: int) -> dict[str, Any]:
     """Reads a record of a split, and raises RecordError whatever the reader raises."""
     try:
@@ -94,17 +136,7 @@ def read_record(records: grain.sources.RandomAccessDataSource, number: int) -> d
 
 def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     """Returns the builder of the dataset's newest complete version."""
-    versions = [
-        info.parent
-        for info in place(data_dir).glob("mass13k/*/dataset_info.json")
-        # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
-    ]
-    if not versions:
-        raise PipelineError(
-            f"{data_dir}: no mass13k dataset; build it with {_command(data_dir, anew=False)}"
-        )
-    newest = max(versions, key=lambda path: tfds.core.Version(path.name))
+    newest = _newest_version(data_dir)
     for file in (newest / "dataset_info.json", newest / "features.json"):
         try:
             json.loads(file.read_bytes())
@@ -125,6 +157,41 @@ def _newest(data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
         what = f"{newest}: dataset_info.json or features.json"
         raise _damaged(what, _one_line(error), data_dir) from error
     return builder
+
+
+def _newest_version(data_dir: str | os.PathLike) -> Place:
+    """Returns the folder of the newest complete version of the dataset that is named.
+
+    Raises:
+        PipelineError: there is none, or several datasets are there and it is not said which.
+    """
+    root = place(data_dir)
+    versions: dict[str, list[Place]] = {}
+    for info in (*root.glob("*/*/dataset_info.json"), *root.glob("*/dataset_info.json")):
+        # A killed build leaves a folder such as incomplete.A1B2C3_1.0.0.
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name):
+            versions.setdefault(info.parent.parent.name, []).append(info.parent)
+    if len(versions) > 1:  # TFDS may have put others beside them
+        versions = {name: found for name, found in versions.items() if _has_masks(found[0])}
+    if not versions:
+        raise PipelineError(
+            f"{data_dir}: no mass13k dataset; build it with {_command(data_dir, anew=False)}"
+        )
+    if len(versions) > 1:
+        raise PipelineError(
+            f"{data_dir}: holds the datasets {', '.join(sorted(versions))}; name one of them, "
+            f"for instance {root / min(versions)}"
+        )
+    (found,) = versions.values()
+    return max(found, key=lambda path: tfds.core.Version(path.name))
+
+
+def _has_masks(version: Place) -> bool:
+    """Tells whether a dataset may be one of label maps; one whose files are damaged may be."""
+    try:
+        return "segmentation_mask" in (version / "features.json").read_text()
+    except (OSError, ValueError):
+        return version.parent.name == _MASS13K
 
 
 def _damaged(what: str, reason: str, data_dir: str | os.PathLike) -> PipelineError:
@@ -154,7 +221,11 @@ def _check_shard(file: str, count: int, data_dir: str | os.PathLike) -> None:
 
 def _command(data_dir: str | os.PathLike, *, anew: bool = True) -> str:
     """Returns the command that builds the dataset, or builds it anew, in quotes."""
-    return f"`{_BUILD_COMMAND} {data_dir}{' --overwrite' * anew}`"
+    root = place(data_dir)
+    infos = (*root.glob("*/*/dataset_info.json"), *root.glob("*/dataset_info.json"))
+    names = {info.parent.parent.name for info in infos} or {_MASS13K}
+    named = "" if _MASS13K in names else f" --layout LAYOUT --name {min(names)}"
+    return f"`{_BUILD_COMMAND} {data_dir}{named}{' --overwrite' * anew}`"
 
 
 def _one_line(error: Exception) -> str:

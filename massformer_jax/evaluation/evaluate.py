@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from massformer_jax.classes import RGB, class_palette
 from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.errors import InputError
 from massformer_jax.evaluation.batches import batches_by_size
@@ -89,6 +90,7 @@ def evaluate(
     *,
     mesh: Mesh,
     classes: Sequence[str],
+    palette: Sequence[RGB] = (),
     protocol: Protocol,
     output: Place,
     pictures: int,
@@ -115,6 +117,7 @@ def evaluate(
         examples: each with `image`, uint8 [h, w, 3], `label`, uint8 [h, w], and `file_name`.
         mesh: each of its devices gets one photograph at a time, or its rows of one.
         classes: names of the classes.
+        palette: their colours; without any, those of `classes.class_palette`.
         protocol: how the network sees photographs.
         output: folder to write into.
         pictures: number of examples of which the truth and the prediction are drawn.
@@ -139,7 +142,8 @@ def evaluate(
 
     first_process = processes.is_first()
     names, sizes, pool = [], [], zero_counts(len(classes))
-    gallery = Gallery(len(classes), BOUNDARY_RATIO)
+    palette = tuple(palette) or class_palette(len(classes))
+    gallery = Gallery(len(classes), BOUNDARY_RATIO, palette)
     batches = batches_by_size(examples, sharding.photographs_at_once(mesh), protocol)
     with Writer() as writer, EvaluationProgress(total, shown=first_process) as progress:
         photographs = PhotographFiles(
@@ -147,6 +151,7 @@ def evaluate(
             gallery,
             output,
             classes,
+            palette,
             pictures=pictures if first_process else 0,
             save_predictions=save_predictions,
         )
@@ -166,6 +171,7 @@ def evaluate(
         "protocol": dataclasses.asdict(protocol),
         **evaluation_summary(names, pool, boundary_ratio=BOUNDARY_RATIO, tolerances=TOLERANCES),
         "classes": list(classes),
+        "palette": [list(rgb) for rgb in palette],
         "best_constant_mIoU": best_constant_miou(pool),
         "ignored_share": ignored_share(pool, sizes),
         "skipped": skipped,

@@ -3,13 +3,13 @@
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from massformer_jax.classes import IGNORE
+from massformer_jax.classes import IGNORE, Class
 from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
@@ -60,12 +60,14 @@ def find_pairs(
     return pairs, sorted(problems)
 
 
-def read_pair(pair: Pair, num_classes: int) -> tuple[list[LabelMap], list[str]]:
+def read_pair(
+    pair: Pair, num_classes: int, classes: Sequence[Class] = ()
+) -> tuple[list[LabelMap], list[str]]:
     """Returns the prediction and the label map, and what is wrong with their files."""
     maps, problems = [], []
     for path, allowed in ((pair.prediction, ()), (pair.label, (IGNORE,))):
         try:
-            labels = decode_mask(path, classes=num_classes)
+            labels = decode_mask(path, classes=classes or num_classes)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -93,6 +95,7 @@ def evaluate_files(
     labels: str | os.PathLike,
     *,
     num_classes: int = 7,
+    classes: Sequence[Class] = (),
     boundary_ratio: float = BOUNDARY_RATIO,
     tolerances: tuple[float, ...] = TOLERANCES,
 ) -> tuple[list[str], Counts]:
@@ -105,6 +108,7 @@ def evaluate_files(
         predictions: folder of the predictions.
         labels: folder of the label maps.
         num_classes: number of classes k.
+        classes: what is known of them; nothing for seven of MaSS13K, or others without colours.
         boundary_ratio: see `metrics.counts.image_counts`.
         tolerances: likewise.
 
@@ -113,7 +117,7 @@ def evaluate_files(
     """
     pairs, problems = find_pairs(predictions, labels)
     pool = zero_counts(num_classes, len(tolerances))
-    read = functools.partial(read_pair, num_classes=num_classes)
+    read = functools.partial(read_pair, num_classes=num_classes, classes=classes)
 
     def sound_pairs() -> Iterator[list[LabelMap]]:
         for maps, found in map_ahead(read, pairs):

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from massformer_jax.classes import class_palette
+from massformer_jax.classes import CLASSES, RGB
 from massformer_jax.data.images import encode_mask
 from massformer_jax.files import Place, write_atomically
 from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
@@ -64,6 +64,7 @@ class PhotographFiles:
         gallery: draws the worst photographs for the report.
         folder: where pictures are written; label maps are written into its `predictions/`.
         classes: names of the classes.
+        palette: their colours.
         pictures: number of photographs, counted from the first, that are drawn beside the truth
             and the prediction.
         save_predictions: whether all label maps are written.
@@ -75,12 +76,14 @@ class PhotographFiles:
         gallery: Gallery,
         folder: Place,
         classes: Sequence[str],
+        palette: Sequence[RGB],
         *,
         pictures: int,
         save_predictions: bool,
     ):
         self._writer, self._gallery = writer, gallery
         self._folder, self._classes = folder, classes
+        self._palette = np.array(palette, np.uint8)
         self._left_to_draw, self._save_predictions = pictures, save_predictions
 
     def write(
@@ -103,11 +106,13 @@ class PhotographFiles:
             image, truth = examples[i]["image"], examples[i]["label"]
             self._writer.submit(self._gallery.draw, mask_name(examples[i]), image, truth, maps[i])
         for example, labels in zip(drawn, maps, strict=False):
-            self._writer.submit(draw_comparison, self._folder, example, labels, self._classes)
+            self._writer.submit(
+                draw_comparison, self._folder, example, labels, self._classes, self._palette
+            )
         if self._save_predictions:
-            folder, k = self._folder / "predictions", len(self._classes)
+            folder = self._folder / "predictions"
             for example, labels in zip(examples, maps, strict=False):
-                self._writer.submit(write_mask, folder, example, labels, k)
+                self._writer.submit(write_mask, folder, example, labels, self._palette)
 
 
 def mask_name(example: Mapping[str, Any]) -> str:
@@ -115,14 +120,19 @@ def mask_name(example: Mapping[str, Any]) -> str:
     return f"{pathlib.Path(example['file_name']).stem}.png"
 
 
-def write_mask(folder: Place, example: Mapping[str, Any], labels: np.ndarray, k: int) -> None:
-    """Writes a label map as an index PNG, in the colours of its k classes."""
-    palette = np.array(class_palette(k), np.uint8)
+def write_mask(
+    folder: Place, example: Mapping[str, Any], labels: np.ndarray, palette: np.ndarray
+) -> None:
+    """Writes a label map as an index PNG, in the colours of its classes, uint8 [k 3]."""
     write_atomically(folder / mask_name(example), encode_mask(labels, palette))
 
 
 def draw_comparison(
-    folder: Place, example: Mapping[str, Any], labels: np.ndarray, classes: Sequence[str]
+    folder: Place,
+    example: Mapping[str, Any],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: np.ndarray,
 ) -> None:
     """Writes the photograph, the truth and the prediction side by side, as one PNG."""
     factor = min(1.0, PICTURE_HEIGHT / labels.shape[0])
@@ -131,7 +141,6 @@ def draw_comparison(
     truth, prediction = (
         cv2.resize(x, size, interpolation=cv2.INTER_NEAREST) for x in (example["label"], labels)
     )
-    palette = np.array(class_palette(len(classes)), np.uint8)
     picture = comparison(image, truth, prediction, class_names=classes, palette=palette)
     encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
     write_atomically(folder / mask_name(example), encoded)
@@ -160,5 +169,7 @@ def write_results(
         for key, value in dataclasses.asdict(protocol).items()
         if key == "resolution" or value != getattr(DEFAULT_PROTOCOL, key)
     }
-    page = evaluation_page(name, summary, pictures, among_published=True, details=unusual)
+    # The published methods have MaSS13K's classes; scores of others are not compared with them.
+    known = tuple(summary["classes"]) == CLASSES
+    page = evaluation_page(name, summary, pictures, among_published=known, details=unusual)
     write_atomically(folder / "report.html", page.encode())

@@ -45,6 +45,9 @@ def _wrong(summary: Mapping[str, Any]) -> str:
     classes, tolerances = summary["classes"], summary["tolerances"]
     if not _list_of(classes, str) or not 1 <= len(classes) <= 255:
         return "`classes` holds no names"
+    palette = summary.get("palette")
+    if palette is not None and not _palette(palette, len(classes)):
+        return "`palette` holds no colours of the classes"
     if not _number(summary["boundary_ratio"]) or not 0 < summary["boundary_ratio"] <= 1:
         return "`boundary_ratio` is no share"
     if not isinstance(tolerances, list) or not all(_number(t) and t >= 0 for t in tolerances):
@@ -106,6 +109,13 @@ def _number(value: Any) -> bool:
 
 def _counts(row: list, count: int) -> bool:
     return len(row) == count and all(type(n) is int and 0 <= n < 2**62 for n in row)
+
+
+def _palette(value: Any, count: int) -> bool:
+    return _list_of(value, list, count) and all(
+        len(rgb) == 3 and all(type(level) is int and 0 <= level <= 255 for level in rgb)
+        for rgb in value
+    )
 
 
 def _list_of(value: Any, kind: type, count: int | None = None) -> bool:

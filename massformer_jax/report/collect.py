@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from massformer_jax.classes import class_palette
+from massformer_jax.classes import RGB, class_palette
 from massformer_jax.metrics.counts import Counts
 from massformer_jax.metrics.scores import image_scores
 from massformer_jax.parallel import processes
@@ -25,10 +25,12 @@ class Gallery:
     Args:
         classes: number of classes.
         boundary_ratio: see `metrics.counts.image_counts`.
+        palette: colours of the classes; without any, those of `classes.class_palette`.
     """
 
-    def __init__(self, classes: int, boundary_ratio: float):
+    def __init__(self, classes: int, boundary_ratio: float, palette: Sequence[RGB] = ()):
         self._classes, self._ratio = classes, boundary_ratio
+        self._palette = tuple(palette) or class_palette(classes)
         self._seen = 0
         self._scores: dict[str, Mapping[str, Any]] = {}
         self._pictures: dict[str, Picture] = {}
@@ -62,8 +64,9 @@ class Gallery:
         """
         if name not in self._scores:
             return
-        palette = class_palette(self._classes)
-        picture = draw(image, truth, {"": labels}, boundary_ratio=self._ratio, palette=palette)
+        picture = draw(
+            image, truth, {"": labels}, boundary_ratio=self._ratio, palette=self._palette
+        )
         with self._lock:
             if name in self._scores:
                 self._pictures[name] = picture

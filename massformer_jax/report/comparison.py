@@ -86,6 +86,9 @@ def comparison_page(
         (names[1], ("photo", "prediction_b")),
         (f"Errors of {names[1]}", ("photo", "errors_b")),
     )
+    chosen, colours = document.told_classes(first, measures), document.colours_of(first)
+    told = [classes[k] for k in chosen], [colours[k] for k in chosen]
+    told_tables = [table[:, :, [0, *(1 + k for k in chosen)]] for table in both]
     sections = [
         (
             "scores",
@@ -102,11 +105,11 @@ def comparison_page(
         (
             "changed",
             "What changed most",
-            document.gallery(classes, measures, ("got worse", "got better")),
+            document.gallery(*told, measures, ("got worse", "got better")),
         ),
         ("all", "All images", document.image_table()),
     ]
-    data = document.script_data(images, names, classes, measures, both, panels)
+    data = document.script_data(images, names, told[0], measures, told_tables, panels)
     return document.document(f"{names[0]} → {names[1]}", sections, data, pictures)
 
 
@@ -212,7 +215,7 @@ def _class_deltas(summaries: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f'<th scope="col" colspan="2">{html.escape(name)}</th>' for name in columns)
     rows = []
     for k, (name, colour) in enumerate(
-        zip(first["classes"], document.colours_of(len(first["classes"])), strict=True)
+        zip(first["classes"], document.colours_of(first), strict=True)
     ):
         rows.append(
             f'<tr><th scope="row">{tables.swatch(colour)}{html.escape(name)}</th>'

@@ -17,6 +17,7 @@ from massformer_jax.report.tables import swatch
 from massformer_jax.report.worst import WORST
 
 MOST_BYTES = 4_900_000  # size of a page at most, whatever it shows
+_MOST_SCORES = 400_000  # of images, by score and class: about half of what a page may have
 _MARGIN = 20_000  # bytes around the pictures that are not counted one by one
 _SCRIPTS = ("viewer.js", "page.js")
 
@@ -82,9 +83,10 @@ def document(
     return f'{before}\n<script type="application/json" id="data">{carried}</script>\n{after}'
 
 
-def colours_of(classes: int) -> list[str]:
-    """Returns the CSS colours of so many classes."""
-    return ["#" + bytes(rgb).hex() for rgb in class_palette(classes)]
+def colours_of(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the CSS colours of the classes of an evaluation, which may not tell them."""
+    palette = summary.get("palette") or class_palette(len(summary["classes"]))
+    return ["#" + bytes(rgb).hex() for rgb in palette]
 
 
 def in_percent(table: Float[np.ndarray, "n c k1"]) -> list[list[list[float | None]]]:
@@ -96,11 +98,31 @@ def in_percent(table: Float[np.ndarray, "n c k1"]) -> list[list[list[float | Non
     return [[[told(v) for v in row] for row in column] for column in table.swapaxes(0, 1).tolist()]
 
 
-def gallery(classes: Sequence[str], measures: Sequence[str], directions: Sequence[str]) -> str:
+def told_classes(summary: Mapping[str, Any], measures: Sequence[str]) -> list[int]:
+    """Returns the labels of the classes whose scores a page tells of each image, in order.
+
+    They are all classes, unless these would take more than a page may have. Then they are those
+    with the most pixels.
+    """
+    count = len(summary["classes"])
+    room = _MOST_SCORES // max(1, len(summary["images"]) * len(measures)) - 1
+    if count <= room:
+        return list(range(count))
+    pixels = np.array(summary["confusion"], np.float64).sum(1)
+    return sorted(np.argsort(-pixels, kind="stable")[: max(room, 0)].tolist())
+
+
+def gallery(
+    classes: Sequence[str],
+    colours: Sequence[str],
+    measures: Sequence[str],
+    directions: Sequence[str],
+) -> str:
     """Returns the choice of score and class, the legends, and the place where images are shown.
 
     Args:
         classes: names of the classes.
+        colours: their CSS colours.
         measures: names of the scores.
         directions: what images can have done, for instance "got worse"; empty for no such choice.
     """
@@ -114,7 +136,7 @@ def gallery(classes: Sequence[str], measures: Sequence[str], directions: Sequenc
 
     known = "".join(
         f"<span>{swatch(colour)}{html.escape(name)}</span>"
-        for name, colour in zip(classes, colours_of(len(classes)), strict=True)
+        for name, colour in zip(classes, colours, strict=True)
     )
     wrong = "".join(
         f"<span>{swatch('#' + bytes(ERROR_COLOURS[code][:3]).hex())}{text}</span>"

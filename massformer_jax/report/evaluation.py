@@ -38,7 +38,7 @@ def evaluation_page(
     classes, images = summary["classes"], summary["images"]
     measures = ranked_scores(summary)
     table = score_table(images, measures, len(classes))
-    colours = document.colours_of(len(classes))
+    colours = document.colours_of(summary)
     names = list(images)
     order = [names[i] for i in worst(table)]
     wanted = {key: pictures[key] for key in [*order, *pictures] if key in pictures}
@@ -48,6 +48,9 @@ def evaluation_page(
         )
         for i, measure in enumerate(measures)
     )
+    chosen = document.told_classes(summary, measures)
+    told = [classes[k] for k in chosen], [colours[k] for k in chosen]
+    told_table = table[:, :, [0, *(1 + k for k in chosen)]]
     sections = [
         ("scores", "Scores", _head(summary, measures, details or {})),
         ("classes-of", "Classes", tables.class_table(summary, colours)),
@@ -59,13 +62,13 @@ def evaluation_page(
             "their classes. Below, each class over the images that have it: the box holds the "
             "middle half, the line 90%, the dot is the worst.</p>",
         ),
-        ("worst", "Worst images", document.gallery(classes, measures, ())),
+        ("worst", "Worst images", document.gallery(*told, measures, ())),
         ("all", "All images", document.image_table()),
     ]
     if among_published:
         among = tables.published_table(name, summary)
         sections.append(("methods", "Among the published", among))
-    data = document.script_data(names, [name], classes, measures, [table], _PANELS)
+    data = document.script_data(names, [name], told[0], measures, [told_table], _PANELS)
     return document.document(f"Evaluation of {name}", sections, data, wanted)
 
 

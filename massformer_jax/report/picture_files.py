@@ -3,9 +3,9 @@
 import mimetypes
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from massformer_jax.classes import class_palette
+from massformer_jax.classes import Class, class_palette, palette_of
 from massformer_jax.data.images import decode_image, decode_mask, image_size, mask_size
 from massformer_jax.errors import InputError
 from massformer_jax.files import composed, files_below, pngs_below
@@ -63,6 +63,7 @@ def read_pictures(
     *,
     boundary_ratio: float,
     num_classes: int,
+    classes: Sequence[Class] = (),
 ) -> dict[str, Picture]:
     """Reads the files of some images, one after the other, and draws each; returns the pictures.
 
@@ -74,23 +75,21 @@ def read_pictures(
         photographs: what `find_photographs` returned, or nothing.
         boundary_ratio: see `metrics.counts.image_counts`.
         num_classes: number of classes.
+        classes: what is known of them; nothing for names and colours by their number.
 
     Raises:
         InputError: a file is no image.
         OSError: a file cannot be read.
     """
-    truths = pngs_below(labels)
+    truths, known = pngs_below(labels), classes or num_classes
     ours = {suffix: pngs_below(folder) for suffix, folder in predictions.items()}
     return {
         name: draw(
             decode_image(photographs[name]) if name in photographs else None,
-            decode_mask(truths[name], classes=num_classes),
-            {
-                suffix: decode_mask(files[name], classes=num_classes)
-                for suffix, files in ours.items()
-            },
+            decode_mask(truths[name], classes=known),
+            {suffix: decode_mask(files[name], classes=known) for suffix, files in ours.items()},
             boundary_ratio=boundary_ratio,
-            palette=class_palette(num_classes),
+            palette=palette_of(classes) or class_palette(num_classes),
         )
         for name in names
     }

@@ -10,6 +10,7 @@ import numpy as np
 
 from massformer_jax.metrics import published, scores
 
+_MOST_CONFUSED = 40  # classes in the confusion matrix: more squares than a page has room for
 _COLUMNS = ("IoU", "Acc", "Precision", "Dice", "BIoU")
 
 
@@ -66,14 +67,16 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
         of_truth = pixels / pixels.sum(1, keepdims=True)
         of_prediction = pixels / pixels.sum(0, keepdims=True)
     names = summary["classes"]
+    wrong = pixels.sum(0) + pixels.sum(1) - 2 * pixels.diagonal()
+    shown = sorted(np.argsort(-wrong, kind="stable")[:_MOST_CONFUSED].tolist())
     head = "".join(
-        f'<th scope="col">{swatch(colour)}{html.escape(name)}</th>'
-        for name, colour in zip(names, colours, strict=True)
+        f'<th scope="col">{swatch(colours[k])}{html.escape(names[k])}</th>' for k in shown
     )
     rows = []
-    for i, name in enumerate(names):
-        cells = []
-        for j, other in enumerate(names):
+    for i in shown:
+        cells, name = [], names[i]
+        for j in shown:
+            other = names[j]
             shares = [of_truth[i, j], of_prediction[i, j]]
             texts = [percent(float(share)) for share in shares]
             heats = [0 if math.isnan(share) else math.sqrt(share) for share in shares]
@@ -102,7 +105,8 @@ def confusion_table(summary: Mapping[str, Any], colours: Sequence[str]) -> str:
             )
         )
         + '</fieldset><div class="wide"><table class="heat" id="confusion"><caption>Rows are the '
-        "truth, columns the prediction; colours deepen with the root of the share</caption>"
+        "truth, columns the prediction; colours deepen with the root of the share"
+        f"{_chosen(len(shown), len(names))}</caption>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -184,6 +188,12 @@ def config_text(summary: Mapping[str, Any]) -> str:
         return ""
     text = html.escape(json.dumps(config, indent=1))
     return f'<details id="config"><summary>config</summary><pre>{text}</pre></details>'
+
+
+def _chosen(shown: int, all_of_them: int) -> str:
+    if shown == all_of_them:
+        return ""
+    return f". These are the {shown} of {all_of_them} classes that are confused most"
 
 
 def _listed(values: Mapping[str, Any]) -> str:

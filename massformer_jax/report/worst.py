@@ -10,6 +10,7 @@ from jaxtyping import Float
 from massformer_jax.metrics.published import BF1
 
 WORST = 4  # number of images that are shown for each score and class
+MOST = 120  # images that are shown at most; with more than nine classes not all have their four
 
 
 def ranked_scores(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -47,9 +48,9 @@ def worst(table: Float[np.ndarray, "n ..."], count: int = WORST) -> list[int]:
     """Returns the rows of the `count` lowest numbers of each column.
 
     The lowest of each column come first, then the second lowest of each, and so on. Equal numbers
-    are taken in their order. NaN is never taken.
+    are taken in their order. NaN is never taken. There are `MOST` rows at most.
     """
     flat = table.reshape(len(table), math.prod(table.shape[1:]))
     order = np.argsort(flat, axis=0, kind="stable")[:count]
     exists = ~np.isnan(np.take_along_axis(flat, order, axis=0))
-    return list(dict.fromkeys(order[exists].tolist()))
+    return list(dict.fromkeys(order[exists].tolist()))[:MOST]

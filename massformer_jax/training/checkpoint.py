@@ -19,14 +19,14 @@ count.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from massformer_jax.classes import class_names
+from massformer_jax.classes import Class, class_names, names_of, palette_of
 from massformer_jax.errors import InputError
 from massformer_jax.files import Place, orbax_path, rename_folder, written_atomically
 from massformer_jax.models.checksums import damage, note_damage, write_checksums
@@ -34,6 +34,7 @@ from massformer_jax.models.weights import BEST, LAST, steps_in, unfinished_in, w
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.average import evaluated
+from massformer_jax.training.dataset import check_same_classes
 from massformer_jax.training.state import TrainState
 
 NONFINITE = "nonfinite"
@@ -53,6 +54,7 @@ class Checkpoints:
         step: continues from the state after this step; None for the newest.
         pictures: (height, width) of the pictures that the weights are meant for, if known; written
             beside them, too.
+        classes: of the dataset, likewise. Without any, names are made up.
 
     Raises:
         InputError: there are states and all are damaged, or there is none after `step`.
@@ -66,8 +68,10 @@ class Checkpoints:
         every: int,
         step: int | None = None,
         pictures: tuple[int, int] | None = None,
+        classes: Sequence[Class] = (),
     ):
         self._architecture, self._pictures, self._every = architecture, pictures, every
+        self._classes, self._folder = classes, workdir / LAST
         states, best = (workdir / name for name in (LAST, BEST))
         if processes.is_first():
             set_aside(states, step=step, needed=True)
@@ -93,7 +97,7 @@ class Checkpoints:
 
         Its arrays are copied first, so that the next step may reuse their memory.
         """
-        _save(self._states, state, _meta(self._architecture, self._pictures))
+        _save(self._states, state, _meta(self._architecture, self._pictures, self._classes))
 
     def save_best(self, state: TrainState, miou: float) -> None:
         """Writes the weights, and waits; they stay if no other step has a higher mIoU (0..1)."""
@@ -104,7 +108,7 @@ class Checkpoints:
             return
         items = ocp.args.Composite(
             model=weights_item(*evaluated(state)),
-            meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures)),
+            meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures, self._classes)),
         )
         self._best.save(step, args=items, metrics={"mIoU": miou})
         self._best.wait_until_finished()
@@ -115,10 +119,19 @@ class Checkpoints:
         Args:
             shapes: shapes and dtypes of the state.
             shardings: where each of its arrays goes.
+
+        Raises:
+            InputError: the state is of other classes than the dataset.
         """
         step = self._states.latest_step()
         if step is None:
             return None
+        if self._classes:
+            found = self._states.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
+            where = f"the state in {self._folder / str(step)}"
+            check_same_classes(found["classes"], self._classes, where)
         like = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
             shapes,
@@ -231,6 +244,7 @@ def save_nonfinite(
     state: TrainState,
     batch: Mapping[str, np.ndarray],
     architecture: Mapping[str, Any],
+    classes: Sequence[Class] = (),
 ) -> Place:
     """Writes the state before a failed step, and this process's share of its batch.
 
@@ -239,7 +253,7 @@ def save_nonfinite(
     """
     folder = workdir / NONFINITE
     with ocp.CheckpointManager(orbax_path(folder)) as manager:
-        _save(manager, state, _meta(architecture, None))
+        _save(manager, state, _meta(architecture, None, classes))
     if processes.is_first():
         write_checksums(folder / str(int(state.step)))
     with (
@@ -264,9 +278,12 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, 
     manager.save(step, args=ocp.args.Composite(**items))
 
 
-def _meta(architecture: Mapping[str, Any], pictures: tuple[int, int] | None) -> dict[str, Any]:
+def _meta(
+    architecture: Mapping[str, Any], pictures: tuple[int, int] | None, classes: Sequence[Class]
+) -> dict[str, Any]:
+    told = {"classes": list(names_of(classes)), "palette": [list(c) for c in palette_of(classes)]}
     return {
         "architecture": dict(architecture),
-        "classes": list(class_names(architecture["classes"])),
+        **(told if classes else {"classes": list(class_names(architecture["classes"]))}),
         "pictures": pictures,
     }

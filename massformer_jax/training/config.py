@@ -45,7 +45,8 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # The keyword arguments of massformer_jax.models.massformer.MaSSFormer.
+    # The keyword arguments of massformer_jax.models.massformer.MaSSFormer. `classes` has to be the
+    # dataset's number; None, as a placeholder, follows the dataset.
     config.architecture = architecture(name)
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
     config.remat = False  # less memory, more time: for crops that do not fit otherwise
@@ -62,7 +63,8 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     # hf://OWNER/NAME; "" for nothing.
     config.init_from = ""
     config.data = {
-        "data_dir": "data",  # what python -m massformer_jax.data.build wrote
+        # What python -m massformer_jax.data.build wrote: the folder of all datasets, or DATA/NAME.
+        "data_dir": "data",
         "split": "train",
         "crop_size": 1024,
         "short_edges": tuple(int(3072 * x * 0.1) for x in range(5, 21)),  # 0.5 to 2 times 4K

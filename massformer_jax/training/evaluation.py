@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import names_of, palette_of
 from massformer_jax.data import pipeline
 from massformer_jax.data.bad_records import BadRecords
 from massformer_jax.errors import InputError
@@ -23,6 +23,7 @@ from massformer_jax.parallel.processes import say
 from massformer_jax.training.average import evaluated
 from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.config import evaluation_protocol
+from massformer_jax.training.dataset import check_same_classes, classes_of, with_classes
 from massformer_jax.training.progress import Progress
 from massformer_jax.training.state import TrainState
 from massformer_jax.training.stopping import until_asked
@@ -85,7 +86,7 @@ class Evaluations:
             checkpoints.save_best(state, summary["mIoU"])
         if processes.is_first():
             note_evaluation(self._workdir, step)
-        say(f"evaluation after step {step}\n{evaluation_text(summary, CLASSES)}")
+        say(f"evaluation after step {step}\n{evaluation_text(summary, summary['classes'])}")
         progress.pause(step)
 
 
@@ -103,11 +104,7 @@ def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[
     protocol = evaluation_protocol(config)
     architecture = config.architecture.to_dict()
     check_architecture(architecture)
-    if architecture["classes"] != len(CLASSES):
-        raise InputError(
-            f"architecture.classes is {architecture['classes']}; the dataset's labels are of "
-            f"{len(CLASSES)} classes"
-        )
+    classes = classes_of(config)
     evaluate_batch = evaluation_function(architecture, mesh, protocol=protocol, dtype=config.dtype)
     examples = functools.partial(
         pipeline.eval_examples,
@@ -133,7 +130,8 @@ def weights_evaluation(config: ml_collections.ConfigDict) -> Callable[..., dict[
             *processes.on_local_devices((params, batch_stats), mesh),
             until_asked(examples(bad_records=bad_records), asked),
             mesh=mesh,
-            classes=CLASSES,
+            classes=names_of(classes),
+            palette=palette_of(classes),
             protocol=protocol,
             output=output,
             pictures=config.eval.pictures,
@@ -160,6 +158,7 @@ def evaluate_workdir(
     Raises:
         InputError: the workdir holds no weights, or those of another architecture.
     """
+    config = with_classes(config)
     evaluate_weights = weights_evaluation(config)
     mesh = sharding.make_mesh(jax.devices())
     weights = load_weights(workdir, sharding.replicated(mesh), step=step)
@@ -170,6 +169,7 @@ def evaluate_workdir(
                 f"{weights.architecture.get(key)}, the config {value}; use the config it was "
                 "trained with"
             )
+    check_same_classes(weights.classes, classes_of(config), f"the checkpoint in {workdir}")
     origin = {
         "checkpoint": str(weights.folder),
         "step": weights.step,

@@ -1,11 +1,12 @@
 """Ends a run whose loss or gradient is not finite, and keeps what is needed to find out why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from massformer_jax.classes import Class
 from massformer_jax.files import Place
 from massformer_jax.training.checkpoint import save_nonfinite
 from massformer_jax.training.state import TrainState
@@ -19,10 +20,19 @@ class FiniteWatch:
         workdir: where the state and the batch of a failed step are written.
         architecture: keyword arguments of MaSSFormer.
         halts: whether such a step ends the run; otherwise nothing is watched.
+        classes: of the dataset, which are written beside the state.
     """
 
-    def __init__(self, workdir: Place, architecture: Mapping[str, Any], *, halts: bool):
+    def __init__(
+        self,
+        workdir: Place,
+        architecture: Mapping[str, Any],
+        *,
+        halts: bool,
+        classes: Sequence[Class] = (),
+    ):
         self._workdir, self._architecture, self._halts = workdir, architecture, halts
+        self._classes = classes
         self._before: tuple[Mapping[str, np.ndarray], Mapping[str, jax.Array]] | None = None
 
     def check(
@@ -54,7 +64,7 @@ class FiniteWatch:
     def _halt_if_skipped(self, batch, terms, state) -> None:
         if not float(terms["skipped"]):
             return
-        folder = save_nonfinite(self._workdir, state, batch, self._architecture)
+        folder = save_nonfinite(self._workdir, state, batch, self._architecture, self._classes)
         raise NonFiniteLoss(
             f"step {int(state.step) + 1} has a loss of {float(terms['loss'])} and a gradient norm "
             f"of {float(terms['gradient_norm'])}; the state before it and its batch are in "

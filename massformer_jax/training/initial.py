@@ -1,13 +1,14 @@
 """The weights that a training run starts from, `config.init_from`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from massformer_jax.classes import are_numbered
 from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
@@ -29,7 +30,9 @@ class Initial(NamedTuple):
     message: str  # what was taken and what stays freshly initialised
 
 
-def initial_weights(config: ml_collections.ConfigDict, workdir: Place) -> Initial | None:
+def initial_weights(
+    config: ml_collections.ConfigDict, workdir: Place, classes: Sequence[str] = ()
+) -> Initial | None:
     """Returns what a new run starts from; None for nothing, or if the run has begun already.
 
     Raises:
@@ -45,7 +48,7 @@ def initial_weights(config: ml_collections.ConfigDict, workdir: Place) -> Initia
                 "weights there, or use frozen_statistics=none"
             )
         return None
-    initial = read_initial(config.init_from, config.architecture.to_dict())
+    initial = read_initial(config.init_from, config.architecture.to_dict(), classes)
     if frozen == "all" and "pixel_decoder" not in initial.batch_stats:
         raise InputError(
             f"frozen_statistics is 'all', and {config.init_from} holds those of the encoder alone; "
@@ -54,14 +57,17 @@ def initial_weights(config: ml_collections.ConfigDict, workdir: Place) -> Initia
     return initial
 
 
-def read_initial(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Initial:
+def read_initial(
+    path: str | os.PathLike, architecture: Mapping[str, Any], classes: Sequence[str] = ()
+) -> Initial:
     """Reads what a run of this model can start from.
 
     Args:
         path: a workdir, converted weights, a file that `massformer_jax.convert` reads, or a name of
             the Hub that stands for weights or for a .safetensors file. It holds the same model, or
-            an encoder of the same depth. Another number of classes leaves the class head out.
+            an encoder of the same depth. Other classes leave the class head out.
         architecture: keyword arguments of MaSSFormer.
+        classes: names of the dataset's classes; without any, only their number is compared.
 
     Raises:
         InputError: it is none of these, or holds another model; names it.
@@ -79,6 +85,12 @@ def read_initial(path: str | os.PathLike, architecture: Mapping[str, Any]) -> In
         fresh = (
             f"the class head ({CLASS_HEAD}) is freshly initialised, for {architecture['classes']} "
             f"classes instead of {weights.architecture['classes']}"
+        )
+        del weights.params[CLASS_HEAD]
+    elif classes and not are_numbered(weights.classes) and weights.classes != tuple(classes):
+        fresh = (
+            f"the class head ({CLASS_HEAD}) is freshly initialised, since the weights have other "
+            f"classes: {', '.join(weights.classes)}"
         )
         del weights.params[CLASS_HEAD]
     else:

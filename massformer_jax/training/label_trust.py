@@ -6,9 +6,9 @@ from typing import Any
 
 import ml_collections
 
-from massformer_jax.classes import label_of
+from massformer_jax.classes import label_of, names_of
 from massformer_jax.data.annotations import Annotations
-from massformer_jax.data.records import open_split
+from massformer_jax.data.records import dataset_classes
 from massformer_jax.errors import InputError
 from massformer_jax.training.trust import Trust
 
@@ -70,8 +70,7 @@ def is_pattern(text: Any) -> bool:
 
 def _labels(config: ml_collections.ConfigDict, names: Sequence[str], key: str) -> tuple[int, ...]:
     """Returns the labels of classes of the dataset."""
-    records = open_split(config.data.data_dir, config.data.split)
-    known = records.dataset_info.features["segmentation_mask"].names
+    known = names_of(dataset_classes(config.data.data_dir))
     try:
         return tuple(label_of(str(name), known) for name in names)
     except InputError as error:

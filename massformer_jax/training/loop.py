@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from massformer_jax.classes import names_of
 from massformer_jax.compilation import announce
 from massformer_jax.data import pipeline
 from massformer_jax.files import Place, write_atomically
@@ -18,6 +19,7 @@ from massformer_jax.parallel.processes import say
 from massformer_jax.training.average import begun
 from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.config import validate
+from massformer_jax.training.dataset import classes_of, with_classes
 from massformer_jax.training.evaluation import Evaluations
 from massformer_jax.training.finite import FiniteWatch
 from massformer_jax.training.initial import Initial, initial_weights, start
@@ -49,11 +51,13 @@ def train_and_evaluate(
         NonFiniteLoss: the policy is to halt; the state and the batch are saved.
     """
     mesh = sharding.make_mesh(jax.devices(), config.mesh.to_dict())
+    config = with_classes(config)
     validate(config, mesh)
     architecture, total = config.architecture.to_dict(), config.total_steps
     halts = config.on_nonfinite == "halt"
     batches, evaluations = input_batches(config), Evaluations(config, workdir)
-    initial = initial_weights(config, workdir)
+    classes = classes_of(config)
+    initial = initial_weights(config, workdir, names_of(classes))
     optimizer = recipe_optimizer(**config.optimizer, total_steps=total)
     shapes = abstract_state(architecture, optimizer)
     if config.average:
@@ -83,6 +87,7 @@ def train_and_evaluate(
             every=config.checkpoint_every,
             step=continue_from,
             pictures=trained_pictures(config.data.short_edges),
+            classes=classes,
         ) as checkpoints,
     ):
         state = checkpoints.restore(shapes, shardings)
@@ -95,7 +100,7 @@ def train_and_evaluate(
         first = int(state.step)
         set_position(batches, config, first)
         say_what_runs(state, first, total, mesh)
-        finite = FiniteWatch(workdir, architecture, halts=halts)
+        finite = FiniteWatch(workdir, architecture, halts=halts, classes=classes)
         steps = parse_steps(config.profile_steps)
         with (
             run_progress(config, workdir, first) as progress,

@@ -37,7 +37,8 @@ def _tell(args: argparse.Namespace) -> None:
     if args.output is not None and args.output.suffix != ".html":
         raise InputError(f"--output {args.output}: name a file that ends in .html")
 
-    from massformer_jax.data.records import split_names
+    from massformer_jax.classes import names_of
+    from massformer_jax.data.records import dataset_classes, folder_of, split_names
     from massformer_jax.data.stats.page import page
     from massformer_jax.data.stats.summary import split_stats, summarise, table
     from massformer_jax.files import check_outputs, files_below, write_atomically
@@ -45,18 +46,18 @@ def _tell(args: argparse.Namespace) -> None:
     check_local(args.output)
     if args.output is not None:
         numbers = args.output.with_suffix(".json")
-        dataset = pathlib.Path(args.data_dir, "mass13k")
+        dataset = pathlib.Path(folder_of(args.data_dir))
         # Former pages, with numbers beside them, are not read; all else of a dataset is.
         read = [dataset / path for path in files_below(dataset)] if dataset.is_dir() else []
         read = [path for path in read if not path.with_suffix(".html").exists()]
         check_outputs([args.output, numbers], read)
     splits = [args.split] if args.split else split_names(args.data_dir)
-    summaries = {}
+    summaries, classes = {}, dataset_classes(args.data_dir)
     for split in splits:
-        summaries[split] = summarise(split_stats(args.data_dir, split))
+        summaries[split] = summarise(split_stats(args.data_dir, split), names_of(classes))
         print(table(split, summaries[split]), flush=True)
     if args.output is not None:
-        write_atomically(args.output, page(summaries).encode())
+        write_atomically(args.output, page(summaries, classes).encode())
         write_atomically(numbers, json.dumps(summaries, indent=1).encode())
         print(f"wrote {args.output} and {numbers}")
 

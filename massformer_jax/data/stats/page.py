@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from massformer_jax.classes import CLASSES, PALETTE
+from massformer_jax.classes import MASS13K, Class
 
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; max-width: 60em; margin: 2em auto; color: #222 }
@@ -19,13 +19,14 @@ _NEUTRAL = "#5b7a99"  # colour of what is no class
 _MOST_SIZES = 12  # the number of sizes that have a row of their own
 
 
-def page(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def page(summaries: Mapping[str, Mapping[str, Any]], classes: Sequence[Class] = MASS13K) -> str:
     """Returns an HTML page with plots for each split.
 
     Args:
         summaries: for the name of each split, what `summary.summarise` returned.
+        classes: of the dataset.
     """
-    parts = [_section(split, summary) for split, summary in summaries.items()]
+    parts = [_section(split, summary, classes) for split, summary in summaries.items()]
     return (
         "<!doctype html>\n<html lang='en'><meta charset='utf-8'>"
         f"<title>Dataset statistics</title><style>{_STYLE}</style>\n"
@@ -58,9 +59,9 @@ def bars(rows: Sequence[tuple[str, int | float, str, str]], caption: str) -> str
     )
 
 
-def _section(split: str, summary: Mapping[str, Any]) -> str:
+def _section(split: str, summary: Mapping[str, Any], classes: Sequence[Class]) -> str:
     """Returns the part of the page that shows one split."""
-    colours = {name: "#" + bytes(rgb).hex() for name, rgb in zip(CLASSES, PALETTE, strict=True)}
+    colours = {one.name: "#" + bytes(one.colour).hex() for one in classes}
     shares = [
         (name, share or 0, "-" if share is None else f"{100 * share:.2f} %", colours[name])
         for name, share in summary["pixel_share"].items()

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from massformer_jax.classes import CLASSES, IGNORE
 from massformer_jax.data.ahead import map_ahead
 from massformer_jax.data.images import decode_mask
-from massformer_jax.data.records import open_split, read_record
+from massformer_jax.data.records import dataset_classes, open_split, read_record
 from massformer_jax.data.stats.complexity import LEAST_AREA, quotients
 
 # Where the bins of the histogram begin. Quotients range over five powers of ten.
@@ -33,7 +33,7 @@ class LabelStats(NamedTuple):
     quotients: tuple[Float[np.ndarray, " masks"], ...]
 
 
-def label_stats(labels: UInt8[np.ndarray, "h w"]) -> LabelStats:
+def label_stats(labels: UInt8[np.ndarray, "h w"], classes: int = len(CLASSES)) -> LabelStats:
     """Counts the pixels of a label map and measures the connected masks of each class."""
     # OpenCV counts in float32, which is exact up to 2**24 pixels, so each strip has fewer.
     strips = np.array_split(labels, max(1, labels.size >> 22))
@@ -44,14 +44,17 @@ def label_stats(labels: UInt8[np.ndarray, "h w"]) -> LabelStats:
         for strip in strips
     )
     shapes = tuple(
-        quotients(labels == index) if counts[index] else np.zeros(0)
-        for index in range(len(CLASSES))
+        quotients(labels == index) if counts[index] else np.zeros(0) for index in range(classes)
     )
     return LabelStats(labels.shape, counts, shapes)
 
 
-def summarise(stats: Iterator[LabelStats]) -> dict[str, Any]:
+def summarise(stats: Iterator[LabelStats], classes: Sequence[str] = CLASSES) -> dict[str, Any]:
     """Adds up the statistics of the label maps of a split.
+
+    Args:
+        stats: of each label map.
+        classes: names of the classes.
 
     Returns:
         A dictionary that can be written as JSON, in which None stands for what is undefined:
@@ -67,31 +70,31 @@ def summarise(stats: Iterator[LabelStats]) -> dict[str, Any]:
     """
     sizes: Counter[str] = Counter()
     counts = np.zeros(256, np.int64)
-    present = np.zeros(len(CLASSES), np.int64)
-    moments = np.zeros((len(CLASSES), 3))
-    histogram = np.zeros((len(CLASSES), len(_BINS)), np.int64)
+    present = np.zeros(len(classes), np.int64)
+    moments = np.zeros((len(classes), 3))
+    histogram = np.zeros((len(classes), len(_BINS)), np.int64)
     photographs = 0
     for one in stats:
         height, width = one.size
         photographs += 1
         sizes[f"{width}x{height}"] += 1
         counts += one.counts
-        present += one.counts[: len(CLASSES)] > 0
+        present += one.counts[: len(classes)] > 0
         for index, values in enumerate(one.quotients):
             moments[index] += len(values), values.sum(), (values**2).sum()
             bins = np.searchsorted(_BINS[1:], values, side="right")
             histogram[index] += np.bincount(bins, minlength=len(_BINS))
-    labelled = counts[: len(CLASSES)]
+    labelled = counts[: len(classes)]
     total = labelled.sum()
-    shares = (labelled / total).tolist() if total else [None] * len(CLASSES)
+    shares = (labelled / total).tolist() if total else [None] * len(classes)
     ipq = {
-        name: _distribution(*moments[index], histogram[index]) for index, name in enumerate(CLASSES)
+        name: _distribution(*moments[index], histogram[index]) for index, name in enumerate(classes)
     }
     return {
         "photographs": photographs,
         "sizes": dict(sizes.most_common()),
-        "pixel_share": _by_class(shares),
-        "photographs_with": _by_class(present.tolist()),
+        "pixel_share": dict(zip(classes, shares, strict=True)),
+        "photographs_with": dict(zip(classes, present.tolist(), strict=True)),
         "ignored_share": float(counts[IGNORE] / counts.sum()) if counts.sum() else None,
         "ipq": {"all": _distribution(*moments.sum(0), histogram.sum(0)), **ipq},
         "ipq_bins": _BINS.tolist(),
@@ -111,29 +114,32 @@ def split_stats(data_dir: str | os.PathLike, split: str) -> Iterator[LabelStats]
             is damaged.
     """
     records = open_split(data_dir, split)
+    classes = len(dataset_classes(data_dir))
 
     def measure(number: int) -> LabelStats:
         """Measures the label map of one record."""
         record = read_record(records, number)
         name = record["file_name"].decode()
-        return label_stats(decode_mask(record["segmentation_mask"], f"label map of {name}"))
+        labels = decode_mask(record["segmentation_mask"], f"label map of {name}")
+        return label_stats(labels, classes)
 
     return map_ahead(measure, range(len(records)))
 
 
 def table(split: str, summary: Mapping[str, Any]) -> str:
     """Returns what `summarise` returned as lines for a terminal."""
+    width = max(12, *(len(name) + 1 for name in summary["ipq"]))
     lines = [
         f"{split}: {summary['photographs']} photographs, "
         f"{len(summary['sizes'])} sizes, mostly {next(iter(summary['sizes']), 'none')}",
-        f"{'':12}{'pixels':>9}{'in photographs':>16}{'masks':>9}   mIPQ",
+        f"{'':{width}}{'pixels':>9}{'in photographs':>16}{'masks':>9}   mIPQ",
     ]
     for name, ipq in summary["ipq"].items():
         share = summary["pixel_share"].get(name)
         present = summary["photographs_with"].get(name, "")
         pixels = "" if share is None else f"{100 * share:.2f} %"
         quotient = "-" if ipq["mean"] is None else f"{ipq['mean']:.1f} ± {ipq['deviation']:.1f}"
-        lines.append(f"{name:12}{pixels:>9}{present:>16}{ipq['masks']:>9}   {quotient}")
+        lines.append(f"{name:{width}}{pixels:>9}{present:>16}{ipq['masks']:>9}   {quotient}")
     if summary["ignored_share"]:
         lines.append(f"{100 * summary['ignored_share']:.2f} % of all pixels are ignored (255)")
     return "\n".join(lines)
@@ -158,8 +164,3 @@ def _distribution(
         "deviation": None if deviation is None else float(deviation),
         "histogram": histogram.tolist(),
     }
-
-
-def _by_class(values: Sequence[Any]) -> dict[str, Any]:
-    """Gives each value the name of its class."""
-    return dict(zip(CLASSES, values, strict=True))

@@ -1,11 +1,11 @@
 """Fine-tuning on photographs of your own: docs/finetune.md leads through it.
 
     python -m massformer_jax.main --config=configs/finetune.py --workdir=RUN \\
-        --config.data.data_dir=DATA --config.init_from=WEIGHTS --config.architecture.classes=2
+        --config.data.data_dir=DATA --config.init_from=WEIGHTS
 
 WEIGHTS are converted or downloaded weights, or the workdir of a run, of the same architecture:
-ResNet-50, or with `--config=configs/finetune.py:massformer_r18_lite` the Lite variant. If they have
-another number of classes, the class head is new.
+ResNet-50, or with `--config=configs/finetune.py:massformer_r18_lite` the Lite variant. The classes
+are those of the dataset; if the weights have others, the class head is new.
 
 Keys that matter, beside these:
 
@@ -30,6 +30,7 @@ Differences from the released recipe, all deliberate:
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 from massformer_jax.training.config import released_recipe
 
@@ -37,6 +38,7 @@ from massformer_jax.training.config import released_recipe
 def get_config(model: str = "massformer_r50") -> ml_collections.ConfigDict:
     """Returns the configuration; every key can be changed as --config.a.b=…"""
     config = released_recipe(model)
+    config.architecture.classes = config_dict.placeholder(int)  # those of the dataset
     config.accumulate = 8
     config.frozen_statistics = "all"
     config.average = 0.99

@@ -1,16 +1,19 @@
 """docs/finetune.md from top to bottom: its commands, in their order, on rendered photographs."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from massformer_jax import __main__ as front_door
 from massformer_jax.data.images import decode_mask, encode_mask
 from scripts.benchmark.new_class_scenes import CAR, render
+from tests.helpers.compiling import UNOPTIMIZED_FLAG
 from tests.helpers.tiny_weights import tiny_state, write
 
 pytestmark = pytest.mark.slow  # compiles a training step and two networks
@@ -55,18 +58,26 @@ def write_photographs(folder: pathlib.Path, count: int) -> None:
     (folder / "classes.txt").write_text("other\ncar\n")
 
 
-def test_the_page_from_top_to_bottom(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["massformer"])
+def test_the_page_from_top_to_bottom(tmp_path):
     write(tmp_path / "iter_80000.pth", tiny_state())
     write_photographs(tmp_path / "MINE", 20)
     (tmp_path / "PHOTOS").symlink_to(tmp_path / "MINE" / "images")
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"{UNOPTIMIZED_FLAG} --xla_force_host_platform_device_count=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "PYTHONPATH": str(PAGE.parents[1]),
+    }
     small = [f"--config.{key}={value}" for key, value in SMALL.items()]
     printed = {}
     for name, *arguments in commands():
         arguments += small if name in ("train", "evaluate") else []
-        assert front_door.main([name, *arguments]) == 0, capsys.readouterr().err
-        printed[name] = capsys.readouterr().out
+        command = [sys.executable, "-m", "massformer_jax", name, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        printed[name] = done.stdout
     assert list(printed) == ["convert", "build", "train", "evaluate", "predict"]
     assert "for 2 classes instead of 7" in printed["train"]
     summary = json.loads((tmp_path / "RUN" / "eval" / "metrics.json").read_text())

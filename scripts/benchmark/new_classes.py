@@ -2,6 +2,7 @@
 
     python -m scripts.benchmark.new_classes --output DIR [--steps 150] [--seeds 0,1,2]
     python -m scripts.benchmark.new_classes --output DIR --tables
+    python -m scripts.benchmark.new_classes --output DIR --picture docs/images/new_classes.jpg
 
 The ways differ in the losses alone: pseudo labels taken as exact, weighed equally everywhere, or
 weighed less at their borders (docs/new_classes.md). All start from one network that has learned
@@ -17,11 +18,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.compilation import keep_compiled
 from massformer_jax.data.transforms import PhotometricDistortion, RandomFlip
 from massformer_jax.files import write_atomically
@@ -255,6 +258,19 @@ def _row(found: list[dict], new: tuple[str, ...], way: str) -> list[str]:
     return [way, *cells, str(len(chosen))]
 
 
+def picture(count: int = 3) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns scenes, one below the other, beside their true labels and those to train on."""
+    new = NEW[-1]
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(CLASSES) + len(new)] = [*PALETTE, (255, 128, 0), (255, 0, 255)]
+    scenes = [render("train", i) for i in range(count)]
+    rows = [
+        (x.image, colours[true_labels(x, new)], colours[training_labels(x, i, new)])
+        for i, x in enumerate(scenes)
+    ]
+    return np.concatenate([np.concatenate(row, 1) for row in rows])
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -266,7 +282,13 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=16, help="to evaluate on")
     parser.add_argument("--seeds", default=[0, 1, 2], type=lambda x: [*map(int, x.split(","))])
     parser.add_argument("--up-to", type=int, default=2, help="number of tables")
+    parser.add_argument("--picture", type=pathlib.Path, help="write a picture of some scenes alone")
     args = parser.parse_args()
+    if args.picture:
+        h, w, _ = (pixels := picture()).shape
+        small = cv2.resize(pixels, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(args.picture), small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+        return
     args.output.mkdir(parents=True, exist_ok=True)
     if not args.tables:
         keep_compiled(str(args.output / "compiled"))

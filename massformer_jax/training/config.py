@@ -4,6 +4,7 @@ The defaults are the released recipe. A file in configs/ takes them and changes 
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import ml_collections
@@ -15,7 +16,6 @@ from massformer_jax.models.build import FROZEN_STATISTICS, architecture, check_a
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel.sharding import check_batch_size
-from massformer_jax.training.label_trust import is_pattern
 from massformer_jax.training.profiling import parse_steps
 
 # Keys that may change when a run continues: they move or report it. All others belong to the run.
@@ -186,6 +186,15 @@ def _is_rule(rule: Any) -> bool:
         return False
     axes = rule[1] if isinstance(rule[1], list | tuple) else (rule[1] or "-",)
     return isinstance(rule[0], str) and all(isinstance(axis, str | None) for axis in axes)
+
+
+def is_pattern(text: Any) -> bool:
+    """Tells whether this is a regular expression."""
+    try:
+        re.compile(text)
+    except (TypeError, re.error):
+        return False
+    return isinstance(text, str)
 
 
 def _is_multiplier(rule: Any) -> bool:

@@ -1,6 +1,5 @@
 """What `config.labels` says: which labels are pseudo labels, and which are missing."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from massformer_jax.classes import label_of, names_of
 from massformer_jax.data.annotations import Annotations
 from massformer_jax.data.records import dataset_classes
 from massformer_jax.errors import InputError
+from massformer_jax.training.config import is_pattern
 from massformer_jax.training.trust import Trust
 
 LARGEST_REACH = 64  # pixels; a window of 129 rows is summed for each such class
@@ -57,15 +57,6 @@ def annotations_of(config: ml_collections.ConfigDict) -> Annotations | None:
             )
         missing.append((rule[0], _labels(config, rule[1], "unannotated")))
     return Annotations(config.architecture.classes, tuple(missing)) if missing else None
-
-
-def is_pattern(text: Any) -> bool:
-    """Tells whether this is a regular expression."""
-    try:
-        re.compile(text)
-    except (TypeError, re.error):
-        return False
-    return isinstance(text, str)
 
 
 def _labels(config: ml_collections.ConfigDict, names: Sequence[str], key: str) -> tuple[int, ...]:

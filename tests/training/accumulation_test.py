@@ -12,9 +12,11 @@ from massformer_jax.models.build import model_graph
 from massformer_jax.parallel import sharding
 from massformer_jax.parallel.sharding import check_batch_size
 from massformer_jax.training.accumulation import accumulated, in_parts
+from massformer_jax.training.average import begun
 from massformer_jax.training.optimizer import recipe_optimizer
-from massformer_jax.training.state import init_state
+from massformer_jax.training.state import abstract_state, init_state
 from massformer_jax.training.step import training_step
+from massformer_jax.training.trust import Trust
 from tests.helpers import tiny_config
 from tests.helpers.compiling import UNOPTIMIZED
 from tests.helpers.tiny_weights import TINY
@@ -75,6 +77,37 @@ def test_which_statistics_are_frozen(frozen):
     network = nnx.merge(graph, *tiny_weights())
     assert network.backbone.bn1.use_running_average == (frozen != "none")
     assert network.pixel_decoder.SEB[0].norm.use_running_average == (frozen == "all")
+
+
+def test_all_settings_go_together():
+    """Traced on two devices, nothing is computed: shapes, dtypes, and where the batch is split."""
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    optimizer = recipe_optimizer(encoder_multiplier=0.0, multipliers=(("^cls_embed", 10.0),))
+    step = training_step(
+        TINY,
+        optimizer,
+        mesh,
+        seed=0,
+        points=64,
+        edge_target="edges",
+        dtype="float32",
+        remat=True,
+        frozen_statistics="encoder",
+        accumulate=2,
+        average=0.99,
+        trust=Trust(((5, 6), (6, 2)), leave_out_unknown=True),
+    )
+    state = begun(abstract_state(TINY, optimizer))
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, 256, 256, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((8, 256, 256), jnp.uint8),
+        "annotated": jax.ShapeDtypeStruct((8, 7), bool),
+    }
+    after, scalars = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in scalars.values())
 
 
 @pytest.mark.slow  # compiles three steps

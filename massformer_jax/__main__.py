@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("massformer_jax.main", ["--mode=train"], "trains what a config file describes"),
     "evaluate": ("massformer_jax.main", ["--mode=eval"], "evaluates the best weights of a run"),
     "predict": ("massformer_jax.predict", [], "segments photographs of any size"),
+    "pseudo": ("massformer_jax.output.pseudo", [], "writes labels that a model is sure of"),
     "demo": ("massformer_jax.demo.__main__", [], "serves a page to try a trained model on"),
     "convert": ("massformer_jax.convert.__main__", [], "converts weights of PyTorch, and back"),
     "export": ("massformer_jax.export.__main__", [], "writes a network that jax alone runs"),

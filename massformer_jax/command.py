@@ -51,11 +51,11 @@ def add_compilation_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds the flags that say whose weights are used."""
     parser.add_argument(
         "--checkpoint",
-        required=True,
+        required=required,
         help="workdir of a training run, or converted weights, or hf://OWNER/NAME of the Hub",
     )
     parser.add_argument(
@@ -63,9 +63,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
+def add_network(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds the flags that say whose weights segment photographs, and how they are computed with."""
-    add_checkpoint(parser)
+    add_checkpoint(parser, required=required)
     parser.add_argument(
         "--dtype",
         default="float32",

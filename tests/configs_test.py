@@ -14,7 +14,12 @@ from massformer_jax.training.state import init_state
 from massformer_jax.training.step import training_step
 from tests.helpers.configs import CONFIGS, load
 
-PARAMETERS = {"massformer_r50": 37_578_176, "massformer_r18_lite": 15_080_864, "sample": 11_959_760}
+PARAMETERS = {
+    "finetune": 37_578_176,
+    "massformer_r50": 37_578_176,
+    "massformer_r18_lite": 15_080_864,
+    "sample": 11_959_760,
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -25,6 +25,10 @@ HELP = {
         "massformer_jax.predict",
         ["default: native", "default: float32", "default: average", "default: 1)"],
     ),
+    "pseudo": (
+        "massformer_jax.output.pseudo",
+        ["default: 0.9", "default: all, with their own", "default: float32", "default: native"],
+    ),
     "demo": (
         "massformer_jax.demo",
         ["default: 8000", "default: 127.0.0.1", "default: native", "default: float32"],

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from massformer_jax.data import transforms
+from massformer_jax.data.annotations import Annotations
 from massformer_jax.data.bad_records import BadRecords, RecordError
 from massformer_jax.data.crops import ResizedCrop, check_size
 from massformer_jax.data.images import ImageError, decode_image, decode_mask
@@ -35,6 +36,7 @@ def train_dataset(
     max_bad_share: float = 0.01,
     crops_per_decode: int = 1,
     exact: bool = True,
+    annotations: Annotations | None = None,
 ) -> grain.IterDataset:
     """Returns endless batches of augmented crops.
 
@@ -63,13 +65,15 @@ def train_dataset(
         crops_per_decode: number of crops per decoded photograph, all of them in one batch. The
             release takes 1; more are faster and less diverse.
         exact: whether crops equal OpenCV's on the whole photograph, see `ResizedCrop`.
+        annotations: which classes were annotated in which photographs; None for all in all.
 
     Returns:
         A dataset of {'image': uint8 [b s s 3], 'label': uint8 [b s s]}, where b = batch_size /
-        host_count and s = crop_size. Its iterator is resumed exactly by `get_state` and
-        `set_state`, or by `grain.checkpoint.CheckpointSave` and `CheckpointRestore`. Its state
-        holds nothing but the number of photographs that this host has delivered, which
-        `stream_position` gives for any step.
+        host_count and s = crop_size; with `annotations` also of {'annotated': bool [b k]}. Its
+        iterator is resumed exactly by `get_state` and `set_state`, or by
+        `grain.checkpoint.CheckpointSave` and `CheckpointRestore`. Its state holds nothing but the
+        number of photographs that this host has delivered, which `stream_position` gives for any
+        step.
 
     Raises:
         PipelineError: there is no such dataset or split, or the hosts cannot share the batch
@@ -88,7 +92,7 @@ def train_dataset(
         .seed(seed)
         .shuffle()
         .repeat(None)
-        .random_map(Read(records, resized_crop, bad_records))
+        .random_map(Read(records, resized_crop, bad_records, annotations))
         .random_map(transforms.Each(transforms.RandomFlip()))
         .random_map(transforms.Each(transforms.PhotometricDistortion()))
         .map(lambda crops: [pad.map(crop) for crop in crops])
@@ -137,7 +141,7 @@ def _photographs(batch_size: int, host_count: int, crops_per_decode: int) -> int
 def _joined(photographs: Sequence[Sequence[transforms.Element]]) -> transforms.Element:
     """Puts the crops of all photographs into one batch."""
     crops = [crop for photograph in photographs for crop in photograph]
-    return {key: np.stack([crop[key] for crop in crops]) for key in ("image", "label")}
+    return {key: np.stack([crop[key] for crop in crops]) for key in crops[0]}
 
 
 def eval_examples(
@@ -185,6 +189,7 @@ class Read(grain.transforms.RandomMap):
     records: grain.sources.RandomAccessDataSource
     crop: ResizedCrop
     bad_records: BadRecords
+    annotations: Annotations | None = None
 
     def random_map(self, element: int, rng: np.random.Generator) -> list[transforms.Element]:
         """Reads the record `element`, or the first usable one after it, and makes its crops.
@@ -196,7 +201,12 @@ class Read(grain.transforms.RandomMap):
         for offset in range(len(self.records)):
             number = (int(element) + offset) % len(self.records)
             try:
-                return self.crop.random_map(read_record(self.records, number), rng)
+                record = read_record(self.records, number)
+                crops = self.crop.random_map(record, rng)
+                if self.annotations is None:
+                    return crops
+                annotated = self.annotations.of(record["file_name"].decode())
+                return [{**crop, "annotated": annotated} for crop in crops]
             except (ImageError, RecordError) as error:
                 self.bad_records.add(number, error)
         raise PipelineError("no record of the split can be read; build the dataset again")

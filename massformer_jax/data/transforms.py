@@ -1,6 +1,7 @@
 """The augmentations of the released recipe.
 
-An element is a dict of `image` (uint8 [h w 3], RGB 0..255) and `label` (uint8 [h w], 0..6 or 255).
+An element is a dict of `image` (uint8 [h w 3], RGB 0..255) and `label` (uint8 [h w], 0..6 or 255);
+what else is in it stays as it is.
 Each transform does one job. The recipe's order is `crops.ResizedCrop`, which makes elements from a
 record, then RandomFlip, PhotometricDistortion and PadToSquare. All random numbers come from the
 generator that grain derives from (seed, transform, index), so that an element is the same whatever
@@ -47,6 +48,7 @@ class RandomFlip(grain.transforms.RandomMap):
         if rng.random() >= self.probability:
             return element
         return {
+            **element,
             "image": cv2.flip(element["image"], 1),
             "label": cv2.flip(element["label"], 1),
         }
@@ -119,4 +121,4 @@ class PadToSquare(grain.transforms.Map):
         label = np.full((self.size, self.size), IGNORE, np.uint8)
         image[:height, :width] = element["image"]
         label[:height, :width] = element["label"]
-        return {"image": image, "label": label}
+        return {**element, "image": image, "label": label}

@@ -112,21 +112,29 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
         )
 
 
-def model_graph(architecture: Mapping[str, Any], *, training: bool) -> nnx.GraphDef:
+FROZEN_STATISTICS = ("none", "encoder", "all")
+
+
+def model_graph(
+    architecture: Mapping[str, Any], *, training: bool, frozen_statistics: str = "none"
+) -> nnx.GraphDef:
     """Returns the structure of MaSSFormer(**architecture), without weights.
 
     Args:
         architecture: keyword arguments of MaSSFormer.
         training: whether to normalise with batch statistics and update the running ones.
+        frozen_statistics: one of `FROZEN_STATISTICS`: where to use the running ones in training.
 
     Raises:
         InputError: there is no such model; see `check_architecture`.
     """
     check_architecture(architecture)
     abstract = nnx.eval_shape(lambda: MaSSFormer(**architecture, rngs=_rngs(jax.random.key(0))))
-    graph, _, _ = nnx.split(
-        nnx.view(abstract, use_running_average=not training), nnx.Param, nnx.BatchStat
-    )
+    running = not training or frozen_statistics == "all"
+    network = nnx.view(abstract, use_running_average=running)
+    if frozen_statistics == "encoder":
+        network.backbone = nnx.view(network.backbone, use_running_average=True)
+    graph, _, _ = nnx.split(network, nnx.Param, nnx.BatchStat)
     return graph
 
 

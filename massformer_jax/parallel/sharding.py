@@ -126,23 +126,43 @@ def photographs_at_once(mesh: Mesh) -> int:
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(
+    batch_size: int, mesh: Mesh, *, parts: int = 1, normalised: bool = True
+) -> None:
     """Checks the size of the global batch.
+
+    Args:
+        batch_size: number of crops.
+        mesh: the devices.
+        parts: number of parts in which the batch is computed, one after the other.
+        normalised: whether each part is normalised by its own statistics.
 
     Raises:
         InputError: it cannot be shared evenly by the devices, or is too small to normalise.
     """
-    devices = mesh.size
-    if batch_size % devices:
-        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+    if parts < 1:
+        raise InputError(f"accumulate is {parts}; it must be at least 1")
+    if batch_size % (mesh.size * parts):
+        share = mesh.size * parts
+        below, above = batch_size // share * share, -(-batch_size // share) * share
         fits = above if below < 2 else f"{below} or {above}"
+        in_parts = f" in {parts} parts (accumulate)" if parts > 1 else ""
+        fewer = ", or fewer parts" if parts > 1 else ""
         raise InputError(
-            f"batch_size is {batch_size}, which {devices} devices cannot share evenly; use {fits}"
+            f"batch_size is {batch_size}, which {mesh.size} devices cannot share evenly{in_parts}; "
+            f"use {fits}{fewer}"
         )
-    if batch_size < 2:
+    if not normalised or batch_size // parts >= 2:
+        return
+    if parts > 1:
         raise InputError(
-            "batch_size is 1; the global context is normalised over the batch alone, use 2 or more"
+            f"batch_size is {batch_size} in {parts} parts (accumulate); the global context is "
+            "normalised over a part alone, use 2 crops a part or more, or frozen_statistics=all"
         )
+    raise InputError(
+        f"batch_size is {batch_size}; the global context is normalised over the batch alone, use 2 "
+        "or more"
+    )
 
 
 def parameter_specs(

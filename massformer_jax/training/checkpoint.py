@@ -7,6 +7,9 @@ A workdir holds
     nonfinite/STEP/     the state before a step whose loss was not finite, and its batch
 
 `model` and `meta` are those of `massformer_jax.models.weights`, so that each of them can predict.
+Where a run keeps a moving average of its weights, `model` is the average, and a state has the
+weights that are trained as `trained`.
+
 The position in the data is no part of a state: it follows from the step, for any number of
 processes (`pipeline.stream_position`). Every process writes its own arrays. When all have written,
 one lists the checksums of all files (`massformer_jax.models.checksums`) and completes the state. On
@@ -30,6 +33,7 @@ from massformer_jax.models.checksums import damage, note_damage, write_checksums
 from massformer_jax.models.weights import BEST, LAST, steps_in, unfinished_in, weights_item
 from massformer_jax.parallel import processes
 from massformer_jax.parallel.processes import say
+from massformer_jax.training.average import evaluated
 from massformer_jax.training.dataset import check_same_classes
 from massformer_jax.training.state import TrainState
 
@@ -103,7 +107,7 @@ class Checkpoints:
         if step in self._best.all_steps():
             return
         items = ocp.args.Composite(
-            model=weights_item(state.params, state.batch_stats),
+            model=weights_item(*evaluated(state)),
             meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures, self._classes)),
         )
         self._best.save(step, args=items, metrics={"mIoU": miou})
@@ -133,12 +137,14 @@ class Checkpoints:
             shapes,
             shardings,
         )
+        trained = {"params": like.params, "batch_stats": like.batch_stats}
+        weights = {"model": trained}
+        if like.average is not None:
+            weights = {"model": like.average, "trained": trained}
         items = self._states.restore(
             step,
             args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(
-                    {"params": like.params, "batch_stats": like.batch_stats}
-                ),
+                **{name: ocp.args.StandardRestore(tree) for name, tree in weights.items()},
                 optimizer=ocp.args.StandardRestore(like.opt_state),
                 meta=ocp.args.JsonRestore(),
             ),
@@ -147,7 +153,14 @@ class Checkpoints:
             jax.device_put(np.asarray(number, like.step.dtype), like.step.sharding)
             for number in (step, items["meta"]["skipped"])
         )
-        return TrainState(step, **items["model"], opt_state=items["optimizer"], skipped=skipped)
+        average = items["model"] if like.average is not None else None
+        trained = items["model" if average is None else "trained"]
+        opt_state = items["optimizer"]
+        return TrainState(step, **trained, opt_state=opt_state, skipped=skipped, average=average)
+
+    def best_step(self) -> int | None:
+        """Returns the step with the best mIoU, or None if nothing was evaluated yet."""
+        return self._best.best_step()
 
 
 def set_aside(folder: Place, *, step: int | None, needed: bool) -> None:
@@ -255,12 +268,14 @@ def _save(manager: ocp.CheckpointManager, state: TrainState, meta: Mapping[str, 
     step = int(state.step)
     if step in manager.all_steps():
         return
-    items = ocp.args.Composite(
-        model=weights_item(state.params, state.batch_stats),
-        optimizer=ocp.args.StandardSave(state.opt_state),
-        meta=ocp.args.JsonSave({**meta, "skipped": int(state.skipped)}),
-    )
-    manager.save(step, args=items)
+    items = {
+        "model": weights_item(*evaluated(state)),
+        "optimizer": ocp.args.StandardSave(state.opt_state),
+        "meta": ocp.args.JsonSave({**meta, "skipped": int(state.skipped)}),
+    }
+    if state.average is not None:
+        items["trained"] = weights_item(state.params, state.batch_stats)
+    manager.save(step, args=ocp.args.Composite(**items))
 
 
 def _meta(

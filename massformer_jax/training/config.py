@@ -4,6 +4,7 @@ The defaults are the released recipe. A file in configs/ takes them and changes 
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import ml_collections
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 from massformer_jax.inference.protocol import Protocol
-from massformer_jax.models.build import architecture, check_architecture
+from massformer_jax.models.build import FROZEN_STATISTICS, architecture, check_architecture
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel.sharding import check_batch_size
@@ -27,6 +28,7 @@ CHANGEABLE = (
     "log_every",
     "checkpoint_every",
     "eval_every",
+    "patience",
     "on_nonfinite",
     "profile_steps",
     "mesh.data",
@@ -48,6 +50,15 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.architecture = architecture(name)
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
     config.remat = False  # less memory, more time: for crops that do not fit otherwise
+    # In how many parts a batch is computed, one after the other: the memory is that of one part.
+    # BatchNorms that are not frozen see one part at a time.
+    config.accumulate = 1
+    # Which BatchNorms keep the statistics that they start with: "none", those of the "encoder", or
+    # "all", for small batches and weights that were trained before.
+    config.frozen_statistics = "none"
+    # Decay of a moving average of the weights, 0.999 for instance, which is then what is evaluated
+    # and predicts; 0 for none.
+    config.average = 0.0
     # What to start from: a workdir, converted weights, a .pth or .safetensors file, or a name
     # hf://OWNER/NAME; "" for nothing.
     config.init_from = ""
@@ -64,6 +75,17 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
         "on_bad_record": "skip",
         "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
     }
+    # How far labels are to be trusted, see docs/new_classes.md. As released: completely.
+    config.labels = {
+        # (class, pixels of a crop) of classes with pseudo labels: by how much their borders may be
+        # wrong. There a pixel counts 1 / (1 + pseudo_strength · |W|); exact ones count 1 + 5 · |W|.
+        "pseudo": (),
+        "pseudo_strength": 20.0,
+        # (regular expression of file names, classes) that are not annotated in those photographs.
+        "unannotated": (),
+        # Pixels of the label 255: "outside" of every mask, as released, or "left_out".
+        "unknown": "outside",
+    }
     # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
     # over all of them; `fsdp` also splits parameters and optimizer, `spatial` the rows of a
     # photograph that is evaluated.
@@ -76,7 +98,9 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.optimizer = {
         "peak_learning_rate": 3e-4,
         "weight_decay": 0.05,
-        "encoder_multiplier": 0.1,
+        "encoder_multiplier": 0.1,  # 0 freezes the encoder
+        # (regular expression of a parameter's path, factor of its learning rate), first match wins.
+        "multipliers": (),
         "clip_norm": 0.01,
     }
     config.loss = {"points": 12544, "edge_target": "edges"}
@@ -98,6 +122,8 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.log_every = 50
     config.checkpoint_every = 1000
     config.eval_every = 5000
+    # Number of evaluations without a better mIoU after which a run ends; 0 for never.
+    config.patience = 0
     config.on_nonfinite = "halt"  # ends a run with state and batch saved; "skip" drops the step
     config.profile_steps = ""  # "10:13" traces the steps 10, 11 and 12
     return config
@@ -111,7 +137,17 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     Raises:
         InputError: it cannot; names the key.
     """
-    check_batch_size(config.batch_size, mesh)
+    if config.frozen_statistics not in FROZEN_STATISTICS:
+        raise InputError(
+            f"frozen_statistics is {config.frozen_statistics!r}; use one of "
+            f"{', '.join(FROZEN_STATISTICS)}"
+        )
+    check_batch_size(
+        config.batch_size,
+        mesh,
+        parts=config.accumulate,
+        normalised=config.frozen_statistics != "all",
+    )
     check_architecture(config.architecture.to_dict(), training=True)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must be 0 to {2**32 - 1}")
@@ -124,6 +160,15 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     for key in ("log_every", "checkpoint_every", "eval_every", "total_steps"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be at least 1")
+    if config.patience < 0:
+        raise InputError(f"patience is {config.patience}; it must be at least 0")
+    if not 0 <= config.average < 1:
+        raise InputError(f"average is {config.average}; it must be 0, or less than 1")
+    for rule in config.optimizer.multipliers:
+        if not _is_multiplier(rule):
+            raise InputError(
+                f"optimizer.multipliers has {rule!r}; a rule is (regular expression, factor)"
+            )
     if config.loss.edge_target not in ("edges", "ones"):
         raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
     computation(config.dtype)
@@ -141,6 +186,23 @@ def _is_rule(rule: Any) -> bool:
         return False
     axes = rule[1] if isinstance(rule[1], list | tuple) else (rule[1] or "-",)
     return isinstance(rule[0], str) and all(isinstance(axis, str | None) for axis in axes)
+
+
+def is_pattern(text: Any) -> bool:
+    """Tells whether this is a regular expression."""
+    try:
+        re.compile(text)
+    except (TypeError, re.error):
+        return False
+    return isinstance(text, str)
+
+
+def _is_multiplier(rule: Any) -> bool:
+    """Tells whether this is a rule of `optimizer.parameter_groups`: a pattern and a factor."""
+    if not isinstance(rule, list | tuple) or len(rule) != 2:
+        return False
+    pattern, factor = rule
+    return is_pattern(pattern) and isinstance(factor, int | float) and factor >= 0
 
 
 def evaluation_protocol(config: ml_collections.ConfigDict) -> Protocol:

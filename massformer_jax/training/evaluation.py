@@ -20,6 +20,7 @@ from massformer_jax.models.build import check_architecture
 from massformer_jax.models.weights import LAST, load_weights
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
+from massformer_jax.training.average import evaluated
 from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.config import evaluation_protocol
 from massformer_jax.training.dataset import check_same_classes, classes_of, with_classes
@@ -40,6 +41,7 @@ class Evaluations:
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Place):
         self._every, self._total, self._workdir = config.eval_every, config.total_steps, workdir
+        self._patience = config.patience
         self._evaluate = weights_evaluation(config)
 
     def is_due(self, step: int) -> bool:
@@ -49,6 +51,15 @@ class Evaluations:
     def is_missing(self, step: int) -> bool:
         """Tells whether the evaluation after this step was due and did not come to its end."""
         return self.is_due(step) and last_evaluation(self._workdir) < step
+
+    def are_over(self, step: int, checkpoints: Checkpoints) -> bool:
+        """Tells whether so many evaluations up to this step were no better that the run ends.
+
+        It follows from the steps of the best weights and of the state, so that a run that is
+        continued answers as before.
+        """
+        best = checkpoints.best_step() if self._patience else None
+        return best is not None and step - best >= self._patience * self._every
 
     def run(
         self,
@@ -69,9 +80,7 @@ class Evaluations:
         step = int(state.step)
         output = self._workdir / "eval"
         origin = {"checkpoint": str(self._workdir / LAST / str(step)), "step": step}
-        summary = self._evaluate(
-            state.params, state.batch_stats, output, asked=asked, origin=origin
-        )
+        summary = self._evaluate(*evaluated(state), output, asked=asked, origin=origin)
         if not math.isnan(summary["mIoU"]):  # it is where nothing is labelled
             progress.write(step, {f"eval/{name}": summary[name] for name in SCALARS})
             checkpoints.save_best(state, summary["mIoU"])

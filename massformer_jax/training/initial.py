@@ -33,10 +33,28 @@ class Initial(NamedTuple):
 def initial_weights(
     config: ml_collections.ConfigDict, workdir: Place, classes: Sequence[str] = ()
 ) -> Initial | None:
-    """Returns what a new run starts from; None for nothing, or if the run has begun already."""
-    if not config.init_from or has_state(workdir):
+    """Returns what a new run starts from; None for nothing, or if the run has begun already.
+
+    Raises:
+        InputError: see `read_initial`; or statistics are to be frozen that are not there.
+    """
+    if has_state(workdir):
         return None
-    return read_initial(config.init_from, config.architecture.to_dict(), classes)
+    frozen = config.frozen_statistics
+    if not config.init_from:
+        if frozen != "none":
+            raise InputError(
+                f"frozen_statistics is {frozen!r}, and there are none without init_from; name "
+                "weights there, or use frozen_statistics=none"
+            )
+        return None
+    initial = read_initial(config.init_from, config.architecture.to_dict(), classes)
+    if frozen == "all" and "pixel_decoder" not in initial.batch_stats:
+        raise InputError(
+            f"frozen_statistics is 'all', and {config.init_from} holds those of the encoder alone; "
+            "use frozen_statistics=encoder"
+        )
+    return initial
 
 
 def read_initial(

@@ -5,6 +5,7 @@ Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), as t
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,12 +39,19 @@ class ClipState(NamedTuple):
     norm: Float[Array, ""]
 
 
-def parameter_groups(params: PyTree[Any], *, encoder_multiplier: float = 0.1) -> dict[str, Group]:
+def parameter_groups(
+    params: PyTree[Any],
+    *,
+    encoder_multiplier: float = 0.1,
+    multipliers: Sequence[tuple[str, float]] = (),
+) -> dict[str, Group]:
     """Returns the group of every parameter by its path, in the order of the tree's leaves.
 
     Args:
         params: nested dictionaries of arrays, or of anything else in that structure.
-        encoder_multiplier: learning rate of the encoder, relative to the rest.
+        encoder_multiplier: learning rate of the encoder, relative to the rest; 0 freezes it.
+        multipliers: (regular expression, factor): the learning rate of the parameters in whose path
+            it is found is multiplied by the factor; of several that are found the first counts.
     """
     # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `marked_paths`.
     rules = (
@@ -54,10 +62,14 @@ def parameter_groups(params: PyTree[Any], *, encoder_multiplier: float = 0.1) ->
         # Biases of convolutions and linear layers do decay.
         (r"", Group(1.0, True)),
     )
-    return {
+    groups = {
         path: next(group for pattern, group in rules if re.search(pattern, marked))
         for path, marked in marked_paths(params).items()
     }
+    for path, group in groups.items():
+        factor = next((x for pattern, x in multipliers if re.search(pattern, path)), 1)
+        groups[path] = group._replace(learning_rate=group.learning_rate * factor)
+    return groups
 
 
 def learning_rate(peak: float, total_steps: int) -> optax.Schedule:
@@ -71,6 +83,7 @@ def recipe_optimizer(
     total_steps: int = 80_000,
     weight_decay: float = 0.05,
     encoder_multiplier: float = 0.1,
+    multipliers: Sequence[tuple[str, float]] = (),
     clip_norm: float = 0.01,
     b1: float = 0.9,
     b2: float = 0.999,
@@ -83,8 +96,10 @@ def recipe_optimizer(
     """
 
     def groups(tree):
-        found = parameter_groups(tree, encoder_multiplier=encoder_multiplier).values()
-        return jax.tree.unflatten(jax.tree.structure(tree), found)
+        found = parameter_groups(
+            tree, encoder_multiplier=encoder_multiplier, multipliers=multipliers
+        )
+        return jax.tree.unflatten(jax.tree.structure(tree), found.values())
 
     chain = optax.chain(
         _freeze_and_clip(clip_norm, groups),

@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
         batch_stats: the running statistics of the BatchNorms.
         opt_state: the state of the optimizer.
         skipped: number of steps that were not applied, since something was not finite.
+        average: {params, batch_stats} averaged over the steps, see `training.average`; or None.
     """
 
     step: Int[Array, ""]
@@ -28,6 +29,7 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: Any
     skipped: Int[Array, ""]
+    average: Any = None
 
 
 def init_state(

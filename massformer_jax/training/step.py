@@ -1,5 +1,6 @@
 """One step of training: gradient of the loss, optimizer, running statistics."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,9 +17,12 @@ from massformer_jax.models.layers import PRODUCT
 from massformer_jax.models.massformer import normalize
 from massformer_jax.ops.precision import computation, computing
 from massformer_jax.parallel import sharding
-from massformer_jax.training.losses import draw_points, losses, total
+from massformer_jax.training.accumulation import accumulated, in_parts
+from massformer_jax.training.average import moved
+from massformer_jax.training.losses import draw_points, losses, total, totals
 from massformer_jax.training.optimizer import gradient_norm
 from massformer_jax.training.state import TrainState
+from massformer_jax.training.trust import Trust
 
 
 def training_step(
@@ -32,12 +36,17 @@ def training_step(
     dtype: str,
     on_nonfinite: str = "halt",
     remat: bool = False,
+    frozen_statistics: str = "none",
+    accumulate: int = 1,
+    average: float = 0.0,
+    trust: Trust | None = None,
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns a jitted function, step(state, batch) -> (state, scalars).
 
-    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, split over all devices; the
-    state is donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
+    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, and perhaps {annotated: bool
+    [b, k]}, see `massformer_jax.training.losses.losses`; split over all devices. The state is
+    donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
     before clipping, and `skipped` of the new state, all float32.
 
     A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
@@ -55,6 +64,13 @@ def training_step(
             applied either, so that the state stays what it was before, also its number of steps.
         remat: keep only the results of convolutions for the backward pass and compute the rest
             again: less memory for more time (docs/performance.md). The step is the same.
+        frozen_statistics: which BatchNorms normalise by their running statistics, and leave these
+            as they are: "none", as released; those of the "encoder"; or "all".
+        accumulate: number of parts in which the batch is computed, one after the other. The losses
+            are those of the whole batch, but BatchNorms that are not frozen normalise each part by
+            its own statistics, and move their running ones once a part.
+        average: decay of the moving average of the weights, for a state that has one.
+        trust: how far labels are trusted; None for completely, as released.
         shardings: where the state lies, see `massformer_jax.parallel.sharding.state_shardings`;
             replicated if None.
 
@@ -62,7 +78,7 @@ def training_step(
         InputError: there is no such dtype.
     """
     arrays = computation(dtype).arrays
-    graph = model_graph(architecture, training=True)
+    graph = model_graph(architecture, training=True, frozen_statistics=frozen_statistics)
     heads = architecture["layers"] + 1
     replicated, batch_sharded = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     placed = replicated if shardings is None else shardings
@@ -74,12 +90,12 @@ def training_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         drawn = draw_points(key, heads, crops, architecture["classes"], points=points)
 
-        def forward(params):
+        def forward(params, batch_stats, images):
             # Split parameters are gathered, once a step and in the compute dtype. Left alone, the
             # compiler may move activations instead, which are larger.
             params = jax.lax.with_sharding_constraint(compute_params(params, arrays), replicated)
-            network = nnx.merge(graph, params, state.batch_stats, copy=True)
-            outputs = network(normalize(batch["image"], arrays))
+            network = nnx.merge(graph, params, batch_stats, copy=True)
+            outputs = network(normalize(images, arrays))
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
             return outputs, nnx.to_pure_dict(batch_stats)
 
@@ -87,17 +103,43 @@ def training_step(
             kept = jax.checkpoint_policies.save_only_these_names(PRODUCT)
             forward = jax.checkpoint(forward, policy=kept)
 
-        def loss(params):
-            outputs, batch_stats = forward(params)
-            terms = losses(outputs, batch["label"], drawn, edge_target=edge_target)
-            return total(terms), (terms, batch_stats)
+        def gradient(batch_stats, part, whole=None):
+            batch, drawn = part
 
-        with computing(dtype), sharding.training_on(mesh):
-            grads, (terms, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+            def loss(params):
+                outputs, after = forward(params, batch_stats, batch["image"])
+                terms = losses(
+                    outputs,
+                    batch["label"],
+                    drawn,
+                    edge_target=edge_target,
+                    trust=trust,
+                    annotated=batch.get("annotated"),
+                    whole=whole,
+                )
+                return total(terms), (terms, after)
+
+            return jax.grad(loss, has_aux=True)(state.params)
+
+        if accumulate == 1:
+            with computing(dtype), sharding.training_on(mesh):
+                grads, (terms, batch_stats) = gradient(state.batch_stats, (batch, drawn))
+        else:
+            counted = {name: architecture[name] for name in ("classes", "queries")}
+            gradient = functools.partial(
+                gradient, whole=totals(batch["label"], trust=trust, **counted)
+            )
+            parts = (
+                in_parts(batch, accumulate, mesh),
+                in_parts(drawn, accumulate, mesh, axis=1),
+            )
+            with computing(dtype), sharding.training_on(mesh):
+                grads, (terms, batch_stats) = accumulated(gradient, state.batch_stats, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {"loss": total(terms), **terms, "gradient_norm": gradient_norm(opt_state)}
-        after = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped)
+        mean = moved(state.average, params, batch_stats, decay=average, step=state.step)
+        after = TrainState(state.step + 1, params, batch_stats, opt_state, state.skipped, mean)
         finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["gradient_norm"])
         state = keep_finite(state, after, finite, on_nonfinite)
         return state, {**scalars, "skipped": state.skipped.astype(jnp.float32)}

@@ -10,4 +10,7 @@ def load(path: pathlib.Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    config = module.get_config()
+    if config.architecture.classes is None:  # the dataset's, which are MaSS13K's here
+        config.architecture.classes = 7
+    return config

@@ -26,6 +26,7 @@ from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
 from massformer_jax.ops import kernel_choice
 from massformer_jax.ops.by_image import by_image
+from massformer_jax.ops.named_calls import named
 from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
@@ -67,7 +68,8 @@ def deform_conv(
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    return _deform_conv(parts, x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
+    convolve = named("deform_conv", partial(_deform_conv, parts))
+    return convolve(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
 class SampledMap(NamedTuple):
@@ -306,8 +308,10 @@ def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
 
 def _at_once(chunk, r, w):
     """Returns how many positions of `r` rows are sampled at once."""
-    # Rows of which nobody knows the length are taken by eights.
-    return min(chunk, r * w) if known((r, w)) else 8 * w
+    if known((r, w)):
+        return min(chunk, r * w)
+    # Rows of which nobody knows the length are taken by eights, if that is how many there are.
+    return next(n for n in (8, 4, 2, 1) if r % n == 0) * w
 
 
 def _chunked(a, size):

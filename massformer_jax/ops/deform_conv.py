@@ -24,9 +24,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
-from massformer_jax.ops import kernel_choice
+from massformer_jax.ops import kernel_choice, named_calls
 from massformer_jax.ops.by_image import by_image
-from massformer_jax.ops.named_calls import named
 from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.sampling import bilinear, product, starts, taps, to_planes, whole_and_rest
@@ -68,7 +67,7 @@ def deform_conv(
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    convolve = named("deform_conv", partial(_deform_conv, parts))
+    convolve = named_calls.named("deform_conv", partial(_deform_conv, parts))
     return convolve(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
@@ -82,7 +81,7 @@ class SampledMap(NamedTuple):
 
 def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
-    if not known(x.shape):
+    if not known(x.shape) or named_calls.are_kept():
         return SampledMap(x)
     shape = jax.eval_shape(_packed, x)
     packed = platform_dependent(

@@ -23,9 +23,14 @@ def kept() -> Iterator[None]:
         _kept.reset(token)
 
 
+def are_kept() -> bool:
+    """Tells whether what is traced here keeps names."""
+    return _kept.get()
+
+
 def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns the function, or where names are kept a call of it that has this name."""
-    if not _kept.get():
+    if not are_kept():
         return function
 
     def call(*inputs):

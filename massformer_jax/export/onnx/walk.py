@@ -68,7 +68,7 @@ class Walk:
             tuple(np.dtype(aval.dtype) for aval in avals),
         )
         if name == "platform_index":
-            return [constant(np.int32(_default(params["platforms"])))]
+            return [constant(np.array(_default(params["platforms"]), np.int32))]
         if name == "cond" and inputs[0].number is not None:
             branch = params["branches"][inputs[0].number]
             return self.inline(branch.jaxpr, branch.consts, inputs[1:])

@@ -1,13 +1,15 @@
 """A program as a model of ONNX."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import onnx
 from onnx import helper
 
-from massformer_jax.export.onnx.graph import Graph, Side, Value, constant, tensor_type
+from massformer_jax.export.onnx.graph import Graph, Value, constant, tensor_type
 from massformer_jax.export.onnx.walk import Walk
 
 # The first with DeformConv; and the oldest form of files that has this set of operators.
@@ -16,22 +18,19 @@ OPERATORS, FORM = 19, 9
 
 def model(
     program: Any,
-    weights: dict[str, np.ndarray],
-    image: Any,
+    weights: Mapping[str, np.ndarray],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    outputs: Sequence[str],
     *,
-    names: tuple[str, str],
-    multiple: int,
-    producer: tuple[str, str],
+    producer: tuple[str, str] = ("massformer_jax", ""),
 ) -> onnx.ModelProto:
-    """Returns a model that computes what a program does.
+    """Returns a model that computes what a program does, checked.
 
     Args:
-        program: a closed jaxpr, called with the weights, in their order, and an image.
+        program: a closed jaxpr, called with the weights and the inputs, in their order.
         weights: by name. They become part of the model.
-        image: shape and dtype of the image, [1, height, width, 3]. Open sides are multiples of
-            `h` and of `w`.
-        names: of the image and of the answer.
-        multiple: which multiples.
+        inputs: their shapes and dtypes by name. An open side is a letter or a multiple of one.
+        outputs: their names.
         producer: name and version of who writes it.
 
     Raises:
@@ -40,25 +39,28 @@ def model(
     graph = Graph()
     for name, numbers in weights.items():
         graph.name_numbers(numbers, name)
-    shown, answered = names
-    for axis, letter in ((1, "h"), (2, "w")):
-        side = graph.add("Shape", shown, start=axis, end=axis + 1)
-        graph.name_side(letter, graph.add("Div", side, graph.integers(multiple)))
-    shape = tuple(image.shape)
-    inputs = [*map(constant, weights.values()), Value(shape, np.dtype(image.dtype), shown, shape)]
-    (answer,) = Walk(graph).inline(program.jaxpr, program.consts, inputs)
-    last = helper.make_node("Identity", [graph.expanded(answer)], [answered], answered)
-    nodes, used = _needed([*graph.nodes, last], {answered})
-    return helper.make_model(
+    letters: dict[str, str] = {}
+    values = [*map(constant, weights.values())]
+    for name, x in inputs.items():
+        values.append(Value(tuple(x.shape), np.dtype(x.dtype), name, tuple(x.shape)))
+        for axis, side in enumerate(x.shape):
+            if not isinstance(side, int):
+                multiple, letter = re.fullmatch(r"(?:(\d+)\*)?([a-z]\w*)", str(side)).groups()
+                letters.setdefault(letter, _letter(graph, name, axis, int(multiple or 1)))
+    for letter, found in letters.items():
+        graph.name_side(letter, found)
+    results = Walk(graph).inline(program.jaxpr, program.consts, values)
+    last = [
+        helper.make_node("Identity", [graph.expanded(result)], [name], name)
+        for name, result in zip(outputs, results, strict=True)
+    ]
+    nodes, used = _needed([*graph.nodes, *last], set(outputs))
+    found = helper.make_model(
         helper.make_graph(
             nodes,
             producer[0],
-            [helper.make_tensor_value_info(shown, tensor_type(image.dtype), sides(shape))],
-            [
-                helper.make_tensor_value_info(
-                    answered, tensor_type(answer.dtype), sides(answer.shape)
-                )
-            ],
+            [_described(name, x.shape, x.dtype) for name, x in inputs.items()],
+            [_described(name, x.shape, x.dtype) for name, x in zip(outputs, results, strict=True)],
             graph.initializers(used),
         ),
         opset_imports=[helper.make_opsetid("", OPERATORS)],
@@ -66,23 +68,20 @@ def model(
         producer_name=producer[0],
         producer_version=producer[1],
     )
-
-
-def sides(shape: Sequence[Side]) -> list[int | str]:
-    """Returns a shape of which open sides are named by their axes."""
-    return [
-        side if isinstance(side, int) else {1: "height", 2: "width"}[axis]
-        for axis, side in enumerate(shape)
-    ]
-
-
-def check(found: onnx.ModelProto) -> None:
-    """Checks a model, and the shapes of everything in it.
-
-    Raises:
-        Exception: something of it is not ONNX.
-    """
     onnx.checker.check_model(found, full_check=True)
+    return found
+
+
+def _letter(graph: Graph, name: str, axis: int, multiple: int) -> str:
+    """Returns the name of what a letter in an open side stands for."""
+    side = graph.add("Shape", name, start=axis, end=axis + 1)
+    return side if multiple == 1 else graph.add("Div", side, graph.integers(multiple))
+
+
+def _described(name: str, shape: Sequence[Any], dtype: Any) -> onnx.ValueInfoProto:
+    """Returns the type of an input or output; of open sides it has the expressions."""
+    sides = [side if isinstance(side, int) else str(side) for side in shape]
+    return helper.make_tensor_value_info(name, tensor_type(dtype), sides)
 
 
 def _needed(

@@ -114,7 +114,7 @@ def _scale(old: Side, new: Side) -> float:
     """Returns by which factor a side grows; both may be open."""
     for times in range(1, 1 << 8):
         if new == times * old:
-            return times
+            return float(times)
         if old == times * new:
             return 1 / times
     return new / old

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from jax.typing import DTypeLike
 from onnx import helper, numpy_helper
 
 from massformer_jax.ops.open_sizes import known
@@ -53,7 +54,7 @@ def constant(numbers: np.ndarray) -> Value:
     return Value(numbers.shape, numbers.dtype, numbers, numbers.shape)
 
 
-def tensor_type(dtype: np.dtype) -> int:
+def tensor_type(dtype: DTypeLike) -> int:
     """Returns ONNX's number of a dtype."""
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Equation:
         raise InputError(f"the program has the operation {self.name!r} {what}, not known in ONNX")
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Who writes a program into a graph: `massformer_jax.export.onnx.walk.Walk`."""
 

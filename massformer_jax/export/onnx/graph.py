@@ -70,11 +70,14 @@ class _Scope:
 class Graph:
     """A graph and, while the body of a loop is written, that body.
 
-    Nodes that would compute the same twice are written once.
+    Nodes that would compute the same twice are written once, and what a loop would compute again
+    and again is written before it.
     """
 
     def __init__(self):
         self._scopes = [_Scope()]
+        # The bodies around what is not computed outside of all loops.
+        self._depths: dict[str, int] = {}
         self._constants: dict[Any, str] = {}
         self._numbers: dict[str, np.ndarray] = {}
         self._names: dict[int, str] = {}
@@ -101,33 +104,42 @@ class Graph:
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output, and returns that output's name."""
-        return self._add(self._scopes[-1], operator, inputs, attributes)
+        depth = max((self._depths.get(name, 0) for name in inputs), default=0)
+        scope = self._scopes[depth]
+        key = operator, inputs, repr(sorted(attributes.items()))
+        if key not in scope.seen:
+            name = scope.seen[key] = self.new(operator)
+            self._depths[name] = depth
+            scope.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
+        return scope.seen[key]
+
+    def begin_body(self) -> None:
+        """Begins the body of a loop, which nodes belong to that use its inputs."""
+        self._scopes.append(_Scope())
+
+    def body_input(self, what: str) -> str:
+        """Returns a new name for an input of the body."""
+        name = self.new(what)
+        self._depths[name] = len(self._scopes) - 1
+        return name
+
+    def body_output(self, name: str) -> str:
+        """Returns a name for an output of the body, which is no tensor from outside."""
+        output = self.new("Identity")
+        self.nodes.append(helper.make_node("Identity", [name], [output], output))
+        return output
+
+    def end_body(self) -> list[onnx.NodeProto]:
+        """Ends the body, and returns its nodes."""
+        return self._scopes.pop().nodes
 
     def add_loop(self, inputs: Sequence[str], body: onnx.GraphProto) -> list[str]:
         """Adds a loop, and returns the names of its outputs."""
         # The first output of a body says whether it goes on.
         outputs = [self.new("Loop") for _ in body.output[1:]]
+        self._depths |= dict.fromkeys(outputs, len(self._scopes) - 1)
         self.nodes.append(helper.make_node("Loop", inputs, outputs, outputs[0], body=body))
         return outputs
-
-    def _add(self, scope: _Scope, operator: str, inputs: Sequence[str], attributes: dict) -> str:
-        key = operator, tuple(inputs), repr(sorted(attributes.items()))
-        # What an enclosing scope has computed already is seen from inside.
-        for other in self._scopes[: self._scopes.index(scope) + 1]:
-            if key in other.seen:
-                return other.seen[key]
-        output = self.new(operator)
-        scope.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
-        scope.seen[key] = output
-        return output
-
-    def begin_body(self) -> None:
-        """Makes nodes that are added from now on part of a loop's body."""
-        self._scopes.append(_Scope())
-
-    def end_body(self) -> list[onnx.NodeProto]:
-        """Ends the body, and returns its nodes."""
-        return self._scopes.pop().nodes
 
     def constant(self, numbers: np.ndarray) -> str:
         """Returns the name of numbers, which become part of the graph."""
@@ -162,7 +174,7 @@ class Graph:
         if known(shape):
             return self.integers(*shape)
         parts = [self.side(side) for side in shape]
-        return self._root("Concat", *parts, axis=0)
+        return self.add("Concat", *parts, axis=0)
 
     def side(self, side: Side) -> str:
         """Returns the name of a side, int64 [1]."""
@@ -170,27 +182,23 @@ class Graph:
         return self._side(ast.parse(str(side).replace("^", "**"), mode="eval").body)
 
     def _side(self, node: ast.AST) -> str:
-        """Computes an expression outside of all loops."""
         match node:
             case ast.Constant(value=int(number)):
                 return self.integers(number)
             case ast.Name(id=letter):
                 return self._open[letter]
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self._root("Neg", self._side(operand))
+                return self.add("Neg", self._side(operand))
             case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
                 total = base = self._side(left)
                 for _ in range(power - 1):
-                    total = self._root("Mul", total, base)
+                    total = self.add("Mul", total, base)
                 return total
             case ast.BinOp(left=left, op=operation, right=right):
-                return self._root(_BINARY[type(operation)], self._side(left), self._side(right))
+                return self.add(_BINARY[type(operation)], self._side(left), self._side(right))
             case ast.Call(func=ast.Name(id=function), args=[left, right]):
-                return self._root(_CALLS[function], self._side(left), self._side(right))
+                return self.add(_CALLS[function], self._side(left), self._side(right))
         raise ValueError(f"no expression of sides: {ast.unparse(node)}")
-
-    def _root(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        return self._add(self._scopes[0], operator, inputs, attributes)
 
     def initializers(self, names: set[str]) -> list[onnx.TensorProto]:
         """Returns those numbers of the graph that have one of these names."""

@@ -20,9 +20,11 @@ def _scan(writer: Writer, equation: Equation, *inputs: Value) -> list[Value]:
     begin = [graph.expanded(value) for value in start]
     rows = [graph.expanded(value) for value in each]
 
-    number, going = graph.new("iteration"), graph.new("going")
     graph.begin_body()
-    within = [Value(value.shape, value.dtype, graph.new("carried"), value.shape) for value in start]
+    number, going = graph.body_input("iteration"), graph.body_input("going")
+    within = [
+        Value(value.shape, value.dtype, graph.body_input("carried"), value.shape) for value in start
+    ]
     taken = [
         Value(
             value.shape[1:], value.dtype, graph.add("Gather", name, number, axis=0), value.shape[1:]
@@ -31,9 +33,8 @@ def _scan(writer: Writer, equation: Equation, *inputs: Value) -> list[Value]:
     ]
     body = params["jaxpr"]
     found = writer.inline(body.jaxpr, body.consts, [*outside, *within, *taken])
-    # Results of a body are tensors of its own.
-    results = [graph.add("Identity", graph.expanded(value)) for value in found]
-    goes_on = graph.add("Identity", going)
+    results = [graph.body_output(graph.expanded(value)) for value in found]
+    goes_on = graph.body_output(going)
     nodes = graph.end_body()
 
     body_graph = helper.make_graph(

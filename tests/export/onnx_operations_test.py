@@ -48,13 +48,13 @@ def test_a_strip_samples_from_all_rows(rows, first_row, k):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("size", [(16, 24), (4, 6), (2, 3), (8, 12)])
+@pytest.mark.parametrize("size", [(16, 24), (4, 6), (2, 3), (8, 12), (5, 31)])
 def test_resizing(size):
     x = np.random.default_rng(0).standard_normal((1, 8, 12, 5), np.float32)
     found = converted(lambda x: resize_bilinear(x, size), x=x)
     assert ("Resize" in operators(found)) == (size != x.shape[1:3])
     expected = resize_bilinear(jnp.asarray(x), size)
-    np.testing.assert_allclose(answer(found, x=x), expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(answer(found, x=x), expected, rtol=0, atol=4e-6)
 
 
 def test_shifted_convolutions():

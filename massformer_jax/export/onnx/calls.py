@@ -97,27 +97,18 @@ def _resize_bilinear(writer: Writer, equation: Equation, x: Value) -> Value:
     (shape,) = equation.shapes
     if shape == x.shape:
         return x
-    scales = [_scale(old, new) for old, new in zip(x.shape, shape, strict=True)]
-    factors = np.array([scales[axis] for axis in _PLANES], np.float32)
+    if len(shape) != 4:
+        equation.refuse("resize_bilinear of other than maps")
     name = writer.graph.add(
         "Resize",
         moved(writer, x, _PLANES),
         "",
-        writer.graph.constant(factors),
+        "",
+        writer.graph.sides([shape[axis] for axis in _PLANES]),
         mode="linear",
         coordinate_transformation_mode="half_pixel",
     )
     return equation.result(moved_back(writer, name, shape, _PLANES))
-
-
-def _scale(old: Side, new: Side) -> float:
-    """Returns by which factor a side grows; both may be open."""
-    for times in range(1, 1 << 8):
-        if new == times * old:
-            return float(times)
-        if old == times * new:
-            return 1 / times
-    return new / old
 
 
 CALLS = {

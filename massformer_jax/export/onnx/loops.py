@@ -1,5 +1,7 @@
 """Loops over strips: a scan of the program becomes a Loop of the graph."""
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -11,7 +13,7 @@ def _scan(writer: Writer, equation: Equation, *inputs: Value) -> list[Value]:
     params, graph = equation.params, writer.graph
     if params["reverse"] or not isinstance(params["length"], int):
         equation.refuse("backwards, or of an open length")
-    consts, carried = params["num_consts"], params["num_carry"]
+    consts, carried = _counts(params)
     outside, start, each = (
         inputs[:consts],
         inputs[consts : consts + carried],
@@ -53,6 +55,15 @@ def _scan(writer: Writer, equation: Equation, *inputs: Value) -> list[Value]:
     length = graph.constant(np.array(params["length"], np.int64))
     names = graph.add_loop([length, "", *begin], body_graph)
     return [equation.result(name, number=i) for i, name in enumerate(names)]
+
+
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Returns how many constants and how many carried values a scan has."""
+    if "ft_in" in params:
+        # Since jax 0.12.
+        consts, carried, _ = (len(part) for part in params["ft_in"].unpack())
+        return consts, carried
+    return params["num_consts"], params["num_carry"]
 
 
 def _described(name: str, value: Value):

@@ -87,6 +87,8 @@ def test_the_folder_says_what_it_holds(tmp_path):
     assert [x.name for x in model.graph.output] == [facts["output"]["answer"]] == ["labels"]
     used = [node.op_type for node in model.graph.node]
     assert used.count("DeformConv") == 8
+    told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert told == {key: facts[key] for key in ("classes", "palette", "stride")}
     # Of what all runtimes have: nothing of a runtime's own.
     assert {(x.domain, x.version) for x in model.opset_import} == {("", 19)}
 

@@ -129,6 +129,7 @@ CASES = {
     "choice by platform": lambda x: lax.platform_dependent(
         x, tpu=lambda x: jnp.sort(x), default=lambda x: x + 1
     ),
+    "what is computed again for gradients": jax.checkpoint(lambda x: jnp.sin(x) * x),
     "loop": loop,
 }
 
@@ -148,6 +149,7 @@ def test_operations_answer_as_in_jax(name):
     [
         (lambda x: jnp.sort(x), "the operation 'sort', not known in ONNX"),
         (lambda x: lax.scan(lambda c, x: (c, x), 0, x, reverse=True)[1], "'scan' backwards"),
+        (lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), "'while'"),
         (lambda x: lax.pad(x, jnp.float32(0), ((0, 0, 1),) * 3), "with padding between elements"),
     ],
 )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from massformer_jax.errors import InputError
@@ -17,6 +16,18 @@ LOWERINGS = {
     **shapes.LOWERINGS,
     **products.LOWERINGS,
     **loops.LOWERINGS,
+}
+# What calls another program, by the names that it has in all versions of jax.
+CALLING = {
+    "checkpoint",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "jit",
+    "pjit",
+    "remat",
+    "remat2",
 }
 # What is computed here already if all of its inputs are known, unless it is larger than this.
 FOLDED = 1 << 23
@@ -72,11 +83,10 @@ class Walk:
         if name == "cond" and inputs[0].number is not None:
             branch = params["branches"][inputs[0].number]
             return self.inline(branch.jaxpr, branch.consts, inputs[1:])
-        if (inner := _inner(params)) is not None and name not in LOWERINGS:
-            write = calls.CALLS.get(params.get("name"))
-            if write is None:
-                return self.inline(inner.jaxpr, inner.consts, inputs)
-            return [write(self, equation, *inputs)]
+        if name in CALLING:
+            if (write := calls.CALLS.get(params.get("name"))) is not None:
+                return [write(self, equation, *inputs)]
+            return self.inline(*_called(params), inputs)
         if (numbers := _computed(eqn, equation, inputs)) is not None:
             return numbers
         if name not in LOWERINGS:
@@ -85,13 +95,10 @@ class Walk:
         return found if isinstance(found, list) else [found]
 
 
-def _inner(params: dict[str, Any]) -> Any:
-    """Returns the program that is called, if an operation is a call of one."""
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if key in params:
-            inner = params[key]
-            return inner if hasattr(inner, "consts") else jax.extend.core.ClosedJaxpr(inner, ())
-    return None
+def _called(params: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
+    """Returns the program that a call calls, and its constants."""
+    inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
+    return (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
 
 
 def _default(platforms: Sequence[Any]) -> int:

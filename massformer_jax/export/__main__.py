@@ -1,9 +1,9 @@
-"""Writes a trained network as files that jax alone runs, without this package.
+"""Writes a trained network as files that jax or onnxruntime alone run, without this package.
 
-    python -m massformer_jax.export --checkpoint DIR --output DIR [--size HxW|any]
+    python -m massformer_jax.export --checkpoint DIR --output DIR [--format onnx] [--size HxW|any]
 
-The new folder holds the program (StableHLO), its weights, and export.json, which says how to call
-it. docs/export.md has a complete program that does so.
+The new folder holds the program (StableHLO or ONNX), its weights, and export.json, which says how
+to call it. docs/export.md has complete programs that do so.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_checkpoint(parser)
     parser.add_argument("--output", required=True, help="new folder")
     parser.add_argument(
-        "--format", default="stablehlo", help="of the program; stablehlo is what there is"
+        "--format", default="stablehlo", help="of the program: stablehlo, for jax, or onnx"
     )
     parser.add_argument(
         "--size",
@@ -36,13 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--platforms",
-        default="cpu,cuda,tpu",
-        help="where the program runs; one file serves all that are named",
+        help="where a program of StableHLO runs; one file serves all that are named (default: "
+        "cpu,cuda,tpu)",
     )
     parser.add_argument(
         "--dtype",
         default="float32",
-        help="what the network computes in: float32, tf32 or bfloat16",
+        help="what the network computes in: float32, or with stablehlo tf32 or bfloat16",
     )
     return parser
 
@@ -57,25 +57,24 @@ def _export(args: argparse.Namespace) -> None:
     import jax
 
     from massformer_jax.export import folder
-    from massformer_jax.export.program import Form, check_libraries, lower
+    from massformer_jax.export.form import Form
+    from massformer_jax.export.program import check_libraries, lower
     from massformer_jax.models.weights import load_weights
-    from massformer_jax.ops.precision import computation
 
     # Everything that can be wrong is said before the weights are read, which takes longer.
-    if args.format != folder.FORMAT:
-        raise InputError(f"--format is {args.format!r}; use {folder.FORMAT}")
-    platforms = tuple(name.strip() for name in args.platforms.split(","))
-    form = Form(_size(args.size), args.answer, platforms, args.dtype)
-    computation(args.dtype)
+    platforms = args.platforms
+    if platforms is not None:
+        platforms = tuple(name.strip() for name in platforms.split(","))
+    form = Form(_size(args.size), args.answer, args.format, platforms, args.dtype)
     check_local(args.output)
     output = pathlib.Path(args.output).absolute()
     folder.check_new(output)
-    check_libraries()
+    check_libraries(form)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     weights = load_weights(args.checkpoint, device, step=args.step)
     program = lower(weights, form)
     folder.write(output, weights, form, program)
-    where = ", ".join(program.platforms)
+    where = ", ".join(program.facts.get("platforms", ["onnxruntime and others"]))
     what = f"{form.answer} of {args.size}, for {where}"
     print(f"{args.checkpoint} (step {weights.step}) -> {args.output}: {what}")
 

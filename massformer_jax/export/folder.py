@@ -11,13 +11,12 @@ import safetensors.numpy
 
 import massformer_jax
 from massformer_jax.errors import InputError
-from massformer_jax.export.program import Form, Program
+from massformer_jax.export.form import Form, Program
 from massformer_jax.files import sha256
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
 
-PROGRAM, WEIGHTS, FACTS = "model.stablehlo", "weights.safetensors", "export.json"
-FORMAT = "stablehlo"
+WEIGHTS, FACTS = "weights.safetensors", "export.json"
 
 
 def check_new(folder: pathlib.Path) -> None:
@@ -44,9 +43,10 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir()
-        (part / PROGRAM).write_bytes(program.serialized)
-        # Not `save_file`, whose files nobody but their owner may read.
-        (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
+        (part / _program(form)).write_bytes(program.serialized)
+        if form.format != "onnx":
+            # Not `save_file`, whose files nobody but their owner may read.
+            (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
         text = json.dumps(_facts(part, weights, form, program), indent=1, ensure_ascii=False)
         (part / FACTS).write_text(text + "\n", encoding="utf-8")
         os.replace(part, folder)
@@ -54,23 +54,28 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _program(form: Form) -> str:
+    return f"model.{form.format}"
+
+
 def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program) -> dict[str, Any]:
     """Returns what `export.json` says; docs/export.md explains it."""
+    inside = form.format == "onnx"
+    kept = {"file": _program(form)} if inside else _file(folder / WEIGHTS)
+    arguments = {} if inside else program.weights
     return {
-        "format": FORMAT,
+        "format": form.format,
         "written_by": f"massformer_jax {massformer_jax.__version__}",
         "program": {
-            **_file(folder / PROGRAM),
-            "jax": jax.__version__,
-            "calling_convention_version": program.calling_convention_version,
-            "platforms": list(program.platforms),
+            **_file(folder / _program(form)),
+            **program.facts,
             "computes_in": form.dtype,
         },
-        "weights": {**_file(folder / WEIGHTS), "count": len(program.weights)},
+        "weights": {**kept, "count": len(program.weights)},
         "arguments": [
             *(
                 {"name": name, "dtype": str(x.dtype), "shape": list(x.shape)}
-                for name, x in program.weights.items()
+                for name, x in arguments.items()
             ),
             {"name": "images", "dtype": str(program.image.dtype), "shape": _sides(program.image)},
         ],

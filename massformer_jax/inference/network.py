@@ -120,17 +120,22 @@ def highest(scores: Float[Array, "b h w k"]) -> UInt8[Array, "b h w"]:
     return jnp.argmax(scores, -1).astype(jnp.uint8)
 
 
-def network_whole(
-    graph: nnx.GraphDef, finish: Callable[[Array], Array], *, dtype: str = "float32"
+def network_of_any_size(
+    graph: nnx.GraphDef,
+    finish: Callable[[Array], Array],
+    strip_rows: Callable[[int, int], int],
+    *,
+    dtype: str = "float32",
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"]], Array]:
-    """Returns answer(params, batch_stats, images), without strips, to be traced.
+    """Returns answer(params, batch_stats, images), to be traced.
 
-    Sides of `images` may be left open (`massformer_jax.ops.open_sizes`), of which strips cannot be
-    planned. At 12 megapixels this takes 3.6 times the memory that strips take.
+    Sides of `images` may be left open (`massformer_jax.ops.open_sizes`).
 
     Args:
         graph: of the model, for inference.
         finish: makes the answer of the scores, float32 [b, h, w, k].
+        strip_rows: from height and width of the images to the height, at half of that, of a strip.
+            Of a height that is left open it has to be a part: so many strips are the whole.
         dtype: as in `network_scores`.
 
     Raises:
@@ -141,8 +146,14 @@ def network_whole(
     def answer(params, batch_stats, images):
         with computing(dtype) as arrays:
             model = _model(graph, params, batch_stats, arrays)
-            proposals = model.in_strips(normalize(images, arrays), images.shape[1] // 2)
-            return finish(model.scores(proposals, all_rows(proposals.fused)))
+            count = strip_rows(*images.shape[1:3])
+            proposals = model.in_strips(normalize(images, arrays), count)
+
+            def strip(rows):
+                return finish(model.scores(proposals, rows))
+
+            rows = all_rows(proposals.fused)
+            return in_strips(strip, rows, count, after=proposals.mask_embeds)
 
     return answer
 

@@ -62,7 +62,8 @@ class Conv(nnx.Module):
             if self.stride > 1:
                 # The barrier keeps the slice out of the product's fusion: there it aborts XLA's
                 # compiler for GPUs where x is used again (openxla/xla#47381).
-                x = jax.lax.optimization_barrier(x[:, :: self.stride, :: self.stride])
+                x = jax.lax.slice(x, (0,) * 4, x.shape, (1, self.stride, self.stride, 1))
+                x = jax.lax.optimization_barrier(x)
             y = jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
         else:
             y = jax.lax.conv_general_dilated(

@@ -137,7 +137,7 @@ class LSE(nnx.Module):
             shallow: of `Sources`, these rows of it at twice its size.
             rows: at 1/2.
         """
-        image = take_rows(guide.pixels, rows)[..., :3]
+        image = jax.lax.slice_in_dim(take_rows(guide.pixels, rows), 0, 3, axis=-1)
         x1 = self.cbn1(jnp.concatenate([image, shallow], -1))
         # Nobody trains the image in front, nor the zeros at the end.
         x2 = self.dcn3(guide, rows, parts=(3, self.dcn3.dcn.kernel[...].shape[2]))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from massformer_jax.ops import deform_conv_kernels as kernels
 from massformer_jax.ops import deform_conv_packed as packing
-from massformer_jax.ops import kernel_choice
+from massformer_jax.ops import kernel_choice, named_calls
 from massformer_jax.ops.by_image import by_image
 from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.precision import widened
@@ -67,7 +67,8 @@ def deform_conv(
 
     Source: Zhu et al., "Deformable ConvNets v2"; mmcv's `ModulatedDeformConv2d`.
     """
-    return _deform_conv(parts, x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
+    convolve = named_calls.named("deform_conv", partial(_deform_conv, parts))
+    return convolve(x, offsets, modulation, kernel, jnp.asarray(first_row, jnp.int32))
 
 
 class SampledMap(NamedTuple):
@@ -80,7 +81,7 @@ class SampledMap(NamedTuple):
 
 def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
-    if not known(x.shape):
+    if not known(x.shape) or named_calls.are_kept():
         return SampledMap(x)
     shape = jax.eval_shape(_packed, x)
     packed = platform_dependent(
@@ -306,8 +307,10 @@ def _corners(position, tap_y, tap_x, dy, dx, factor, size, dtype) -> _Corners:
 
 def _at_once(chunk, r, w):
     """Returns how many positions of `r` rows are sampled at once."""
-    # Rows of which nobody knows the length are taken by eights.
-    return min(chunk, r * w) if known((r, w)) else 8 * w
+    if known((r, w)):
+        return min(chunk, r * w)
+    # Rows of which nobody knows the length are taken by eights, if that is how many there are.
+    return next(n for n in (8, 4, 2, 1) if r % n == 0) * w
 
 
 def _chunked(a, size):

@@ -15,13 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from massformer_jax.ops.named_calls import named
 from massformer_jax.ops.open_sizes import known
 
 
 def resize_bilinear(x: Float[Array, "*b h w c"], size: tuple[int, int]) -> Float[Array, "*b i j c"]:
     """Resizes the two axes before the last to `size` = (height, width)."""
-    height, width = size
-    return _resize_axis(_resize_axis(x, -3, height), -2, width)
+    return named("resize_bilinear", functools.partial(_resize, size=size))(x)
+
+
+def _resize(x, size):
+    return _resize_axis(_resize_axis(x, -3, size[0]), -2, size[1])
 
 
 def _resize_axis(x: Array, axis: int, size: int) -> Array:
@@ -159,6 +163,4 @@ def _shrink(x: Array, axis: int, size: int) -> Array:
 
 
 def _slice(x: Array, axis: int, start: int, stop: int, step: int = 1) -> Array:
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(start, stop, step)
-    return x[tuple(index)]
+    return jax.lax.slice_in_dim(x, start, stop, step, axis)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from massformer_jax.ops.open_sizes import known
 from massformer_jax.ops.resize import resize_bilinear
 
 
@@ -64,7 +65,8 @@ def in_strips(
         compute: returns a pytree of maps [b, r, ...], where r is the count of its rows times a
             factor; factors below one need counts, also that of `rows`, that they divide.
         rows: of the map that is walked through.
-        count: rows of a strip. The last strip overlaps the one before it if need be.
+        count: rows of a strip. The last strip overlaps the one before it if need be; of sizes
+            that are left open, strips are equal parts.
         after: the latest of what `compute` reads. Every row of the maps is overwritten, so they
             may start as anything; starting as constants, which need nothing, they would be
             allocated before all that comes first, 2.4 GB of them at 12 megapixels.
@@ -72,6 +74,10 @@ def in_strips(
     height = rows.count
     if count >= height:
         return compute(rows)
+    if not known((height, count)):
+        starts = count * jnp.arange(height // count, dtype=jnp.int32)
+        parts = jax.lax.map(lambda start: compute(Rows(rows.start + start, count)), starts)
+        return jax.tree.map(_joined, parts)
 
     def scaled(rows, part):
         return rows * part.shape[1] // count
@@ -94,3 +100,9 @@ def in_strips(
         )
 
     return jax.lax.fori_loop(0, -(-height // count), step, maps)
+
+
+def _joined(parts: Shaped[Array, "n b r *_"]) -> Shaped[Array, "b n*r *_"]:
+    """Puts the strips of a map one below the other."""
+    n, b, r, *rest = parts.shape
+    return jnp.moveaxis(parts, 0, 1).reshape(b, n * r, *rest)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from massformer_jax.ops.named_calls import named
 from massformer_jax.ops.precision import widened
 
 
-@jax.custom_vjp
 def shifted_conv(
     maps: Float[Array, "c b h w"], kernel: Float[Array, "k k c"]
 ) -> Float[Array, "b h w"]:
@@ -20,8 +20,13 @@ def shifted_conv(
 
     It computes in float32 or wider, and returns the dtype of the maps.
     """
+    return named("shifted_conv", _shifted_conv)(maps, kernel)
+
+
+@jax.custom_vjp
+def _shifted_conv(maps, kernel):
     wide = widened(maps.dtype)
-    _, _, h, w = maps.shape
+    _, b, h, w = maps.shape
     size = kernel.shape[0]
     padded = _padded(maps, size)
     kernel = kernel.astype(wide)
@@ -29,7 +34,9 @@ def shifted_conv(
     for channel in range(len(maps)):
         for i in range(size):
             for j in range(size):
-                total += padded[channel, :, i : i + h, j : j + w] * kernel[i, j, channel]
+                first = channel, 0, i, j
+                shifted = jax.lax.slice(padded, first, (channel + 1, b, i + h, j + w))
+                total += jax.lax.squeeze(shifted, (0,)) * kernel[i, j, channel]
     return total.astype(maps.dtype)
 
 
@@ -44,14 +51,14 @@ def _padded(maps, size):
 
 
 def _forward(maps, kernel):
-    return shifted_conv(maps, kernel), (maps, kernel)
+    return _shifted_conv(maps, kernel), (maps, kernel)
 
 
 def _backward(kept, gradient):
     maps, kernel = kept
     wide = widened(maps.dtype)
     flipped = kernel[::-1, ::-1]
-    to_maps = [shifted_conv(gradient[None], flipped[..., i : i + 1]) for i in range(len(maps))]
+    to_maps = [_shifted_conv(gradient[None], flipped[..., i : i + 1]) for i in range(len(maps))]
     size, (h, w) = kernel.shape[0], maps.shape[2:]
     padded = _padded(maps, size)
     wide = gradient.astype(padded.dtype)[None, None]
@@ -61,4 +68,4 @@ def _backward(kept, gradient):
     return jnp.stack(to_maps), jnp.stack(sums).astype(kernel.dtype)
 
 
-shifted_conv.defvjp(_forward, _backward)
+_shifted_conv.defvjp(_forward, _backward)

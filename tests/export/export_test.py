@@ -149,7 +149,7 @@ def test_the_folder_says_what_it_holds(tmp_path):
         (["--platforms", "cpu,cpu"], "name each once"),
         (["--answer", "alpha"], "use one of labels, scores"),
         (["--dtype", "float16"], "use one of float32, tf32, bfloat16"),
-        (["--format", "onnx"], "--format is 'onnx'; use stablehlo"),
+        (["--format", "mlir"], "format is 'mlir'; use one of stablehlo, onnx"),
         (["--step", "7"], "no checkpoint of step 7"),
         (["--output", "gs://bucket/exported"], "is in a bucket"),
         (["--checkpoint", "missing"], "missing holds no checkpoint"),

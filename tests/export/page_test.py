@@ -22,7 +22,7 @@ REFUSED = ("massformer_jax", "flax", "optax", "orbax", "jaxtyping", "etils", "cv
 def programs() -> dict[str, str]:
     """Returns the programs of the page by the names of their files."""
     found = re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert [name for name, _ in found] == ["exported.py", "photograph.py"]
+    assert [name for name, _ in found] == ["exported.py", "photograph.py", "onnx_photograph.py"]
     return dict(found)
 
 
@@ -93,3 +93,18 @@ def test_a_photograph_becomes_a_mask(size, run, tmp_path):
     labels = expected(image, model)
     np.testing.assert_array_equal(np.asarray(mask), labels)
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), model.palette[labels])
+
+
+@pytest.mark.parametrize("size", ["256x512", pytest.param("any", marks=pytest.mark.slow)])
+def test_onnxruntime_alone_makes_a_mask_of_a_photograph(size, run, tmp_path):
+    image = photograph(250, 401)
+    Image.fromarray(image).save(tmp_path / "photograph.png")
+    folder, model = exported(tmp_path, size, "--format", "onnx"), segmenter()
+    refused = "jax", "jaxlib", "onnx", "flatbuffers", "safetensors"
+    command = "onnx_photograph.py", folder, tmp_path / "photograph.png", "mask.png"
+    mask = Image.open(run(*command, refused=refused) / "mask.png")
+    labels = expected(image, model)
+    assert np.asarray(mask).shape == labels.shape
+    assert (np.asarray(mask) == labels).mean() >= 0.9999
+    agree = np.asarray(mask.convert("RGB")) == model.palette[labels]
+    assert agree.all(-1).mean() >= 0.9999

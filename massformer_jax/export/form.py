@@ -1,0 +1,93 @@
+"""What a network is exported as, and the result: a program with its weights."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from massformer_jax.errors import InputError
+from massformer_jax.models.massformer import STRIDE
+from massformer_jax.ops.precision import computation
+
+FORMATS = ("stablehlo", "onnx")
+ANSWERS = ("labels", "scores")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a program is made for.
+
+    Attributes:
+        size: (height, width) of the image, multiples of 256; None for any such sides.
+        answer: "labels", uint8 [1, h, w], or "scores", float32 [1, h, w, k].
+        format: "stablehlo" or "onnx".
+        platforms: those that a program of StableHLO runs on, of `PLATFORMS`, by default all. Where
+            ONNX runs is a matter of who runs it.
+        dtype: that it computes in, of `massformer_jax.ops.precision.DTYPES`.
+
+    Raises:
+        InputError: a side is no multiple of 256; there is no such answer, format, platform or
+            dtype, or the format cannot have it.
+    """
+
+    size: tuple[int, int] | None
+    answer: str = "labels"
+    format: str = "stablehlo"
+    platforms: tuple[str, ...] | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.size and any(side < STRIDE or side % STRIDE for side in self.size):
+            h, w = self.size
+            near = "x".join(str(max(STRIDE, side + -side % STRIDE)) for side in self.size)
+            raise InputError(
+                f"size is {h}x{w}; sides are multiples of {STRIDE}: use {near}, and pad photographs"
+            )
+        if self.answer not in ANSWERS:
+            raise InputError(f"answer is {self.answer!r}; use one of {', '.join(ANSWERS)}")
+        if self.format not in FORMATS:
+            raise InputError(f"format is {self.format!r}; use one of {', '.join(FORMATS)}")
+        computation(self.dtype)
+        if self.format == "onnx":
+            self._check_onnx()
+        elif self.platforms is not None:
+            self._check_platforms(self.platforms)
+
+    def _check_onnx(self):
+        if self.dtype != "float32":
+            raise InputError(f"dtype is {self.dtype}; programs of ONNX compute in float32")
+        if self.platforms is not None:
+            raise InputError("a program of ONNX runs wherever ONNX does; leave out the platforms")
+
+    def _check_platforms(self, platforms):
+        if not platforms:
+            raise InputError(f"platforms is empty; use some of {', '.join(PLATFORMS)}")
+        for name in platforms:
+            if name not in PLATFORMS:
+                raise InputError(
+                    f"there is no platform {name!r}; use some of {', '.join(PLATFORMS)}"
+                )
+        if len(set(platforms)) < len(platforms):
+            raise InputError(f"platforms is {','.join(platforms)}; name each once")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program, and what it is called with.
+
+    Attributes:
+        serialized: the file.
+        weights: by name, float32. Of StableHLO they are the first arguments, in this order; of ONNX
+            they are part of the program.
+        image: shape and dtype of the last argument; sides that are left open are expressions.
+        answer: shape and dtype of what it returns.
+        facts: what `export.json` says of a program of this format.
+    """
+
+    serialized: bytes
+    weights: dict[str, np.ndarray]
+    image: jax.ShapeDtypeStruct
+    answer: jax.ShapeDtypeStruct
+    facts: dict[str, Any]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Key, PyTree
 from massformer_jax.errors import InputError
 from massformer_jax.models.massformer import MaSSFormer
 from massformer_jax.models.resnet import BLOCKS, ResNet
+from massformer_jax.models.vit import ViT
 from massformer_jax.tree import leaves_by_path
 
 # The released models.
@@ -177,6 +178,11 @@ def abstract_encoder(depth: int) -> tuple[Any, Any]:
         lambda key: _weights(ResNet(depth, rngs=_rngs(key))), abstract_key()
     )
     return {"backbone": params}, {"backbone": batch_stats}
+
+
+def abstract_vit(encoder: Mapping[str, Any]) -> Any:
+    """Returns shapes and dtypes of the parameters of ViT(**encoder)."""
+    return jax.eval_shape(lambda key: _weights(ViT(**encoder, rngs=_rngs(key)))[0], abstract_key())
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:

@@ -1,8 +1,8 @@
 """Vision transformers that see a whole photograph: DINOv2 with registers, and DINOv3.
 
 Sources: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024), whose weights are those of
-DINOv2 with registers; Siméoni et al., "DINOv3" (2025). Blocks, numbers and order of tokens are those
-of the two in `transformers`, with which tests/models/vit_test.py compares every block.
+DINOv2 with registers; Siméoni et al., "DINOv3" (2025). Both are in `transformers`, with which
+tests/models/vit_test.py compares every block.
 """
 
 from collections.abc import Iterator

@@ -8,8 +8,8 @@ from massformer_jax.ops.precision import widened
 
 # Up to so many queries attend at once, and their weights are kept for the backward pass.
 AT_ONCE = 4096
-# More do so in blocks of this many. A photograph of 2048x2048 in patches of 16 has 16,389 tokens: all
-# weights of six heads would be 6.4 GB, those of one block are 0.2 GB.
+# More do so in blocks of this many. A photograph of 2048x2048 in patches of 16 has 16,389 tokens:
+# all weights of six heads would be 6.4 GB, those of one block are 0.2 GB.
 QUERIES = 512
 
 

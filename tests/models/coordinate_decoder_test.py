@@ -37,7 +37,7 @@ def inputs(seed=0, dtype=np.float32):
     patches = rng.standard_normal((2, 5, 8, 8, 3)).astype(dtype)
     places = rng.random((2, 5, 2)).astype(dtype)
     places[0, 0], places[0, 1] = (0.001, 0.999), (0.5, 0.5)  # at a border; between tokens
-    return maps, patches, places
+    return jax.tree.map(jnp.asarray, (maps, patches, places))
 
 
 def decoder(dtype=np.float32):
@@ -108,7 +108,8 @@ def test_it_equals_a_plain_version():
     maps, patches, places = inputs()
     got = network(network.memory(maps), patches, places)
     for image in range(2):
-        expected = plain(network, [x[image] for x in maps], patches[image], places[image])
+        numpy = [np.asarray(x[image]) for x in (*maps, patches, places)]
+        expected = plain(network, numpy[:2], *numpy[2:])
         np.testing.assert_allclose(got[image], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -1,9 +1,9 @@
 """Which pixels are worth an answer of their own, by the answers at some of them.
 
-The rule of the paper "CoordFormer" (arXiv 2609.08660) is called SEFI: pixels near a boundary of the
-coarse answers *and* on an edge of the photograph. The other rule here, by entropy, asks where coarse
-answers are unsure or disagree, whatever the photograph looks like; it follows an idea of Liu et al.,
-"SparseRefine" (ECCV 2024).
+The rule of the paper "CoordFormer" (arXiv 2609.08660) is called SEFI: pixels near a boundary of
+the coarse answers *and* on an edge of the photograph. The other rule here, by entropy, asks where
+coarse answers are unsure or disagree, whatever the photograph looks like; it follows an idea of Liu
+et al., "SparseRefine" (ECCV 2024).
 
 All of it is done on the host; what is as large as the photograph is computed in strips of rows.
 """

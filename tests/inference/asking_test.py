@@ -1,4 +1,4 @@
-"""Which pixels are asked: the vectorised rules equal loops that are written from their description."""
+"""Which pixels are asked: the rules equal loops that are written from their description."""
 
 import numpy as np
 import pytest

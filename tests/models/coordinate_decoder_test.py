@@ -46,7 +46,7 @@ def decoder(dtype=np.float32):
     rng = np.random.default_rng(1)
     state = nnx.state(network)
     random = jax.tree.map(
-        lambda x: jnp.asarray((x + 0.3 * rng.random(x.shape)).astype(dtype)), state
+        lambda x: jnp.asarray((np.asarray(x) + 0.3 * rng.random(x.shape)).astype(dtype)), state
     )
     nnx.update(network, random)
     return network

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from massformer_jax.data.coordinates import patches, places
 from massformer_jax.inference.asking import enlarged, most_uncertain, sefi, uncertainty
@@ -147,16 +148,24 @@ def ask_where(
     """Returns the labels, those of the pixels in `where` asked anew."""
     chosen = np.flatnonzero(where)
     labels = labels.copy()
-    flat = labels.reshape(-1)
+    labels.reshape(-1)[chosen] = _labels_of(answer, photograph, chosen, bucket)
+    return labels
+
+
+def _labels_of(
+    answer: Answer, photograph: np.ndarray, pixels: Int[np.ndarray, " p"], bucket: int
+) -> UInt8[np.ndarray, " p"]:
+    """Returns the labels of pixels that are counted row by row."""
+    labels = np.empty(len(pixels), np.uint8)
 
     def parts():
-        for start in range(0, len(chosen), bucket):
-            y, x = np.divmod(chosen[start : start + bucket], labels.shape[1])
+        for start in range(0, len(pixels), bucket):
+            y, x = np.divmod(pixels[start : start + bucket], photograph.shape[1])
             yield np.stack([x, y], -1)
 
     start = 0
     for logits in ask(answer, photograph, parts(), bucket=bucket):
-        flat[chosen[start : start + len(logits)]] = highest(logits)
+        labels[start : start + len(logits)] = highest(logits)
         start += len(logits)
     return labels
 
@@ -215,6 +224,60 @@ def by_entropy(
     logits = _coarse(answer, photograph, stride, lambda logits: logits, bucket)
     where = most_uncertain(uncertainty(logits), stride, photograph.shape[:2], share)
     return _refined(answer, photograph, highest(logits), stride, where, bucket)
+
+
+def grown(
+    answer: Answer,
+    photograph: UInt8[np.ndarray, "h w 3"],
+    x: int,
+    y: int,
+    *,
+    tile: int = 64,
+    bucket: int = BUCKET,
+) -> Bool[np.ndarray, "h w"]:
+    """Returns the pixels of one label that are connected with a pixel, by their sides.
+
+    They are those that every pixel's labels would give, but only the squares that they touch are
+    asked, from that of the pixel outwards.
+
+    Args:
+        answer: of the network.
+        photograph: RGB.
+        x: column of the pixel.
+        y: its row.
+        tile: side of the squares.
+        bucket: coordinates that are asked at once.
+    """
+    height, width = photograph.shape[:2]
+    counted = np.arange(height * width).reshape(height, width)
+    (label,) = _labels_of(answer, photograph, counted[y, x : x + 1], bucket)
+    found = np.zeros((height, width), bool)
+    asked = np.zeros((-(-height // tile), -(-width // tile)), bool)
+    waiting = {(y // tile, x // tile)}
+    while waiting:
+        squares = {at: tuple(slice(tile * i, tile * (i + 1)) for i in at) for at in sorted(waiting)}
+        pixels = np.concatenate([counted[square].reshape(-1) for square in squares.values()])
+        found.reshape(-1)[pixels] = _labels_of(answer, photograph, pixels, bucket) == label
+        waiting = set()
+        for (i, j), square in squares.items():
+            asked[i, j] = True
+            inside = found[square]
+            waiting |= {
+                at
+                for at, side in (
+                    ((i - 1, j), inside[0]),
+                    ((i + 1, j), inside[-1]),
+                    ((i, j - 1), inside[:, 0]),
+                    ((i, j + 1), inside[:, -1]),
+                )
+                if side.any()
+            }
+        rows, columns = asked.shape
+        waiting = {
+            (i, j) for i, j in waiting if 0 <= i < rows and 0 <= j < columns and not asked[i, j]
+        }
+    _, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=4)
+    return parts == parts[y, x]
 
 
 def _coarse(

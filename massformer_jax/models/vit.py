@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from massformer_jax.models.layers import product
 from massformer_jax.models.transformer_decoder import LayerNorm
 from massformer_jax.ops.attention import attend
 from massformer_jax.ops.precision import widened
@@ -127,7 +128,7 @@ class ViT(nnx.Module):
         tokens = self._embedded(images, size)
         turns = None if self.grid is not None else _turns(size, self.head_features)
         for block in self.layer:
-            tokens = block(tokens, turns)
+            tokens = product(block(tokens, turns))
             yield tokens
 
     def _embedded(self, images: Array, size: tuple[int, int]) -> Array:

@@ -11,6 +11,7 @@ from massformer_jax.inference.coordinates import (
     by_entropy,
     by_sefi,
     every_pixel,
+    grown,
     logits_function,
     memory_function,
 )
@@ -69,6 +70,33 @@ def test_a_region_and_places_between_pixels():
     rows, columns = (np.arange(0, 4, 0.5) for _ in range(2))
     fine = ask_grid(by_brightness, PHOTOGRAPH, rows, columns, bucket=BUCKET)
     np.testing.assert_array_equal(fine[::2, ::2], LABELS[:4, :4])
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (30, 20), (52, 36)])
+def test_a_click_grows_to_all_that_is_connected(x, y):
+    expected = np.zeros(LABELS.shape, bool)
+    waiting = [(y, x)]
+    while waiting:
+        i, j = waiting.pop()
+        inside = 0 <= i < LABELS.shape[0] and 0 <= j < LABELS.shape[1]
+        if inside and not expected[i, j] and LABELS[i, j] == LABELS[y, x]:
+            expected[i, j] = True
+            waiting += [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+    found = grown(by_brightness, PHOTOGRAPH, x, y, tile=7, bucket=BUCKET)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_click_asks_only_the_squares_that_its_region_touches():
+    photograph = np.zeros((40, 40, 3), np.uint8)
+    photograph[10:15, 10:15] = 255
+    asked = []
+
+    def answer(patches, places):
+        asked.append(len(patches))
+        return by_brightness(patches, places)
+
+    assert grown(answer, photograph, 12, 12, tile=8, bucket=BUCKET).sum() == 25
+    assert len(asked) == 2  # the pixel, and the square [8, 16) that the region lies inside
 
 
 def test_a_photograph_smaller_than_a_bucket():

@@ -249,32 +249,36 @@ def grown(
         bucket: coordinates that are asked at once.
     """
     height, width = photograph.shape[:2]
-    counted = np.arange(height * width).reshape(height, width)
-    (label,) = _labels_of(answer, photograph, counted[y, x : x + 1], bucket)
+    (label,) = _labels_of(answer, photograph, np.array([y * width + x]), bucket)
     found = np.zeros((height, width), bool)
     asked = np.zeros((-(-height // tile), -(-width // tile)), bool)
     waiting = {(y // tile, x // tile)}
     while waiting:
-        squares = {at: tuple(slice(tile * i, tile * (i + 1)) for i in at) for at in sorted(waiting)}
-        pixels = np.concatenate([counted[square].reshape(-1) for square in squares.values()])
+        squares = {
+            (i, j): np.ix_(
+                np.arange(tile * i, min(tile * (i + 1), height)),
+                np.arange(tile * j, min(tile * (j + 1), width)),
+            )
+            for i, j in sorted(waiting)
+        }
+        pixels = [(rows * width + columns).reshape(-1) for rows, columns in squares.values()]
+        pixels = np.concatenate(pixels)
         found.reshape(-1)[pixels] = _labels_of(answer, photograph, pixels, bucket) == label
         waiting = set()
         for (i, j), square in squares.items():
             asked[i, j] = True
             inside = found[square]
-            waiting |= {
-                at
-                for at, side in (
-                    ((i - 1, j), inside[0]),
-                    ((i + 1, j), inside[-1]),
-                    ((i, j - 1), inside[:, 0]),
-                    ((i, j + 1), inside[:, -1]),
-                )
-                if side.any()
+            sides = {
+                (i - 1, j): inside[0],
+                (i + 1, j): inside[-1],
+                (i, j - 1): inside[:, 0],
+                (i, j + 1): inside[:, -1],
             }
-        rows, columns = asked.shape
+            waiting |= {at for at, side in sides.items() if side.any()}
         waiting = {
-            (i, j) for i, j in waiting if 0 <= i < rows and 0 <= j < columns and not asked[i, j]
+            (i, j)
+            for i, j in waiting
+            if 0 <= i < asked.shape[0] and 0 <= j < asked.shape[1] and not asked[i, j]
         }
     _, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=4)
     return parts == parts[y, x]

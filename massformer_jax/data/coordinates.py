@@ -5,8 +5,22 @@ All of this is done on the host: devices get surroundings and places of a fixed 
 coordinates, never the photograph, so that no program depends on its size.
 """
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
+
+
+def squeezed(
+    photograph: UInt8[np.ndarray, "h w 3"], side: int
+) -> UInt8[np.ndarray, "{side} {side} 3"]:
+    """Returns what the encoder sees: the whole photograph as a square, whatever its form was.
+
+    Paper: how it is resized is not said. Where both sides shrink, pixels are means of those that
+    they cover, so that thin structures leave a trace; else it is bilinear.
+    """
+    shrinks = min(photograph.shape[:2]) >= side
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(photograph, (side, side), interpolation=how)
 
 
 def patches(

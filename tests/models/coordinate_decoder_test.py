@@ -115,7 +115,8 @@ def test_it_equals_a_plain_version():
 
 def test_gradients_are_those_of_finite_differences():
     """Of every input and parameter, along a random direction, in float64."""
-    with jax.enable_x64(True):
+    # flax itself promotes where it sees float64.
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         network = decoder(np.float64)
         graph, state = nnx.split(network)
         maps, patches, places = inputs(dtype=np.float64)

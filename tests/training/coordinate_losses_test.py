@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 
+from massformer_jax.models.coordformer import CoordFormer
 from massformer_jax.training.coordinate_losses import coordinate_losses
 
 RNG = np.random.default_rng(0)
@@ -62,3 +65,38 @@ def test_a_perfect_answer_has_almost_no_loss():
     labels = jnp.asarray(np.arange(300, dtype=np.uint8)[None] % 3)
     logits = jnp.where(jax.nn.one_hot(labels, 3) > 0, 20.0, -20.0)
     assert sum(coordinate_losses(logits, labels).values()) < 1e-4
+
+
+def test_a_tiny_network_learns_what_it_can_only_see_in_the_surroundings():
+    """The encoder, the decoder and the losses together; the normalisation is that of training."""
+    encoder = {"patch": 16, "features": 8, "blocks": 4, "heads": 2, "hidden": 8, "gated": False}
+    network = CoordFormer(
+        encoder={**encoder, "grid": None},
+        decoder_width=16,
+        heads=2,
+        head_width=8,
+        classes=2,
+        rngs=nnx.Rngs(0),
+    )
+    graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    images = jnp.asarray(RNG.standard_normal((2, 32, 32, 3)), jnp.float32)
+    patches = jnp.asarray(RNG.standard_normal((2, 64, 8, 8, 3)), jnp.float32)
+    places = jnp.asarray(RNG.random((2, 64, 2)), jnp.float32)
+    labels = (patches[:, :, 0, 0, 0] > 0).astype(jnp.uint8)
+    optimizer = optax.adam(1e-2)
+
+    def loss(params):
+        logits = nnx.merge(graph, params, batch_stats, copy=True)(images, patches, places)
+        return sum(coordinate_losses(logits, labels).values()), logits
+
+    @jax.jit
+    def step(params, state):
+        (_, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state, (logits.argmax(-1) == labels).mean()
+
+    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(60):
+            params, state, right = step(params, state)
+    assert right > 0.95

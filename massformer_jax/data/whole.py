@@ -109,9 +109,9 @@ class WithCoordinates(grain.transforms.RandomMap):
             made = self.distortion.random_map({"image": image}, np.random.default_rng(colours))
             return made["image"]
 
-        # The surroundings of all coordinates as one image, since colours change pixel by pixel.
-        side = surroundings.shape[1]
-        changed = distorted(surroundings.reshape(-1, side, 3)).reshape(surroundings.shape)
+        # The surroundings of all coordinates as one long row: at the ends of rows, OpenCV may round
+        # colours otherwise.
+        changed = distorted(surroundings.reshape(1, -1, 3)).reshape(surroundings.shape)
         return [
             {
                 "image": distorted(seen),

@@ -97,7 +97,7 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
-	@$(PIP) -e '.[test,torch,browser,colmap]'
+	@$(PIP) -e '.[test,torch,transformers,browser,colmap]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # Beam needs other versions than the rest.

@@ -80,7 +80,7 @@ def train_dataset(
             equally.
         InputError: from the iterator, at a bad record or at one too many.
     """
-    photographs = _photographs(batch_size, host_count, crops_per_decode)
+    photographs = photographs_per_host(batch_size, host_count, crops_per_decode)
     records = open_split(data_dir, split)
     resized_crop = ResizedCrop(
         crop_size, tuple(short_edges), max_long_edge, crops=crops_per_decode, exact=exact
@@ -97,10 +97,36 @@ def train_dataset(
         .random_map(transforms.Each(transforms.PhotometricDistortion()))
         .map(lambda crops: [pad.map(crop) for crop in crops])
     )
+    return shared_batches(
+        crops,
+        photographs,
+        host_index=host_index,
+        host_count=host_count,
+        num_threads=num_threads,
+    )
+
+
+def shared_batches(
+    examples: grain.MapDataset,
+    photographs: int,
+    *,
+    host_index: int,
+    host_count: int,
+    num_threads: int,
+) -> grain.IterDataset:
+    """Returns a host's pieces of batches, made in threads.
+
+    Args:
+        examples: for each photograph a list of elements, dicts of arrays.
+        photographs: number of them per step and host.
+        host_index: see `train_dataset`.
+        host_count: see `train_dataset`.
+        num_threads: see `train_dataset`.
+    """
     # The hosts take their pieces after the random maps. If they took them before, the n-th crops of
     # all hosts would be drawn with the same random numbers.
     positions = range(host_index * photographs, (host_index + 1) * photographs)
-    local = grain.MapDataset.mix([crops[i :: photographs * host_count] for i in positions])
+    local = grain.MapDataset.mix([examples[i :: photographs * host_count] for i in positions])
     buffer = max(photographs, 2 * num_threads)  # a crop of 1024 pixels takes 4 MB
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=buffer)
     return local.to_iter_dataset(options).batch(photographs, batch_fn=_joined)
@@ -123,11 +149,15 @@ def stream_position(
     Raises:
         PipelineError: the hosts cannot share the batch equally.
     """
-    return {"next_index": step * _photographs(batch_size, host_count, crops_per_decode)}
+    return {"next_index": step * photographs_per_host(batch_size, host_count, crops_per_decode)}
 
 
-def _photographs(batch_size: int, host_count: int, crops_per_decode: int) -> int:
-    """Returns the number of photographs per step that each host decodes."""
+def photographs_per_host(batch_size: int, host_count: int, crops_per_decode: int = 1) -> int:
+    """Returns the number of photographs per step that each host decodes.
+
+    Raises:
+        PipelineError: the hosts cannot share the batch equally.
+    """
     pieces = host_count * crops_per_decode
     if batch_size < 1 or batch_size % pieces:
         times = f" times {crops_per_decode} crops per photograph" if crops_per_decode > 1 else ""
@@ -139,9 +169,9 @@ def _photographs(batch_size: int, host_count: int, crops_per_decode: int) -> int
 
 
 def _joined(photographs: Sequence[Sequence[transforms.Element]]) -> transforms.Element:
-    """Puts the crops of all photographs into one batch."""
-    crops = [crop for photograph in photographs for crop in photograph]
-    return {key: np.stack([crop[key] for crop in crops]) for key in crops[0]}
+    """Puts the elements of all photographs into one batch."""
+    elements = [element for photograph in photographs for element in photograph]
+    return {key: np.stack([element[key] for element in elements]) for key in elements[0]}
 
 
 def eval_examples(
@@ -187,7 +217,7 @@ class Read(grain.transforms.RandomMap):
     """The transform from the number of a record to crops of it, or of the next one if it is bad."""
 
     records: grain.sources.RandomAccessDataSource
-    crop: ResizedCrop
+    crop: grain.transforms.RandomMap  # from a record to a list of elements
     bad_records: BadRecords
     annotations: Annotations | None = None
 

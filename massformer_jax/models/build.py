@@ -1,7 +1,7 @@
 """Architectures, and what is built from one: the network's structure, its weights, their shapes.
 
-An architecture is a dictionary of the keyword arguments of `MaSSFormer`. Weights are two trees of
-plain arrays, `params` and `batch_stats`.
+An architecture is a dictionary of the keyword arguments of `MaSSFormer`, or of `CoordFormer`, whose
+has an `encoder`. Weights are two trees of plain arrays, `params` and `batch_stats`.
 """
 
 import functools
@@ -15,8 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key, PyTree
 
 from massformer_jax.errors import InputError
+from massformer_jax.models.coordformer import CoordFormer
 from massformer_jax.models.massformer import MaSSFormer
 from massformer_jax.models.resnet import BLOCKS, ResNet
+from massformer_jax.models.vit import ENCODERS, ViT
 from massformer_jax.tree import leaves_by_path
 
 # The released models.
@@ -37,6 +39,18 @@ ARCHITECTURES = {
         "queries": 100,
         "classes": 7,
     },
+}
+
+# CoordFormer with the encoders of the paper; nobody has released one.
+COORDFORMERS = {
+    f"coordformer_{name}": {
+        "encoder": encoder,
+        "decoder_width": encoder["features"],
+        "heads": encoder["heads"],
+        "head_width": encoder["features"] * 2 // 3,
+        "classes": 7,
+    }
+    for name, encoder in ENCODERS.items()
 }
 
 
@@ -61,6 +75,22 @@ _LIMITS = {
     "classes": (1, 255),
 }
 _HEADS = 8  # of attention; they divide the decoder's width
+# Those of CoordFormer's whole numbers, and of its encoder's.
+_COORDINATE_LIMITS = {
+    "decoder_width": (4, 4096),
+    "heads": (1, 256),
+    "head_width": (1, 4096),
+    "classes": (1, 255),
+}
+_ENCODER_LIMITS = {
+    "patch": (1, 64),
+    "features": (4, 8192),
+    "blocks": (4, 64),
+    "heads": (1, 256),
+    "hidden": (1, 2**16),
+    "registers": (0, 64),
+    "grid": (1, 256),
+}
 
 
 def check_architecture(architecture: Mapping[str, Any], *, training: bool = False) -> None:
@@ -78,6 +108,9 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
         raise InputError(
             f"architecture is {str(architecture)[:40]!r}; it must have keys and values"
         )
+    if "encoder" in architecture:
+        _check_coordformer(architecture)
+        return
     known = ("encoder_depth", *_LIMITS)
     unknown = sorted(str(key) for key in architecture if key not in known)
     missing = [key for key in known if key not in architecture]
@@ -112,16 +145,61 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
         )
 
 
+def _check_coordformer(architecture: Mapping[str, Any]) -> None:
+    """Checks that CoordFormer(**architecture) can be built, see `check_architecture`."""
+    encoder = architecture["encoder"]
+    if not isinstance(encoder, Mapping):
+        raise InputError(
+            f"architecture.encoder is {str(encoder)[:40]!r}; it must have keys and values"
+        )
+    numbers = {key: value for key, value in architecture.items() if key != "encoder"}
+    _check_numbers("architecture", numbers, _COORDINATE_LIMITS)
+    gated, grid = encoder.get("gated"), encoder.get("grid")
+    if type(gated) is not bool or "grid" not in encoder:
+        what = "grid is missing" if type(gated) is bool else "gated must be True or False"
+        raise InputError(f"architecture.encoder.{what}")
+    left_out = {"gated"} | ({"grid"} if grid is None else set())
+    numbers = {key: value for key, value in encoder.items() if key not in left_out}
+    limits = {key: limit for key, limit in _ENCODER_LIMITS.items() if key not in left_out}
+    _check_numbers("architecture.encoder", {"registers": 4, **numbers}, limits)
+    # Rotary positions turn quarters of a head's features.
+    divisors = (
+        ("encoder.features", encoder["features"], encoder["heads"] * (4 if grid is None else 1)),
+        ("decoder_width", architecture["decoder_width"], architecture["heads"]),
+        ("decoder_width", architecture["decoder_width"], 4),
+    )
+    for key, value, divisor in divisors:
+        if value % divisor:
+            raise InputError(f"architecture.{key} is {value}; it must be a multiple of {divisor}")
+
+
+def _check_numbers(
+    where: str, given: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
+) -> None:
+    """Checks that these are whole numbers within their limits, and all of them."""
+    unknown = sorted(str(key) for key in given if key not in limits)
+    if unknown:
+        raise InputError(f"there is no {where}.{unknown[0][:40]}; use {', '.join(limits)}")
+    for key, (least, most) in limits.items():
+        if key not in given:
+            raise InputError(f"{where}.{key} is missing")
+        value = given[key]
+        if type(value) is not int or not least <= value <= most:
+            raise InputError(
+                f"{where}.{key} is {str(value)[:40]}; it must be a whole number, {least} to {most}"
+            )
+
+
 FROZEN_STATISTICS = ("none", "encoder", "all")
 
 
 def model_graph(
     architecture: Mapping[str, Any], *, training: bool, frozen_statistics: str = "none"
 ) -> nnx.GraphDef:
-    """Returns the structure of MaSSFormer(**architecture), without weights.
+    """Returns the structure of the network, without weights.
 
     Args:
-        architecture: keyword arguments of MaSSFormer.
+        architecture: keyword arguments of MaSSFormer or CoordFormer.
         training: whether to normalise with batch statistics and update the running ones.
         frozen_statistics: one of `FROZEN_STATISTICS`: where to use the running ones in training.
 
@@ -129,7 +207,7 @@ def model_graph(
         InputError: there is no such model; see `check_architecture`.
     """
     check_architecture(architecture)
-    abstract = nnx.eval_shape(lambda: MaSSFormer(**architecture, rngs=_rngs(jax.random.key(0))))
+    abstract = nnx.eval_shape(lambda: _network(jax.random.key(0), architecture))
     running = not training or frozen_statistics == "all"
     network = nnx.view(abstract, use_running_average=running)
     if frozen_statistics == "encoder":
@@ -139,8 +217,14 @@ def model_graph(
 
 
 def init_weights(key: Key[Array, ""], architecture: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns fresh (params, batch_stats) of MaSSFormer(**architecture): nested dicts of arrays."""
-    return _weights(MaSSFormer(**architecture, rngs=_rngs(key)))
+    """Returns fresh (params, batch_stats) of the network: nested dicts of arrays."""
+    return _weights(_network(key, architecture))
+
+
+def _network(key: Key[Array, ""], architecture: Mapping[str, Any]) -> MaSSFormer | CoordFormer:
+    """Returns the network. That it is of one family or the other is decided here alone."""
+    family = CoordFormer if "encoder" in architecture else MaSSFormer
+    return family(**architecture, rngs=_rngs(key))
 
 
 def _weights(network: nnx.Module) -> tuple[Any, Any]:
@@ -185,6 +269,11 @@ def abstract_encoder(depth: int) -> tuple[Any, Any]:
         lambda key: _weights(ResNet(depth, rngs=_rngs(key))), abstract_key()
     )
     return {"backbone": params}, {"backbone": batch_stats}
+
+
+def abstract_vit(encoder: Mapping[str, Any]) -> Any:
+    """Returns shapes and dtypes of the parameters of ViT(**encoder)."""
+    return jax.eval_shape(lambda key: _weights(ViT(**encoder, rngs=_rngs(key)))[0], abstract_key())
 
 
 def abstract_key() -> jax.ShapeDtypeStruct:

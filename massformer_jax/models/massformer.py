@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Real
 
 from massformer_jax.models.layers import torch_uniform
 from massformer_jax.models.pixel_decoder import PixelDecoder, reduced
@@ -28,7 +28,7 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def normalize(images: UInt8[Array, "*b 3"], dtype: DTypeLike | None = None) -> Float[Array, "*b 3"]:
+def normalize(images: Real[Array, "*b 3"], dtype: DTypeLike | None = None) -> Float[Array, "*b 3"]:
     """Returns the network's input, float32 or `dtype`, from RGB in 0..255."""
     images = images.astype(jnp.result_type(float))  # float64 under jax_enable_x64
     shape = (1,) * (images.ndim - 1) + (3,)

@@ -6,7 +6,7 @@ counters `num_batches_tracked` have no leaf; a checkpoint keeps them beside the 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -18,8 +18,11 @@ from massformer_jax.tree import leaves_by_path
 
 COUNTER = "num_batches_tracked"  # torch counts here how many training steps a BatchNorm has seen
 
+# A pattern and its replacement, as `re.sub` takes them.
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
 # The rules are applied in this order, each once, to paths with dots as torch writes them.
-RULES = (
+RULES: Rules = (
     (r"^pixel_decoder\.", "decode_head.pixel_decoder.pixel_decoder."),
     (r"^(transformer_decoder|query_embed|query_feat|level_embed|cls_embed)", r"decode_head.\1"),
     (r"^mask_embed\.(\d)", lambda m: f"decode_head.mask_embed.{2 * int(m[1])}"),
@@ -34,12 +37,13 @@ RULES = (
     (r"\.(kernel|scale|embedding)$", ".weight"),
     (r"\.(mean|var)$", r".running_\1"),
 )
+UNUSED = ("backbone.fc.weight", "backbone.fc.bias")  # torchvision's classifier
 
 
-def torch_name(path: str) -> str:
+def torch_name(path: str, rules: Rules = RULES) -> str:
     """Returns the released name of a leaf: `backbone.conv1.weight` for `backbone/conv1/kernel`."""
     name = path.replace("/", ".")
-    for pattern, replacement in RULES:
+    for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -72,14 +76,21 @@ def weights_by_path(tree: Any) -> dict[str, Any]:
     return {path: leaf for part in parts for path, leaf in leaves_by_path(part).items()}
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], like):
+def from_torch(
+    tensors: Mapping[str, np.ndarray],
+    like,
+    *,
+    rules: Rules = RULES,
+    unused: Collection[str] = UNUSED,
+):
     """Fills a tree of our leaves from a released state dict, all tensors of which must fit.
 
     Args:
-        tensors: tensors by released name. The counters `num_batches_tracked` and torchvision's
-            classifier `backbone.fc` are ignored.
+        tensors: tensors by released name. The counters `num_batches_tracked` are ignored.
         like: nested dictionaries of arrays or `jax.ShapeDtypeStruct`s, or a tuple of them such as
             (params, batch_stats); their shapes are compared.
+        rules: that make the released names.
+        unused: released names that no leaf has, and that are ignored.
 
     Returns:
         The same structure with NumPy arrays, in the dtypes of `tensors`.
@@ -91,7 +102,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], like):
     missing, misshapen = [], []
 
     def fill(path, leaf):
-        name = torch_name(path)
+        name = torch_name(path, rules)
         if name not in tensors:
             missing.append(name)
             return None
@@ -108,15 +119,11 @@ def from_torch(tensors: Mapping[str, np.ndarray], like):
 
     leaves = weights_by_path(like)
     filled = [fill(path, leaf) for path, leaf in leaves.items()]
-    names = {torch_name(path) for path in leaves}
-    given = [name for name in tensors if not _ignored(name)]
+    names = {torch_name(path, rules) for path in leaves}
+    given = [name for name in tensors if name.split(".")[-1] != COUNTER and name not in unused]
     left_over = [name for name in given if name not in names]
     if missing or left_over or misshapen:
         raise InputError(
             mismatch_message(missing, left_over, misshapen, expected=names, given=given)
         )
     return jax.tree.unflatten(jax.tree.structure(like), filled)
-
-
-def _ignored(name: str) -> bool:
-    return name.split(".")[-1] == COUNTER or name in ("backbone.fc.weight", "backbone.fc.bias")

@@ -155,9 +155,9 @@ def _blocked(
 class LayerNorm(nnx.LayerNorm):
     """torch's LayerNorm, in float32 and returned in the dtype of its input."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
         # The fast variance, E[x²] - E[x]², would lose digits to cancellation.
-        super().__init__(features, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+        super().__init__(features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         return super().__call__(x).astype(x.dtype)

@@ -1,0 +1,80 @@
+"""Coordinates of a photograph: the pixels around them, where they lie, and which are drawn.
+
+A coordinate is (x, y), column and row. Whole numbers name pixels; others lie between their centres.
+All of this is done on the host: devices get surroundings and places of a fixed number of
+coordinates, never the photograph, so that no program depends on its size.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+
+def squeezed(
+    photograph: UInt8[np.ndarray, "h w 3"], side: int
+) -> UInt8[np.ndarray, "{side} {side} 3"]:
+    """Returns what the encoder sees: the whole photograph as a square, whatever its form was.
+
+    Paper: how it is resized is not said. Where both sides shrink, pixels are means of those that
+    they cover, so that thin structures leave a trace; else it is bilinear.
+    """
+    shrinks = min(photograph.shape[:2]) >= side
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(photograph, (side, side), interpolation=how)
+
+
+def patches(
+    photograph: UInt8[np.ndarray, "h w 3"], coordinates: Shaped[np.ndarray, "p 2"], side: int = 8
+) -> Shaped[np.ndarray, "p {side} {side} 3"]:
+    """Returns the pixels whose upper left is each coordinate.
+
+    Paper: beyond the border it says nothing; the last row and column are repeated here.
+
+    Args:
+        photograph: RGB.
+        coordinates: integers of pixels, or floats of places between them.
+        side: of the surroundings.
+
+    Returns:
+        uint8 for integers, and float32, interpolated bilinearly, for floats.
+    """
+    if np.issubdtype(coordinates.dtype, np.integer):
+        return _read(photograph, coordinates, side)
+    inside = np.clip(coordinates, 0, np.array(photograph.shape[1::-1]) - 1)
+    whole = np.floor(inside).astype(np.int64)
+    right, down = (inside - whole).astype(np.float32).T.reshape(2, -1, 1, 1, 1)
+    near = _read(photograph, whole, side + 1).astype(np.float32)
+    rows = near[:, :-1] * (1 - down) + near[:, 1:] * down
+    return rows[:, :, :-1] * (1 - right) + rows[:, :, 1:] * right
+
+
+def _read(photograph: np.ndarray, coordinates: np.ndarray, side: int) -> np.ndarray:
+    height, width, _ = photograph.shape
+    steps = np.arange(side)
+    columns = np.clip(coordinates[:, :1] + steps, 0, width - 1)
+    rows = np.clip(coordinates[:, 1:] + steps, 0, height - 1)
+    index = rows[:, :, None] * width + columns[:, None]
+    return photograph.reshape(-1, 3)[index]
+
+
+def places(
+    coordinates: Shaped[np.ndarray, "p 2"], size: tuple[int, int]
+) -> Float[np.ndarray, "p 2"]:
+    """Returns where coordinates lie, as fractions of the width and of the height, float32.
+
+    Paper: it divides x by the width. Here the centre of pixel x is (x + 1/2) / width, as everywhere
+    in this package where images are resized.
+
+    Args:
+        coordinates: (x, y).
+        size: height and width of the photograph.
+    """
+    return ((coordinates + 0.5) / np.array(size[::-1])).astype(np.float32)
+
+
+def draw_coordinates(
+    rng: np.random.Generator, size: tuple[int, int], count: int
+) -> Int[np.ndarray, "count 2"]:
+    """Returns uniformly drawn pixels of a photograph of this height and width, int32."""
+    x = rng.integers(size[1], size=count, dtype=np.int32)
+    return np.stack([x, rng.integers(size[0], size=count, dtype=np.int32)], -1)

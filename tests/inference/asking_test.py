@@ -1,0 +1,83 @@
+"""Which pixels are asked: the rules equal loops that are written from their description."""
+
+import numpy as np
+import pytest
+
+from massformer_jax.inference import asking
+
+
+def scene(seed, size=(37, 53)):
+    """Returns a noisy photograph of a few rectangles."""
+    rng = np.random.default_rng(seed)
+    image = np.full((*size, 3), 90, np.int64)
+    for _ in range(5):
+        y, x = rng.integers(0, size[0] - 6), rng.integers(0, size[1] - 6)
+        image[y : y + rng.integers(3, 20), x : x + rng.integers(3, 20)] = rng.integers(0, 256, 3)
+    return np.clip(image + rng.integers(-6, 7, image.shape), 0, 255).astype(np.uint8)
+
+
+def sefi_by_definition(coarse, photograph, stride, dilation, threshold):
+    """Returns the asked pixels, pixel by pixel."""
+    i, j = coarse.shape
+    boundary = np.zeros((i, j), bool)
+    for y, x in np.ndindex(i, j):
+        for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            if 0 <= y + dy < i and 0 <= x + dx < j:
+                boundary[y, x] |= coarse[y, x] != coarse[y + dy, x + dx]
+    near = np.zeros((i, j), bool)
+    for y, x in np.ndindex(i, j):
+        rows = slice(max(y - dilation, 0), y + dilation + 1)
+        columns = slice(max(x - dilation, 0), x + dilation + 1)
+        near[y, x] = boundary[rows, columns].any()
+    red, green, blue = photograph.astype(np.float64).transpose(2, 0, 1) / 255
+    grey = np.pad(0.299 * red + 0.587 * green + 0.114 * blue, 1, mode="edge")
+    asked = np.zeros(photograph.shape[:2], bool)
+    for y, x in np.ndindex(*asked.shape):
+        w = grey[y : y + 3, x : x + 3]
+        along_x = (w[0, 2] + 2 * w[1, 2] + w[2, 2] - w[0, 0] - 2 * w[1, 0] - w[2, 0]) / 4
+        along_y = (w[2, 0] + 2 * w[2, 1] + w[2, 2] - w[0, 0] - 2 * w[0, 1] - w[0, 2]) / 4
+        asked[y, x] = near[y // stride, x // stride] and np.hypot(along_x, along_y) > threshold
+    return asked
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(8, 1), (4, 0), (5, 2)])
+def test_sefi_by_its_definition(stride, dilation, monkeypatch):
+    monkeypatch.setattr(asking, "_STRIP", 10)  # so that there are several strips
+    for seed in range(3):
+        photograph = scene(seed)
+        coarse = (photograph[::stride, ::stride, 0] // 64).astype(np.uint8)
+        got = asking.sefi(coarse, photograph, stride=stride, dilation=dilation, threshold=0.1)
+        expected = sefi_by_definition(coarse, photograph, stride, dilation, 0.1)
+        assert 0 < expected.sum() < expected.size
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_an_edge_from_black_to_white_has_a_gradient_of_1():
+    photograph = np.zeros((5, 8, 3), np.uint8)
+    photograph[:, 4:] = 255
+    columns = np.arange(8)
+    edge = np.broadcast_to((columns == 3) | (columns == 4), (5, 8))
+    np.testing.assert_array_equal(asking.image_edges(photograph, 0.99), edge)
+    assert not asking.image_edges(photograph, 1.01).any()
+
+
+def test_uncertainty_is_large_where_answers_are_unsure_or_disagree():
+    sure, unsure = [20.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    other = [0.0, 20.0, 0.0]
+    logits = np.array([[sure, sure, other], [sure, sure, other], [unsure, unsure, unsure]])
+    found = asking.uncertainty(logits.astype(np.float32))
+    half = np.log(2) / np.log(3)
+    np.testing.assert_allclose(found[0], [0, half, 0], atol=1e-6)
+    np.testing.assert_allclose(found[2], 1, atol=1e-6)
+    assert (found[1] > 0.5).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_the_most_uncertain_squares(share):
+    found = np.random.default_rng(0).random((5, 8))
+    mask = asking.most_uncertain(found, 4, (18, 31), share)
+    assert mask.shape == (18, 31)
+    chosen = mask[::4, ::4]
+    assert chosen.sum() == int(share * 40)
+    assert not chosen.any() or chosen.all() or found[chosen].min() >= found[~chosen].max()
+    np.testing.assert_array_equal(mask, asking.enlarged(chosen, 4, (18, 31)))

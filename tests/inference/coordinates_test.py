@@ -1,0 +1,141 @@
+"""Every way to ask gives, where it asks, the answer that asking every pixel gives."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from massformer_jax.inference import asking
+from massformer_jax.inference.coordinates import (
+    ask_grid,
+    by_entropy,
+    by_sefi,
+    every_pixel,
+    grown,
+    logits_function,
+    memory_function,
+)
+from massformer_jax.models.coordformer import CoordFormer
+from tests.inference.asking_test import scene
+
+BUCKET = 64
+
+
+def by_brightness(patches, places):
+    """Returns logits of three classes by the first pixel; they also depend on the place."""
+    assert patches.shape == (BUCKET, 8, 8, 3)
+    brightness = patches[:, 0, 0].astype(np.float32).mean(-1) / 255
+    levels = np.array([0.2, 0.4, 0.7], np.float32)
+    return -50 * np.square(brightness[:, None] - levels) + 0.1 * places[:, :1]
+
+
+def expected_labels(photograph):
+    height, width = photograph.shape[:2]
+    labels = np.empty((height, width), np.uint8)
+    for y, x in np.ndindex(height, width):
+        patch = np.broadcast_to(photograph[y, x], (BUCKET, 8, 8, 3))
+        labels[y, x] = by_brightness(patch, np.zeros((BUCKET, 2), np.float32))[0].argmax()
+    return labels
+
+
+PHOTOGRAPH = scene(1)
+LABELS = expected_labels(PHOTOGRAPH)
+
+
+def test_every_pixel():
+    found = every_pixel(by_brightness, PHOTOGRAPH, bucket=BUCKET)
+    assert found.asked.all()
+    np.testing.assert_array_equal(found.labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings"), [(by_sefi, {"dilation": 1}), (by_entropy, {"share": 0.3})]
+)
+def test_protocols_ask_what_their_rule_names(protocol, settings):
+    found = protocol(by_brightness, PHOTOGRAPH, stride=4, bucket=BUCKET, **settings)
+    assert 0.1 < found.asked.mean() < 0.8
+    assert found.asked[::4, ::4].all()
+    expected = np.where(found.asked, LABELS, asking.enlarged(LABELS[::4, ::4], 4, LABELS.shape))
+    np.testing.assert_array_equal(found.labels, expected)
+    if protocol is by_sefi:
+        rule = asking.sefi(LABELS[::4, ::4], PHOTOGRAPH, stride=4, **settings)
+        rule[::4, ::4] = True
+        np.testing.assert_array_equal(found.asked, rule)
+
+
+def test_a_region_and_places_between_pixels():
+    region = ask_grid(by_brightness, PHOTOGRAPH, np.arange(5, 16), np.arange(20, 53), bucket=BUCKET)
+    np.testing.assert_array_equal(region, LABELS[5:16, 20:53])
+    # Twice as fine: the places between pixels see interpolated surroundings.
+    rows, columns = (np.arange(0, 4, 0.5) for _ in range(2))
+    fine = ask_grid(by_brightness, PHOTOGRAPH, rows, columns, bucket=BUCKET)
+    np.testing.assert_array_equal(fine[::2, ::2], LABELS[:4, :4])
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (30, 20), (52, 36)])
+def test_a_click_grows_to_all_that_is_connected(x, y):
+    expected = np.zeros(LABELS.shape, bool)
+    waiting = [(y, x)]
+    while waiting:
+        i, j = waiting.pop()
+        inside = 0 <= i < LABELS.shape[0] and 0 <= j < LABELS.shape[1]
+        if inside and not expected[i, j] and LABELS[i, j] == LABELS[y, x]:
+            expected[i, j] = True
+            waiting += [(i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)]
+    found = grown(by_brightness, PHOTOGRAPH, x, y, tile=7, bucket=BUCKET)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_click_asks_only_the_squares_that_its_region_touches():
+    photograph = np.zeros((40, 40, 3), np.uint8)
+    photograph[10:15, 10:15] = 255
+    asked = []
+
+    def answer(patches, places):
+        asked.append(len(patches))
+        return by_brightness(patches, places)
+
+    assert grown(answer, photograph, 12, 12, tile=8, bucket=BUCKET).sum() == 25
+    assert len(asked) == 2  # the pixel, and the square [8, 16) that the region lies inside
+
+
+def test_a_photograph_smaller_than_a_bucket():
+    small = PHOTOGRAPH[:3, :5]
+    np.testing.assert_array_equal(
+        every_pixel(by_brightness, small, bucket=BUCKET).labels, LABELS[:3, :5]
+    )
+
+
+def test_one_program_answers_for_photographs_of_all_sizes():
+    """With a tiny network; its answers do not depend on the bucket."""
+    encoder = {"patch": 16, "features": 8, "blocks": 4, "heads": 2, "hidden": 8, "gated": False}
+    network = CoordFormer(
+        encoder={**encoder, "grid": None},
+        decoder_width=8,
+        heads=2,
+        head_width=4,
+        classes=3,
+        rngs=nnx.Rngs(0),
+    )
+    graph, params, batch_stats = nnx.split(
+        nnx.view(network, use_running_average=True), nnx.Param, nnx.BatchStat
+    )
+    weights = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    memory = memory_function(graph)(*weights, jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    run = logits_function(graph)
+
+    def answer(patches, places):
+        return run(*weights, memory, patches, places)
+
+    labels = [
+        every_pixel(answer, photograph, bucket=BUCKET).labels
+        for photograph in (PHOTOGRAPH[:9], PHOTOGRAPH[:9, :20])
+    ]
+    by_sefi(answer, PHOTOGRAPH[:20], stride=8, bucket=BUCKET)
+    assert run._cache_size() == 1
+    assert all(x.shape == y for x, y in zip(labels, ((9, 53), (9, 20)), strict=True))
+    logits = [
+        ask_grid(answer, PHOTOGRAPH, np.arange(3), np.arange(7), finish=lambda x: x, bucket=bucket)
+        for bucket in (BUCKET, 5)
+    ]
+    np.testing.assert_allclose(*logits, atol=1e-5)

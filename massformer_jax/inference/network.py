@@ -33,8 +33,8 @@ from massformer_jax.parallel import sharding, spatial
 STRIP = 1 << 17
 # On a GPU each strip costs a few hundred launches: at most this many, and fewer on small cards.
 GPU_STRIP = 1 << 19
-# On a TPU what windows of strips share costs more: of 128 rows LSE samples 138, of 64 it does 74.
-TPU_STRIP = 1 << 18
+# On a TPU what windows of strips share costs more: of 96 rows LSE samples 106, of 64 it does 74.
+TPU_STRIP = 3 << 16
 STRIP_BYTES = 1 << 12  # reckoned per position of a strip: maps of R50 in float32
 
 

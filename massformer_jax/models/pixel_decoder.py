@@ -155,7 +155,9 @@ class PixelDecoder(nnx.Module):
             gated = self.edge_rec.gate(*self._detail(sources, window))
             return take_rows(gated, Rows(rows.start - window.start, rows.count))
 
-        gated = in_strips(gate, own, count, after=sources.body)
+        # Nobody knows which of the two comes last.
+        after = sources.guide.ready + sources.body[0, 0, 0, 0]
+        gated = in_strips(gate, own, count, after=after)
         gated = prepared(gated if gather is None else gather(gated))
 
         def fuse(rows):
@@ -166,7 +168,7 @@ class PixelDecoder(nnx.Module):
             return fused, reduced(self.mask_features(fused), (16, 8, 4))
 
         # Strips of whole positions at 1/32, which are 16 rows at 1/2.
-        return in_strips(fuse, own, -(-count // 16) * 16, after=gated.pixels)
+        return in_strips(fuse, own, -(-count // 16) * 16, after=gated.ready)
 
     def sources(
         self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]

@@ -77,17 +77,21 @@ class SampledMap(NamedTuple):
     pixels: Float[Array, "b h w c"]
     # The form that TPUs read, if it was prepared; on other devices then zeros that nobody reads.
     packed: Shaped[Array, "b n words"] | None = None
+    ready: Shaped[Array, ""] | None = None  # some number that is there when all of it is
 
 
 def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
     if not known(x.shape) or named_calls.are_kept():
-        return SampledMap(x)
+        return SampledMap(x, ready=x[0, 0, 0, 0])
     shape = jax.eval_shape(_packed, x)
     packed = platform_dependent(
         x, tpu=_packed, default=lambda _: jnp.zeros(shape.shape, shape.dtype)
     )
-    return SampledMap(x, packed)
+    ready = platform_dependent(
+        x, packed, tpu=lambda _, p: p[0, 0, 0].astype(x.dtype), default=lambda x, _: x[0, 0, 0, 0]
+    )
+    return SampledMap(x, packed, ready)
 
 
 def deform_conv_rows(
@@ -128,11 +132,22 @@ def _vjp_forward(parts, *inputs):
 
 
 def _vjp_backward(parts, inputs, gradient):
+    def in_parts(function):
+        def divided(*arguments):
+            to_x, *others = function(*arguments)
+            return jnp.split(to_x, parts, -1), *others
+
+        return divided
+
     forms = _forms(_backward, _kernel_backward, inputs[0])
+    forms = {platform: in_parts(function) for platform, function in forms.items()}
     on_tpu = partial(_packed_backward, parts=parts)
-    *gradients, to_kernel = platform_dependent(*inputs, gradient, **forms, tpu=on_tpu)
+    to_x, *gradients, to_kernel = platform_dependent(*inputs, gradient, **forms, tpu=on_tpu)
+    # The parts are joined outside of all loops. Inside of one over the images the compiler would
+    # not see that nobody takes a part out again.
+    to_x = jnp.concatenate(to_x, -1)
     # One sum over the images at the end, so that devices that share a batch talk once.
-    return *gradients, to_kernel.sum(0).astype(inputs[3].dtype), None  # first_row
+    return to_x, *gradients, to_kernel.sum(0).astype(inputs[3].dtype), None  # first_row
 
 
 _deform_conv.defvjp(_vjp_forward, _vjp_backward)

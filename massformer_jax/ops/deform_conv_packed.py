@@ -136,8 +136,8 @@ def backward(
     gradient: Float[Array, "r w o"],
     *,
     parts: tuple[int, ...] = (),
-) -> tuple[Array, Array, Array, Float[Array, "k k c o"]]:
-    """Returns the gradients of the map, the offsets and the modulation; of the kernel in float32.
+) -> tuple[list[Float[Array, "h w _"]], Array, Array, Float[Array, "k k c o"]]:
+    """Returns the gradients of the map's parts, the offsets, the modulation; the kernel's, float32.
 
     Args:
         packed: as for `forward`, and so are the others.
@@ -182,9 +182,10 @@ def backward(
         return to_packed.at[sample.index].add(update.T, mode="promise_in_bounds")
 
     size_of_group = _LONG_GROUP if 4 * _LONG_GROUP * len(packed) <= _SMALL_MAP else _GROUP
+    ends = (0, *parts, c)
     groups = [
         slice(first, min(first + size_of_group, end))
-        for begin, end in itertools.pairwise((0, *parts, c))
+        for begin, end in itertools.pairwise(ends)
         for first in range(begin, end, size_of_group)
     ]
     zeros = (
@@ -195,8 +196,13 @@ def backward(
         one_chunk, zeros, (starts(r * w, chunk), along, *_planes(offsets, modulation, chunk))
     )
     to_dy, to_dx, to_modulation = (_joined(a, r * w) for a in (to_dy, to_dx, to_modulation))
+    unpacked = list(zip(groups, (_unpacked(a, size) for a in to_packed), strict=True))
+    to_parts = [
+        jnp.concatenate([x for group, x in unpacked if begin <= group.start < end], -1)
+        for begin, end in itertools.pairwise(ends)
+    ]
     return (
-        jnp.concatenate([_unpacked(a, size) for a in to_packed], -1).astype(kernel.dtype),
+        [x.astype(kernel.dtype) for x in to_parts],
         jnp.stack([to_dy, to_dx], 1).reshape(offsets.shape),
         to_modulation.reshape(modulation.shape),
         to_kernel.reshape(kernel.shape),

@@ -34,6 +34,7 @@ PROGRAMS = {
     # A chip of 7x is two devices, so these eight chips train sixteen crops.
     "train_7x_8": Program("train", "tpu7x:2x2x2", 16, _ALL),
     "evaluate_v5e_1": Program("evaluate", "v5e:1x1", 1, _ALL, _LARGE),
+    "evaluate_v5e_1_float32": Program("evaluate", "v5e:1x1", 1, _ALL, _LARGE, dtype="float32"),
     "evaluate_v5e_4": Program("evaluate", "v5e:2x2", 1, {"spatial": 4}, _LARGE),
     "evaluate_v6e_1": Program("evaluate", "v6e:1x1", 1, _ALL, _LARGE),
     "evaluate_7x_1": Program("evaluate", "tpu7x:1x1x1", 1, {"spatial": 2}, _LARGE),

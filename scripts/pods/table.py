@@ -181,7 +181,8 @@ _TIME_HEAD = (
 
 def _name(record: Mapping[str, Any]) -> str:
     model = record["model"].removeprefix("massformer_")
-    return f"{record['task']}, {model}, {record['size']}, batch {record['batch']}"
+    name = f"{record['task']}, {model}, {record['size']}, batch {record['batch']}"
+    return name if record["dtype"] == "bfloat16" else f"{name}, {record['dtype']}"
 
 
 def _memory_row(record: Mapping[str, Any]) -> Sequence[str]:

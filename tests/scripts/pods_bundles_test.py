@@ -272,7 +272,7 @@ def step(image, second, kernel, *planes):
         x = jnp.concatenate([image, second], -1)
         return deform_conv(x, *planes, kernel, parts=(3,)).astype(jnp.float32).sum()
     return jax.grad(layer, (0, 1))(second, kernel)
-shapes = [(1, 64, 64, 3), (1, 64, 64, 8), (3, 3, 11, 8)], [(1, n, 64, 64) for n in (18, 9)]
+shapes = [(2, 64, 64, 3), (2, 64, 64, 8), (3, 3, 11, 8)], [(2, n, 64, 64) for n in (18, 9)]
 dtypes = "bfloat16", "float32"
 arguments = [
     jax.ShapeDtypeStruct(shape, dtype, sharding=chip)
@@ -285,7 +285,8 @@ print(json.dumps(re.findall(r"f32.[0-9]+,([0-9]+)]\\S* scatter.", text)))
 
 @pytest.mark.slow
 def test_a_gradient_that_nobody_needs_is_left_out():
-    # One scatter adds up the four corners of the eight channels behind the image.
+    # One scatter adds up the four corners of the eight channels behind the picture, in a loop over
+    # the two images.
     assert compiler_for_tpus("-c", PARTS) == ["32"]
 
 

@@ -25,6 +25,7 @@ TOLERANCES = (0.0075, 0.001, 1.0)
 
 _TILE = 1120  # pixels along each side at most, unless the margins are wider
 _ROWS_PER_BYTE = 8
+_MOST_PLANES = 32  # classes; of more, pixels are sorted into bins instead
 _BYTES_AT_ONCE = 4  # the set bits of so many bytes are summed up in one byte
 _ROWS = _ROWS_PER_BYTE * _BYTES_AT_ONCE
 
@@ -156,12 +157,7 @@ def _tile_counts(
     def flag(mine, other):
         """Returns a byte per pixel: a bit for the boundary, the contour and each tolerance."""
         bits, edge = mine
-        # A byte holds eight classes. A contour pixel has one class, so its bit is in one of them.
-        pairs = list(zip(bits, other[0], strict=True))
-        near = (
-            functools.reduce(jnp.bitwise_or, (x & spread(y, distance) for x, y in pairs)) != 0
-            for distance in distances
-        )
+        near = (_common_nearby(bits, other[0], distance) for distance in distances)
         masks = (edge, jnp.any(bits != 0, 0), *near)
         return functools.reduce(
             jnp.bitwise_or, (mask.astype(jnp.uint8) << i for i, mask in enumerate(masks))
@@ -174,6 +170,8 @@ def _tile_counts(
         # (tests/metrics/counts_test.py::test_counts_equal_the_release).
         common_edge = (flags & other[1] & 1 != 0) & (labels == other[0])
         masks = (common_edge, *((flags >> i) & 1 != 0 for i in range(2 + len(distances))))
+        if num_classes > _MOST_PLANES:
+            return labels, masks
         of_class = [_plane((labels == k) & counted) for k in range(num_classes)]
         return jnp.stack(of_class), [_plane(mask) for mask in masks]
 
@@ -181,11 +179,17 @@ def _tile_counts(
     (predicted, pred_masks), (labelled, label_masks) = _both_ways(
         planes, (prediction, pred_flags), (label, label_flags)
     )
-    of_pred = _common_bits(predicted, [*pred_masks, *labelled])
-    of_label = _common_bits(labelled, label_masks[1:])
     t = 3 + len(distances)
+    if num_classes > _MOST_PLANES:
+        confusion = _pairs(labelled, predicted, counted, num_classes)
+        of_pred = _bins(predicted, [mask & counted for mask in pred_masks], num_classes)
+        of_label = _bins(labelled, [mask & counted for mask in label_masks[1:]], num_classes)
+    else:
+        of_pred = _common_bits(predicted, [*pred_masks, *labelled])
+        of_label = _common_bits(labelled, label_masks[1:])
+        confusion = of_pred[t:]
     return Counts(
-        confusion=of_pred[t:],
+        confusion=confusion,
         boundary_intersect=of_pred[0],
         boundary_union=of_pred[1] + of_label[0] - of_pred[0],
         contour_pred=of_pred[2],
@@ -193,6 +197,51 @@ def _tile_counts(
         matched_pred=of_pred[3:t],
         matched_label=of_label[2:],
     )
+
+
+def _common_nearby(
+    bits: UInt8[Array, "s h w"], others: UInt8[Array, "s h w"], distance: float
+) -> Bool[Array, "h w"]:
+    """Returns the pixels whose own bit is among the others' at most `distance` away.
+
+    A byte holds eight classes. A contour pixel has one class, so its bit is in one of them.
+    """
+    if len(bits) == 1:
+        return bits[0] & spread(others[0], distance) != 0
+
+    def add(found, pair):
+        mine, other = pair
+        return found | (mine & spread(other, distance)), None
+
+    return lax.scan(add, jnp.zeros_like(bits[0]), (bits, others))[0] != 0
+
+
+def _pairs(
+    labels: UInt8[Array, "h w"],
+    predictions: UInt8[Array, "h w"],
+    counted: Bool[Array, "h w"],
+    k: int,
+) -> Int[Array, "k k"]:
+    """Returns the numbers of counted pixels by label and prediction, int32.
+
+    One bit plane for each of many classes takes minutes to compile, and as many reads of the image.
+    """
+    known = counted & (labels < k) & (predictions < k)
+    pair = labels.astype(jnp.int32) * k + predictions.astype(jnp.int32)
+    bins = jnp.where(known, pair, k * k).ravel()
+    return jnp.zeros(k * k + 1, jnp.int32).at[bins].add(1)[:-1].reshape(k, k)
+
+
+def _bins(
+    labels: UInt8[Array, "h w"], masks: list[Bool[Array, "h w"]], k: int
+) -> Int[Array, "m k"]:
+    """Returns for each mask how many of its pixels have each of the labels 0..k-1, int32."""
+
+    def count(mask):
+        bins = jnp.where(mask & (labels < k), labels, k).astype(jnp.int32).ravel()
+        return jnp.zeros(k + 1, jnp.int32).at[bins].add(1)[:-1]
+
+    return lax.map(count, jnp.stack(masks))
 
 
 def _both_ways(function, one, two):

@@ -51,7 +51,7 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
     config.remat = False  # less memory, more time: for crops that do not fit otherwise
     # In how many parts a batch is computed, one after the other: the memory is that of one part.
-    # BatchNorms that are not frozen see one part at a time.
+    # BatchNorms that are not frozen see one part at a time. On CPUs this is slow: docs/finetune.md.
     config.accumulate = 1
     # Which BatchNorms keep the statistics that they start with: "none", those of the "encoder", or
     # "all", for small batches and weights that were trained before.

@@ -1,5 +1,6 @@
 """Every way to ask gives, where it asks, the answer that asking every pixel gives."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from massformer_jax.inference.coordinates import (
     memory_function,
 )
 from massformer_jax.models.coordformer import CoordFormer
+from tests.helpers.random_network import random_network
 from tests.inference.asking_test import scene
 
 BUCKET = 64
@@ -106,21 +108,34 @@ def test_a_photograph_smaller_than_a_bucket():
     )
 
 
-def test_one_program_answers_for_photographs_of_all_sizes():
-    """With a tiny network; its answers do not depend on the bucket."""
+def tiny():
+    """Returns the structure and the weights of a tiny network, for inference."""
     encoder = {"patch": 16, "features": 8, "blocks": 4, "heads": 2, "hidden": 8, "gated": False}
-    network = CoordFormer(
-        encoder={**encoder, "grid": None},
-        decoder_width=8,
-        heads=2,
-        head_width=4,
-        classes=3,
-        rngs=nnx.Rngs(0),
+    settings = {"decoder_width": 8, "heads": 2, "head_width": 4, "classes": 3}
+    network = random_network(
+        lambda: CoordFormer(encoder={**encoder, "grid": 3}, **settings, rngs=nnx.Rngs(0))
     )
     graph, params, batch_stats = nnx.split(
         nnx.view(network, use_running_average=True), nnx.Param, nnx.BatchStat
     )
-    weights = nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+    return graph, (nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats))
+
+
+def test_bfloat16_goes_through_the_network_and_logits_are_float32():
+    graph, weights = tiny()
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+    memory = jax.eval_shape(memory_function(graph, dtype="bfloat16"), *weights, image)
+    assert {x.dtype for x in memory} == {jnp.dtype(jnp.bfloat16)}
+    patches = jax.ShapeDtypeStruct((BUCKET, 8, 8, 3), jnp.float32)  # of places between pixels
+    places = jax.ShapeDtypeStruct((BUCKET, 2), jnp.float32)
+    run = logits_function(graph, dtype="bfloat16")
+    logits = jax.eval_shape(run, *weights, memory, patches, places)
+    assert logits.shape == (BUCKET, 3) and logits.dtype == jnp.float32
+
+
+def test_one_program_answers_for_photographs_of_all_sizes():
+    """With a tiny network; its answers do not depend on the bucket."""
+    graph, weights = tiny()
     memory = memory_function(graph)(*weights, jnp.zeros((1, 32, 32, 3), jnp.uint8))
     run = logits_function(graph)
 

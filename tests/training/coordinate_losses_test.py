@@ -8,6 +8,7 @@ from flax import nnx
 
 from massformer_jax.models.coordformer import CoordFormer
 from massformer_jax.training.coordinate_losses import coordinate_losses
+from tests.helpers.random_network import random_network
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((2, 9, 3)).astype(np.float32) * 2
@@ -70,13 +71,9 @@ def test_a_perfect_answer_has_almost_no_loss():
 def test_a_tiny_network_learns_what_it_can_only_see_in_the_surroundings():
     """The encoder, the decoder and the losses together; the normalisation is that of training."""
     encoder = {"patch": 16, "features": 8, "blocks": 4, "heads": 2, "hidden": 8, "gated": False}
-    network = CoordFormer(
-        encoder={**encoder, "grid": None},
-        decoder_width=16,
-        heads=2,
-        head_width=8,
-        classes=2,
-        rngs=nnx.Rngs(0),
+    settings = {"decoder_width": 16, "heads": 2, "head_width": 8, "classes": 2}
+    network = random_network(
+        lambda: CoordFormer(encoder={**encoder, "grid": None}, **settings, rngs=nnx.Rngs(0))
     )
     graph, params, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     images = jnp.asarray(RNG.standard_normal((2, 32, 32, 3)), jnp.float32)

@@ -191,8 +191,8 @@ class Block(nnx.Module):
     ):
         self.norm1 = LayerNorm(features, epsilon=epsilon, rngs=rngs)
         self.attention = SelfAttention(features, heads, key_bias=key_bias, rngs=rngs)
-        # Paper: DINOv2 and DINOv3 begin with 1e-5, which belongs to their training of weeks; from
-        # scratch on a small dataset, and to be overwritten by their weights, 1 is as good.
+        # Paper: what an encoder from scratch begins with is not said. DINOv2 and DINOv3 began with
+        # 1e-5, which belongs to far longer training; weights that are read replace this 1.
         self.layer_scale1 = nnx.Param(jnp.ones(features))
         self.norm2 = LayerNorm(features, epsilon=epsilon, rngs=rngs)
         self.mlp = MLP(features, hidden, gated=gated, rngs=rngs)

@@ -287,7 +287,7 @@ def test_export(ends_well, tmp_path_factory, monkeypatch):
         answer = jax.ShapeDtypeStruct((1, *form.size), jnp.uint8)
         image = jax.ShapeDtypeStruct((1, *form.size, 3), jnp.uint8)
         tensors = {"params/colour": np.zeros(3, np.float32)}
-        return program.Program(b"program", tensors, image, answer, form.platforms, 10)
+        return program.Program(b"program", tensors, image, answer, {})
 
     monkeypatch.setattr(program, "lower", lower)
     flags = ("--size", "--answer", "--platforms", "--dtype", "--step", "--format")

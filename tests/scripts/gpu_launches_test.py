@@ -123,7 +123,7 @@ def test_tasks_and_gpus_that_the_command_knows_exist():
 
 def test_an_unknown_config():
     with pytest.raises(
-        InputError, match="no config 'r50'; use massformer_r18_lite, massformer_r50"
+        InputError, match="no config 'r50'; use finetune, massformer_r18_lite, massformer_r50"
     ):
         programs.load_config("r50")
 

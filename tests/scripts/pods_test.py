@@ -249,7 +249,9 @@ def test_what_was_compiled_is_what_it_says():
         assert (record["topology"], record["batch"]) == (program.topology, program.batch)
         assert table.chip_bytes(record) < table.chip_of(program.topology).memory
         if program.task == "train" and record["collectives"] is not None:
-            assert {x["kind"] for x in record["collectives"]} == {"all-reduce"}
+            several = table.devices_in(record["topology"]) > 1
+            kinds = {"all-reduce"} if several else set()
+            assert {x["kind"] for x in record["collectives"]} == kinds
     one, four = (table.estimate(records[f"evaluate_v5e_{n}"]) for n in (1, 4))
     # Each chip packs all rows of the maps that it samples from.
     assert four.apart < 0.31 * one.apart

@@ -110,7 +110,8 @@ def test_all_settings_go_together():
     assert all(x.shape == () and x.dtype == jnp.float32 for x in scalars.values())
 
 
-@pytest.mark.long  # on CPUs convolutions in loops are slow
+@pytest.mark.slow
+@pytest.mark.long  # six minutes; on CPUs convolutions in loops are slow
 def test_a_step_in_parts_is_that_of_the_batch():
     """With frozen statistics; otherwise each part has its own."""
     config = tiny_config.get_config()

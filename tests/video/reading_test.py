@@ -122,7 +122,10 @@ def test_what_comes_before_damage_is_kept(tmp_path, name, words):
 
 
 def test_frames_that_are_damaged_are_told(tmp_path):
-    """Wherever the decoder notices it; a few bytes may pass for a picture. What follows is read."""
+    """Wherever the decoder notices it; a few bytes may pass for a picture. What follows is read.
+
+    Of the damaged frame the decoder makes up what is missing, or it leaves it out.
+    """
     content = write_clip(tmp_path / "a.mp4", noise(40)).read_bytes()
     told = []
     for begin in range(len(content) // 10, len(content) * 8 // 10, len(content) // 12):
@@ -133,7 +136,6 @@ def test_frames_that_are_damaged_are_told(tmp_path):
         told.append((clip.damage, len(frames)))
     assert {damage for damage, _ in told} <= {None, "some of its frames are damaged"}
     assert sum(damage is not None for damage, _ in told) >= len(told) // 2
-    assert ("some of its frames are damaged", 40) in told  # the decoder made up for what is missing
     assert min(count for _, count in told) >= 38
 
 

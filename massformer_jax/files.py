@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -225,6 +226,26 @@ def written_atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_atomically(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields an empty folder to write to, beside the wanted one; renames it at the end.
+
+    It takes the place of an older folder. After an error the unfinished one is removed, and what
+    was at the wanted path stays. Folders around it are made if they are missing.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("part", "old"))
+    part.mkdir()
+    try:
+        yield part
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

@@ -1,9 +1,7 @@
 """The folder that is exported: a program, its weights, and a file that says what both are."""
 
 import json
-import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
@@ -12,7 +10,7 @@ import safetensors.numpy
 import massformer_jax
 from massformer_jax.errors import InputError
 from massformer_jax.export.form import Form, Program
-from massformer_jax.files import sha256
+from massformer_jax.files import folder_written_atomically, sha256
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
 
@@ -39,19 +37,13 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
         OSError: it cannot be written.
     """
     check_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir()
+    with folder_written_atomically(folder) as part:
         (part / _program(form)).write_bytes(program.serialized)
         if form.format != "onnx":
             # Not `save_file`, whose files nobody but their owner may read.
             (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
         text = json.dumps(_facts(part, weights, form, program), indent=1, ensure_ascii=False)
         (part / FACTS).write_text(text + "\n", encoding="utf-8")
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _program(form: Form) -> str:

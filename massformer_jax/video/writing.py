@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from massformer_jax.errors import InputError
-from massformer_jax.files import written_atomically
+from massformer_jax.files import folder_written_atomically, written_atomically
 from massformer_jax.video.reading import Clip, Frame, opened_sound, reason
 
 if TYPE_CHECKING:
@@ -98,24 +97,15 @@ def pictures(folder: pathlib.Path, suffix: str) -> Iterator[Callable[[Frame, byt
     Raises:
         OSError: the disk is full, or the folder may not be written to.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("part", "old"))
-    count = 0
+    with folder_written_atomically(folder) as part:
+        count = 0
 
-    def write(frame: Frame, content: bytes) -> None:
-        nonlocal count
-        count += 1
-        (part / f"{count:06}{suffix}").write_bytes(content)
+        def write(frame: Frame, content: bytes) -> None:
+            nonlocal count
+            count += 1
+            (part / f"{count:06}{suffix}").write_bytes(content)
 
-    part.mkdir()
-    try:
         yield write
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -256,7 +256,7 @@ def test_what_was_compiled_is_what_it_says():
     # Each chip packs all rows of the maps that it samples from.
     assert four.apart < 0.31 * one.apart
     memory = [table.chip_bytes(records[f"evaluate_v5e_{n}"]) for n in (1, 4)]
-    assert memory[1] < 0.85 * memory[0]
+    assert memory[1] < 0.95 * memory[0]
 
 
 @pytest.mark.slow

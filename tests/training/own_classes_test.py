@@ -19,7 +19,9 @@ STEPS = 10
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "count", [2, 255, *(pytest.param(count, marks=pytest.mark.long) for count in (5, 7, 40))]
+    # tests/finetune_page_test.py goes most of the way with two.
+    "count",
+    [255, *(pytest.param(count, marks=pytest.mark.long) for count in (2, 5, 7, 40))],
 )
 def test_from_a_folder_to_masks_and_back(count, tmp_path):
     """In processes of one device each, which share what is compiled."""

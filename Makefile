@@ -3,7 +3,8 @@
 #   make sample     renders a small dataset, trains on it, evaluates and segments; see sample/ then
 #   make test       runs the tests that are not marked slow
 #   make test-slow  runs the slow tests, which train, or need PyTorch (it installs it) or Chromium
-#   make test-long  runs the network itself in several processes: some seven minutes, not in CI
+#   make test-long  runs the network itself in several processes, batches in parts, and datasets of
+#                   2 to 40 classes from a folder to masks: half an hour, not in CI
 #   make test-tensorflow  runs the tests of the dataset with TensorFlow and Beam, in a virtual
 #                   environment of their own
 #   make test-tpu   compiles programs for TPUs with their compiler, which it installs; needs no TPU

@@ -65,6 +65,7 @@ def architecture(name: str) -> dict[str, int]:
     return dict(ARCHITECTURES[name])
 
 
+FROZEN_STATISTICS = ("none", "encoder", "all")
 # The smallest and the largest value of all arguments but the depth. Beyond the largest no model is
 # built in a reasonable time, and a label is a byte of which 255 says "ignored".
 _LIMITS = {
@@ -188,9 +189,6 @@ def _check_numbers(
             raise InputError(
                 f"{where}.{key} is {str(value)[:40]}; it must be a whole number, {least} to {most}"
             )
-
-
-FROZEN_STATISTICS = ("none", "encoder", "all")
 
 
 def model_graph(

@@ -11,17 +11,10 @@ from massformer_jax.data import build
 from massformer_jax.data.images import decode_mask
 from massformer_jax.data.records import PipelineError, dataset_classes, open_split, split_names
 from massformer_jax.data.stats.summary import split_stats
+from tests.helpers.own_photographs import save
 
 SHARE = ("--val_share", "0.3")
 H, W = 24, 32
-
-
-def save(path, array, palette=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    if palette is not None:
-        image.putpalette(bytes(np.array(palette, np.uint8)))
-    image.save(path)
 
 
 def photograph(path, seed=0):

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from massformer_jax.classes import IGNORE
 from massformer_jax.data import build
 from massformer_jax.data.images import decode_mask
 from massformer_jax.data.records import dataset_classes, open_split
+from tests.helpers.own_photographs import save
 
 H, W = 24, 32
 LABELS = np.zeros((H, W), np.uint8)
@@ -17,14 +17,6 @@ LABELS[4:12, 5:20] = 1
 LABELS[10:20, 25:] = 2
 # The colours that Pascal VOC has for 0, 1, 2, 3, …, 255, which LabelMe writes, too.
 VOC = [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], *[[64, 64, 64]] * 251, [224, 224, 192]]
-
-
-def save(path, array, palette=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array)
-    if palette is not None:
-        image.putpalette(bytes(np.array(palette, np.uint8)))
-    image.save(path)
 
 
 def photograph(path, seed=0):

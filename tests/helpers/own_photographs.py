@@ -41,3 +41,12 @@ def write_folder(root: pathlib.Path, classes: int, photographs: int = 10) -> pat
     lines = [f"{name} {colour}" for name, colour in zip(names(classes), colours, strict=True)]
     (root / "classes.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def save(path: pathlib.Path, array: np.ndarray, palette: list | None = None) -> None:
+    """Writes an image, in the colours of a palette if there is one; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    if palette is not None:
+        image.putpalette(bytes(np.array(palette, np.uint8)))
+    image.save(path)

@@ -15,6 +15,7 @@ from massformer_jax.ops.points import corners
 from massformer_jax.parallel import sharding
 from massformer_jax.training import losses
 from tests.helpers.points_by_definition import by_definition
+from tests.helpers.random_outputs import random_outputs
 
 HEADS, BATCH, QUERIES, CLASSES, WIDTH, POINTS = 3, 8, 12, 7, 8, 64
 
@@ -23,16 +24,7 @@ HEADS, BATCH, QUERIES, CLASSES, WIDTH, POINTS = 3, 8, 12, 7, 8, 64
 def example():
     """Outputs, labels and points; class 6 is absent everywhere, some pixels are ignored."""
     g = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(g.normal(size=shape), jnp.float32)
-
-    outputs = Outputs(
-        normal(HEADS, BATCH, QUERIES, CLASSES + 1),
-        normal(HEADS, BATCH, QUERIES, WIDTH),
-        normal(BATCH, 16, 16, WIDTH),
-        normal(BATCH, 16, 16, 1),
-    )
+    outputs = random_outputs(g, HEADS, BATCH, QUERIES, CLASSES, WIDTH)
     blocks = g.integers(0, CLASSES, (BATCH, 4, 4)).astype(np.uint8)
     blocks[blocks == 6] = 255
     labels = jnp.asarray(blocks.repeat(8, 1).repeat(8, 2))

@@ -11,6 +11,7 @@ from massformer_jax.models.massformer import Outputs
 from massformer_jax.training import losses
 from massformer_jax.training.losses import Totals
 from massformer_jax.training.trust import Trust
+from tests.helpers.random_outputs import random_outputs
 
 HEADS, BATCH, QUERIES, CLASSES, WIDTH, POINTS = 2, 4, 10, 4, 8, 64
 CAR = 3
@@ -20,16 +21,7 @@ CAR = 3
 def example():
     """Outputs, labels and points: a square of class 3 on a ground of classes 0 and 1."""
     g = np.random.default_rng(0)
-
-    def normal(*shape):
-        return jnp.asarray(g.normal(size=shape), jnp.float32)
-
-    outputs = Outputs(
-        normal(HEADS, BATCH, QUERIES, CLASSES + 1),
-        normal(HEADS, BATCH, QUERIES, WIDTH),
-        normal(BATCH, 16, 16, WIDTH),
-        normal(BATCH, 16, 16, 1),
-    )
+    outputs = random_outputs(g, HEADS, BATCH, QUERIES, CLASSES, WIDTH)
     labels = np.zeros((BATCH, 32, 32), np.uint8)
     labels[:, :, 20:] = 1
     for i in range(BATCH):

@@ -58,15 +58,6 @@ def test_files_below_a_folder_of_the_disk(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture
-def signals():
-    """Takes back what the command that builds does about SIGTERM."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [

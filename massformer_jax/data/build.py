@@ -71,9 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     own.add_argument("--seed", type=int, default=0, help="decides which photographs these are")
     own.add_argument("--rest", help="label_studio: class of the pixels that no mask covers")
     args = parser.parse_args(argv)
-    # So that a plain `kill` leaves as little behind as an error does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return command.run(lambda: _build(args))
+    # So that a plain `kill` leaves as little behind as an error does. What the process did about it
+    # before holds again afterwards: it may have called this function, and go on.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return command.run(lambda: _build(args))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _build(args: argparse.Namespace) -> None:

@@ -153,20 +153,21 @@ def backward(
     *_, c, o = kernel.shape
     wide = widened(kernel.dtype)
     chunk = _chunk(r * w, BACKWARD_CHUNK)
-    along = _cut(jnp.moveaxis(gradient, -1, 0).reshape(o, r * w), chunk)
+    rows = jnp.pad(gradient.reshape(r * w, o), ((0, -(r * w) % chunk), (0, 0)))
 
     def one_chunk(totals, inputs):
         to_packed, to_kernel = totals
-        start, gradient, *planes = inputs
+        start, *planes = inputs
+        gradient = lax.dynamic_slice_in_dim(rows, start, chunk)
         position = first_row * w + start + jnp.arange(chunk, dtype=jnp.int32)
 
         def tap(to_packed, inputs):
             to_kernel, kernel, *place = inputs
             sample = _sample(packed, size, c, position, *place, wide)
-            to_sample = product("on,co->cn", gradient, kernel)
-            to_kernel += product("cn,on->co", sample.value.astype(kernel.dtype), gradient)
+            to_sample = product("no,co->cn", gradient, kernel)
+            to_kernel += product("cn,no->co", sample.value.astype(kernel.dtype), gradient)
             to_packed = [
-                add(to_group, sample, to_sample[group])
+                add(to_group, sample, gradient, kernel[group])
                 for to_group, group in zip(to_packed, groups, strict=True)
             ]
             to_place = sample.to_place(to_sample, place[-1].reshape(-1))
@@ -177,9 +178,11 @@ def backward(
         )
         return (to_packed, to_kernel), to_planes
 
-    def add(to_packed, sample, to_sample):
-        update = jnp.concatenate([to_sample * f[None] for f in sample.factors])
-        return to_packed.at[sample.index].add(update.T, mode="promise_in_bounds")
+    def add(to_packed, sample, gradient, kernel):
+        # The rows that are added come from products: turning them would take four times as long.
+        update = product("no,co->nc", gradient, jnp.tile(kernel, (4, 1)))
+        update *= _spread(jnp.stack(sample.factors), len(kernel))
+        return to_packed.at[sample.index].add(update, mode="promise_in_bounds")
 
     size_of_group = _LONG_GROUP if 4 * _LONG_GROUP * len(packed) <= _SMALL_MAP else _GROUP
     ends = (0, *parts, c)
@@ -193,7 +196,7 @@ def backward(
         jnp.zeros((kernel.shape[0] * kernel.shape[1], c, o), wide),
     )
     (to_packed, to_kernel), (to_dy, to_dx, to_modulation) = lax.scan(
-        one_chunk, zeros, (starts(r * w, chunk), along, *_planes(offsets, modulation, chunk))
+        one_chunk, zeros, (starts(r * w, chunk), *_planes(offsets, modulation, chunk))
     )
     to_dy, to_dx, to_modulation = (_joined(a, r * w) for a in (to_dy, to_dx, to_modulation))
     unpacked = list(zip(groups, (_unpacked(a, size) for a in to_packed), strict=True))
@@ -275,6 +278,24 @@ def _numbers(words):
     """Returns the two numbers in each word as float32, whose upper half a bfloat16 number is."""
     low, high = words << 16, words >> 16 << 16
     return lax.bitcast_convert_type(low, jnp.float32), lax.bitcast_convert_type(high, jnp.float32)
+
+
+def _spread(factors: Float[Array, "f n"], count: int) -> Float[Array, "n fc"]:
+    """Returns rows in which each of the factors is repeated `count` times, exactly.
+
+    It is a product with 0 and 1, since a number of a row costs much to be spread along the lanes.
+    A factor is the sum of numbers of 8 bits, for which one pass of bfloat16 is enough.
+    """
+    parts = []
+    for _ in range(-(-jnp.finfo(factors.dtype).nmant // 8)):
+        part = lax.reduce_precision(factors, exponent_bits=8, mantissa_bits=7)
+        parts.append(part.astype(jnp.bfloat16))
+        factors -= part
+    ones = jnp.repeat(jnp.eye(len(factors), dtype=jnp.bfloat16), count, 1)
+    ones = jnp.tile(ones, (len(parts), 1))
+    return jnp.einsum(
+        "in,ic->nc", jnp.concatenate(parts), ones, preferred_element_type=factors.dtype
+    )
 
 
 def _unpacked(packed, size):

@@ -43,6 +43,10 @@ STRIP = 1 << 18
 _UNSURE = 0.003
 _REACH = 3
 _FADE = 2
+# Only blocks up to this far from one with priors that are further from 0 and from 1 are uncertain.
+# Scores waver a little within large regions as well, where nothing shows what would be behind.
+_TORN = 0.15
+_FROM_TORN = 8
 # The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
 # alone, then of those that the step before found.
 _FIRST_PURITY = 16
@@ -180,8 +184,12 @@ def _coverage(
     announce(f"soft edges for up to {w}x{h} pixels")
     whole = Rows(0, h)
     lowest, highest = _extremes_of_blocks(prior)
-    unsure = (highest >= _UNSURE) & (lowest <= 1 - _UNSURE)
-    open_to = _mean_nearby(_highest_nearby(unsure.astype(prior.dtype), _REACH), _FADE) ** 2
+    unsure, torn = (
+        ((highest >= least) & (lowest <= 1 - least)).astype(prior.dtype)
+        for least in (_UNSURE, _TORN)
+    )
+    unsure *= _highest_nearby(torn, _FROM_TORN)
+    open_to = _mean_nearby(_highest_nearby(unsure, _REACH), _FADE) ** 2
 
     def share(strip: Rows, told: Array, settled: bool) -> tuple[Array, Array]:
         """Returns the light and the coverage of a strip."""

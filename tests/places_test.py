@@ -1,7 +1,6 @@
 """Tests of places: which paths lead into a bucket, and what is said where that does not work."""
 
 import pathlib
-import signal
 import sys
 
 import pytest

@@ -13,8 +13,9 @@ Backward, one scatter adds to the four pixels around each sample in a map of flo
 alike; afterwards its four parts are moved into place and added.
 
 Samples are turned before they are weighed: positions then lie along the 128 lanes of the vector
-unit, and the weight of a position is spread over its channels for nothing. Images are computed one
-after the other, since an index of the image inside of a gather has to be unpacked for every row.
+unit, and the weight of a position is spread over its channels for nothing. What is added backward
+is not turned: products give its rows. Images are computed one after the other, since an index of
+the image inside of a gather has to be unpacked for every row.
 
 docs/deform_conv.md has the counts of instructions behind each of these choices.
 """
@@ -179,7 +180,7 @@ def backward(
         return (to_packed, to_kernel), to_planes
 
     def add(to_packed, sample, gradient, kernel):
-        # The rows that are added come from products: turning them would take four times as long.
+        # A product for each group gives rows. Turning `to_sample` would take four times as long.
         update = product("no,co->nc", gradient, jnp.tile(kernel, (4, 1)))
         update *= _spread(jnp.stack(sample.factors), len(kernel))
         return to_packed.at[sample.index].add(update, mode="promise_in_bounds")

@@ -117,6 +117,7 @@ def temporaries(variant, size, dtype="float32"):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_take_five_gigabytes():
     assert temporaries("r50", (4096, 3072)) < 5e9
 

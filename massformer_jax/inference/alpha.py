@@ -46,7 +46,7 @@ _FADE = 2
 # Only blocks up to this far from one with priors that are further from 0 and from 1 are uncertain.
 # Scores waver a little within large regions as well, where nothing shows what would be behind.
 _TORN = 0.15
-_FROM_TORN = 8
+_FROM_TORN = 16
 # The power of a share that a pixel counts with in a mean of colours: first of shares by the scores
 # alone, then of those that the step before found.
 _FIRST_PURITY = 16

@@ -71,18 +71,18 @@ def test_what_looks_alike_far_from_the_scores_edges_stays():
 
 def test_where_scores_waver_within_a_large_region_there_are_no_holes():
     """Windows show the sky, and the scores of the wall between fall to 0.9 at their sills."""
-    image = np.full((256, 512, 3), BEHIND, np.uint8)
+    image = np.full((256, 640, 3), BEHIND, np.uint8)
     image[:, 200:] = FRONT
-    front = np.zeros((256, 512), np.float32)
+    front = np.zeros((256, 640), np.float32)
     front[:, 200:] = 1
     front = cv2.GaussianBlur(front, (0, 0), 3)
-    for x in range(320, 500, 40):
+    for x in range(400, 600, 40):
         image[100:140, x : x + 20] = BEHIND
         front[130:150, x + 5 : x + 15] = 0.9
     noise = np.random.default_rng(0).normal(0, 2, image.shape)
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
     found = coverage(np.stack([1 - front, front], -1), image, [1])
-    assert found[:, 320:].min() == 1
+    assert found[:, 400:].min() == 1
 
 
 @pytest.mark.parametrize("label, value", [(0, 1), (1, 0)])

@@ -5,9 +5,13 @@ All of this is done on the host: devices get surroundings and places of a fixed 
 coordinates, never the photograph, so that no program depends on its size.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
+
+from massformer_jax.errors import InputError
 
 
 def squeezed(
@@ -78,3 +82,32 @@ def draw_coordinates(
     """Returns uniformly drawn pixels of a photograph of this height and width, int32."""
     x = rng.integers(size[1], size=count, dtype=np.int32)
     return np.stack([x, rng.integers(size[0], size=count, dtype=np.int32)], -1)
+
+
+def coordinates_in(coordinates: Any, size: tuple[int, int]) -> Shaped[np.ndarray, "p 2"]:
+    """Returns coordinates as they are given by users, int64 of pixels, or else float64.
+
+    Args:
+        coordinates: what NumPy makes an array [p, 2] of, each (x, y).
+        size: height and width of the photograph.
+
+    Raises:
+        InputError: they are something else, or not all of them are in the photograph.
+    """
+    try:
+        places = np.asarray(coordinates)
+    except ValueError:  # of lists of several lengths
+        places = np.zeros(())
+    if not places.size and places.ndim:
+        return places.reshape(0, 2)
+    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iuf":
+        raise InputError(
+            f"coordinates of shape {places.shape} and dtype {places.dtype}; pass numbers [n, 2], "
+            "each (x, y)"
+        )
+    height, width = size
+    inside = ((places >= 0) & (places <= (width - 1, height - 1))).all(-1)
+    if not inside.all():
+        x, y = places[np.argmin(inside)]
+        raise InputError(f"({x}, {y}) is not in the photograph, which has {width}x{height} pixels")
+    return places.astype(np.int64 if places.dtype.kind in "iu" else np.float64)

@@ -443,8 +443,8 @@ def test_together_photographs_have_the_answers_that_they_have_alone(workdir):
 
 def test_a_segmenter_tells_what_it_is(segmenter):
     assert re.fullmatch(
-        r"<Segmenter: \d+\.\d M parameters, 7 classes \(background, person, building, tree, "
-        r"ground, sky, water\), float32, photographs as they are>",
+        r"<Segmenter: MaSSFormer, \d+\.\d M parameters, 7 classes \(background, person, "
+        r"building, tree, ground, sky, water\), float32, photographs as they are>",
         repr(segmenter),
     )
 

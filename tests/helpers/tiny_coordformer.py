@@ -25,8 +25,8 @@ TINY = {
 }
 
 
-def tiny_weights(seed: int = 0) -> Weights:
-    """Returns random weights whose answers differ from pixel to pixel."""
+def tiny_weights(seed: int = 3) -> Weights:
+    """Returns random weights; with the seed 3 no class is rare."""
     rng = np.random.default_rng(seed)
 
     def fill(path, leaf):

@@ -123,7 +123,7 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
     weights = _checkpoint(args.input, args.step)
     if is_coordformer(weights.architecture):
         raise InputError(
-            f"{args.input} holds a CoordFormer, which no code of PyTorch would read; leave it as it is"
+            f"{args.input} holds a CoordFormer, and no code of PyTorch reads one; leave it as it is"
         )
     write_safetensors(weights, output)
     return weights

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from massformer_jax.classes import labels_of_union
 from massformer_jax.data.ahead import Stopwatch
-from massformer_jax.data.coordinates import coordinates_in
+from massformer_jax.data.coordinates import coordinates_in, grid_in
 from massformer_jax.errors import InputError
 from massformer_jax.inference import coordinates as at
 from massformer_jax.inference import stream
@@ -193,24 +193,14 @@ class Segmenter:
         return self._ask(at.ask_at, pixels, places, finish=_ASKED[scores][0])
 
     def region(
-        self,
-        image: Any,
-        left: float,
-        top: float,
-        right: float,
-        bottom: float,
-        *,
-        step: float = 1,
-        scores: bool = False,
+        self, image: Any, box: Any, *, step: int | float = 1, scores: bool = False
     ) -> Shaped[np.ndarray, "i j *_"]:
         """Returns the class of every pixel of a rectangle of a photograph; of a CoordFormer.
 
         Args:
             image: a photograph, as `predict` takes it.
-            left: the first column.
-            top: the first row.
-            right: the column after the last.
-            bottom: the row after the last.
+            box: (left, top, right, bottom), as PIL has it: the first column and row, and those
+                after the last.
             step: from one column or row to the next: 8 for every 8th, 0.5 for twice as many.
             scores: as in `ask`.
 
@@ -218,33 +208,25 @@ class Segmenter:
             InputError, TooLargeError, OSError: as `ask`.
         """
         pixels = pixels_of(image)
-        if not 0 < step < np.inf or not left < right or not top < bottom:
-            raise InputError(
-                f"the region is {left}, {top}, {right}, {bottom} with a step of {step}; pass left, "
-                "top, right, bottom, and a step above 0"
-            )
-        columns, rows = (np.arange(*x, step) for x in ((left, right), (top, bottom)))
-        corners = [(columns[i], rows[i]) for i in (0, -1)]
-        coordinates_in(corners, pixels.shape[:2])
+        rows, columns = grid_in(box, step, pixels.shape[:2])
         return self._ask(at.ask_grid, pixels, rows, columns, finish=_ASKED[scores][0])
 
-    def grown(self, image: Any, x: int, y: int) -> Bool[np.ndarray, "h w"]:
+    def grown(self, image: Any, pixel: Any) -> Bool[np.ndarray, "h w"]:
         """Returns the pixels of one class that are connected with a pixel; of a CoordFormer.
 
         Only the squares of 64x64 pixels that they touch are asked.
 
         Args:
             image: a photograph, as `predict` takes it.
-            x: column of the pixel, from 0.
-            y: its row.
+            pixel: (x, y), its column and row, from 0.
 
         Raises:
             InputError, TooLargeError, OSError: as `ask`.
         """
         pixels = pixels_of(image)
-        place = coordinates_in([(x, y)], pixels.shape[:2])
-        if not np.issubdtype(place.dtype, np.integer):
-            raise InputError(f"the pixel is {x}, {y}; pass whole numbers, its column and row")
+        place = coordinates_in([pixel], pixels.shape[:2])
+        if place.shape != (1, 2) or (place % 1).any():
+            raise InputError(f"{pixel!r} is no pixel; pass its column and row, (x, y)")
         return self._ask(at.grown, pixels, *map(int, place[0]))
 
     def answers(

@@ -1,5 +1,7 @@
 """A checkpoint of a CoordFormer, from Python and from the shell."""
 
+import pathlib
+
 import cv2
 import numpy as np
 import pytest
@@ -113,27 +115,34 @@ def test_wrong_coordinates_are_refused(segmenter, places, said):
 
 
 def test_region(segmenter, labels):
-    found = segmenter.region(PHOTOGRAPH, 20, 5, 53, 16)
+    found = segmenter.region(PHOTOGRAPH, (20, 5, 53, 16))
     np.testing.assert_array_equal(found, labels[5:16, 20:53])
-    found = segmenter.region(PHOTOGRAPH, 0, 0, WIDTH, HEIGHT, step=8)
+    found = segmenter.region(PHOTOGRAPH, (0, 0, WIDTH, HEIGHT), step=8)
     np.testing.assert_array_equal(found, labels[::8, ::8])
-    fine = segmenter.region(PHOTOGRAPH, 1, 2, 4, 4, step=0.5, scores=True)
+    fine = segmenter.region(PHOTOGRAPH, (1, 2, 4, 4), step=0.5, scores=True)
     assert fine.shape == (4, 6, 3)
     np.testing.assert_array_equal(fine[::2, ::2].argmax(-1), labels[2:4, 1:4])
-    for wrong in ((5, 5, 5, 9), (-1, 0, 3, 3), (0, 0, WIDTH + 1, 3)):
-        with pytest.raises(InputError, match=r"the region is|is not in the photograph"):
-            segmenter.region(PHOTOGRAPH, *wrong)
-    with pytest.raises(InputError, match="step above 0"):
-        segmenter.region(PHOTOGRAPH, 0, 0, 3, 3, step=0)
+    for wrong in ((5, 5, 5, 9), (0, 0, np.nan, 3), (1, 2, 3), [(1, 2), (3,)], "abcd"):
+        with pytest.raises(InputError, match=r"^the box is .*; pass \(left, top, right, bottom\)"):
+            segmenter.region(PHOTOGRAPH, wrong)
+    for wrong in ((-1, 0, 3, 3), (0, 0, WIDTH + 1, 3)):
+        with pytest.raises(InputError, match="is not in the photograph"):
+            segmenter.region(PHOTOGRAPH, wrong)
+    with pytest.raises(InputError, match="step is 0; it must be above 0"):
+        segmenter.region(PHOTOGRAPH, (0, 0, 3, 3), step=0)
 
 
 def test_grown(segmenter, labels):
-    found = segmenter.grown(PHOTOGRAPH, 20, 7)
+    found = segmenter.grown(PHOTOGRAPH, (20, 7))
     _, parts = cv2.connectedComponents((labels == labels[7, 20]).astype(np.uint8), connectivity=4)
     np.testing.assert_array_equal(found, parts == parts[7, 20])
-    for wrong, said in (((99, 7), "not in the photograph"), ((2.5, 7), "whole numbers")):
+    for wrong, said in (
+        ((99, 7), "not in the photograph"),
+        ((2.5, 7), "between pixels"),
+        (5, "numbers"),
+    ):
         with pytest.raises(InputError, match=said):
-            segmenter.grown(PHOTOGRAPH, *wrong)
+            segmenter.grown(PHOTOGRAPH, wrong)
 
 
 def test_alpha_is_that_of_its_probabilities(segmenter):
@@ -156,7 +165,7 @@ def test_a_lack_of_memory_names_what_helps(segmenter, monkeypatch):
     monkeypatch.setattr(segmenter, "_labels", lacking)
     with pytest.raises(TooLargeError, match="compute in bfloat16") as caught:
         segmenter.predict(PHOTOGRAPH)
-    assert predict._advised("a.jpg", caught.value).endswith("bfloat16, with --dtype")
+    assert predict._advised(pathlib.Path("a.jpg"), caught.value).endswith("bfloat16, with --dtype")
 
 
 def test_files_of_two_sizes(checkpoint, segmenter, tmp_path, capsys):
@@ -202,8 +211,8 @@ def test_other_networks_are_not_asked(monkeypatch):
     other = Segmenter(weights)
     asked = (
         lambda: other.ask(PHOTOGRAPH, [(1, 1)]),
-        lambda: other.region(PHOTOGRAPH, 0, 0, 2, 2),
-        lambda: other.grown(PHOTOGRAPH, 1, 1),
+        lambda: other.region(PHOTOGRAPH, (0, 0, 2, 2)),
+        lambda: other.grown(PHOTOGRAPH, (1, 1)),
     )
     for ask in asked:
         with pytest.raises(InputError, match="need the weights of a CoordFormer"):

@@ -190,7 +190,7 @@ class Segmenter:
         places = coordinates_in(coordinates, pixels.shape[:2])
         if not len(places):
             return np.zeros((0, len(self.classes)) if scores else 0, _ASKED[scores][1])
-        return self._ask(at.ask_at, pixels, places, finish=_ASKED[scores][0])
+        return self._ask(at.ask_at, pixels, places, count=len(places), finish=_ASKED[scores][0])
 
     def region(
         self, image: Any, box: Any, *, step: int | float = 1, scores: bool = False
@@ -209,7 +209,8 @@ class Segmenter:
         """
         pixels = pixels_of(image)
         rows, columns = grid_in(box, step, pixels.shape[:2])
-        return self._ask(at.ask_grid, pixels, rows, columns, finish=_ASKED[scores][0])
+        count, finish = len(rows) * len(columns), _ASKED[scores][0]
+        return self._ask(at.ask_grid, pixels, rows, columns, count=count, finish=finish)
 
     def grown(self, image: Any, pixel: Any) -> Bool[np.ndarray, "h w"]:
         """Returns the pixels of one class that are connected with a pixel; of a CoordFormer.
@@ -227,7 +228,7 @@ class Segmenter:
         place = coordinates_in([pixel], pixels.shape[:2])
         if place.shape != (1, 2) or (place % 1).any():
             raise InputError(f"{pixel!r} is no pixel; pass its column and row, (x, y)")
-        return self._ask(at.grown, pixels, *map(int, place[0]))
+        return self._ask(at.grown, pixels, *map(int, place[0]), count=1)
 
     def answers(
         self,
@@ -281,8 +282,10 @@ class Segmenter:
         # What lies on the host already is not copied: scores of 64 megapixels are gigabytes.
         return answer if answer.flags.writeable else np.array(answer)
 
-    def _ask(self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, **settings) -> np.ndarray:
-        """Asks about a photograph in one of the ways of `inference.coordinates`."""
+    def _ask(
+        self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, count: int, **settings
+    ) -> np.ndarray:
+        """Asks for so many coordinates of a photograph, by a function of `inference.coordinates`."""
         if self._asker is None:
             raise InputError(
                 "the network is a MaSSFormer, which answers for whole photographs; ask, region and "
@@ -290,7 +293,7 @@ class Segmenter:
             )
         with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
             answer = self._asker.about(pixels)
-            return how(answer, pixels, *where, **settings, bucket=self._asker.bucket)
+            return how(answer, pixels, *where, **settings, bucket=self._asker.bucket(count))
 
     def _padded_size(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int] | None:
         """Returns the size at which the network sees a photograph, if it sees it as it is."""

@@ -285,7 +285,7 @@ class Segmenter:
     def _ask(
         self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, count: int, **settings
     ) -> np.ndarray:
-        """Asks for so many coordinates of a photograph, by a function of `inference.coordinates`."""
+        """Asks for so many coordinates, by one of the functions of `inference.coordinates`."""
         if self._asker is None:
             raise InputError(
                 "the network is a MaSSFormer, which answers for whole photographs; ask, region and "

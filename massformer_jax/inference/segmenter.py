@@ -292,6 +292,7 @@ class Segmenter:
                 "grown need the weights of a CoordFormer"
             )
         with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
+            pixels = np.ascontiguousarray(pixels)  # at once, not again for each bucket
             answer = self._asker.about(pixels)
             return how(answer, pixels, *where, **settings, bucket=self._asker.bucket(count))
 

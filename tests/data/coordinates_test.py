@@ -16,6 +16,19 @@ def test_patches_begin_at_the_coordinate_and_repeat_the_border():
         np.testing.assert_array_equal(patch, padded[y : y + 8, x : x + 8])
 
 
+def test_patches_of_photographs_of_all_forms():
+    """Smaller than the surroundings, cut out of a larger one, and turned."""
+    small, part, turned = PHOTOGRAPH[:5, :4], PHOTOGRAPH[2:12, 3:], PHOTOGRAPH.transpose(1, 0, 2)
+    for photograph in (small, part, turned):
+        height, width, _ = photograph.shape
+        padded = np.pad(photograph, ((0, 8), (0, 8), (0, 0)), mode="edge")
+        y, x = np.divmod(np.arange(height * width, dtype=np.int32), width)
+        found = patches(photograph, np.stack([x, y], -1))
+        expected = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), (0, 1))
+        expected = expected[:height, :width].transpose(0, 1, 3, 4, 2)
+        np.testing.assert_array_equal(found, expected.reshape(found.shape))
+
+
 def test_patches_between_pixels_are_bilinear():
     whole = patches(PHOTOGRAPH, np.array([[3, 5], [4, 5], [3, 6], [4, 6]])).astype(np.float32)
     expected = (

@@ -148,8 +148,8 @@ def grid_in(
             f"the box is {box!r}; pass (left, top, right, bottom), the first column and row, and "
             "those after the last"
         )
-    if not 0 < step < np.inf:
-        raise InputError(f"step is {step}; it must be above 0")
+    if not 1 / 64 <= step < np.inf:
+        raise InputError(f"step is {step}; it must be at least 1/64")
     left, top, right, bottom = sides.tolist()
     rows, columns = np.arange(top, bottom, step), np.arange(left, right, step)
     coordinates_in([(columns[0], rows[0]), (columns[-1], rows[-1])], size)

@@ -121,7 +121,8 @@ def coordinates_in(coordinates: Any, size: tuple[int, int]) -> Shaped[np.ndarray
             "each (x, y)"
         )
     height, width = size
-    inside = ((places >= 0) & (places <= (width - 1, height - 1))).all(-1)
+    # Pixels are squares, whose centres have whole numbers.
+    inside = ((places >= -0.5) & (places <= (width - 0.5, height - 0.5))).all(-1)
     if not inside.all():
         x, y = places[np.argmin(inside)]
         raise InputError(f"({x}, {y}) is not in the photograph, which has {width}x{height} pixels")
@@ -132,6 +133,8 @@ def grid_in(
     box: Any, step: int | float, size: tuple[int, int]
 ) -> tuple[Shaped[np.ndarray, " i"], Shaped[np.ndarray, " j"]]:
     """Returns the rows and the columns of a rectangle of a photograph.
+
+    With a step below 1/2 the last ones may be beyond the border, where they are moved to it.
 
     Args:
         box: (left, top, right, bottom): the first column and row, and those after the last.
@@ -151,8 +154,10 @@ def grid_in(
     if not 1 / 64 <= step < np.inf:
         raise InputError(f"step is {step}; it must be at least 1/64")
     left, top, right, bottom = sides.tolist()
+    coordinates_in([(left, top), (right - 0.5, bottom - 0.5)], size)
     rows, columns = np.arange(top, bottom, step), np.arange(left, right, step)
-    coordinates_in([(columns[0], rows[0]), (columns[-1], rows[-1])], size)
+    if rows.dtype.kind == "f":
+        rows, columns = np.minimum(rows, size[0] - 0.5), np.minimum(columns, size[1] - 0.5)
     return rows, columns
 
 

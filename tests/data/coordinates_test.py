@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from massformer_jax.data.coordinates import draw_coordinates, patches, places
+from massformer_jax.data.coordinates import draw_coordinates, grid_in, patches, places
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
 
@@ -54,3 +54,13 @@ def test_drawn_coordinates_are_uniform_and_inside():
     counts = np.bincount(found[:, 1] * 5 + found[:, 0], minlength=15)
     assert len(counts) == 15
     assert counts.min() > 1800 and counts.max() < 2200
+
+
+def test_a_grid_reaches_the_border_and_not_further():
+    rows, columns = grid_in((0, 0, 17, 13), 1, (13, 17))
+    np.testing.assert_array_equal(rows, np.arange(13))
+    np.testing.assert_array_equal(columns, np.arange(17))
+    assert rows.dtype.kind == "i"
+    rows, columns = grid_in((15, 12.5, 17, 13), 0.25, (13, 17))
+    np.testing.assert_array_equal(rows, [12.5, 12.5])
+    np.testing.assert_array_equal(columns, [15, 15.25, 15.5, 15.75, 16, 16.25, 16.5, 16.5])

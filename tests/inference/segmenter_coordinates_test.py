@@ -107,7 +107,7 @@ def test_the_encoder_sees_a_photograph_once(segmenter, monkeypatch):
     ("places", "said"),
     [
         ([(53, 0)], r"^\(53, 0\) is not in the photograph, which has 53x37 pixels$"),
-        ([(0, 0), (1.5, -0.1)], r"^\(1.5, -0.1\) is not in"),
+        ([(0, 0), (1.5, -0.6)], r"^\(1.5, -0.6\) is not in"),
         ([(np.nan, 0.0)], r"^\(nan, 0.0\) is not in"),
         ([1, 2], r"shape \(2,\) and dtype int64; pass numbers \[n, 2\]"),
         ([(1, 2), (3,)], r"shape \(\)"),

@@ -5,9 +5,13 @@ All of this is done on the host: devices get surroundings and places of a fixed 
 coordinates, never the photograph, so that no program depends on its size.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
+
+from massformer_jax.errors import InputError
 
 
 def squeezed(
@@ -49,12 +53,30 @@ def patches(
 
 
 def _read(photograph: np.ndarray, coordinates: np.ndarray, side: int) -> np.ndarray:
+    """Returns the pixels whose upper left is each coordinate; integers, see `patches`."""
     height, width, _ = photograph.shape
-    steps = np.arange(side)
-    columns = np.clip(coordinates[:, :1] + steps, 0, width - 1)
-    rows = np.clip(coordinates[:, 1:] + steps, 0, height - 1)
-    index = rows[:, :, None] * width + columns[:, None]
-    return photograph.reshape(-1, 3)[index]
+    inside = ((coordinates >= 0) & (coordinates <= (width - side, height - side))).all(-1)
+    if inside.all():
+        return _read_inside(photograph, coordinates, side)
+    found = np.empty((len(coordinates), side, side, 3), np.uint8)
+    if inside.any():
+        found[inside] = _read_inside(photograph, coordinates[inside], side)
+    steps, beyond = np.arange(side), coordinates[~inside]
+    columns = np.clip(beyond[:, :1] + steps, 0, width - 1)
+    rows = np.clip(beyond[:, 1:] + steps, 0, height - 1)
+    found[~inside] = photograph[rows[:, :, None], columns[:, None]]
+    return found
+
+
+def _read_inside(photograph: np.ndarray, coordinates: np.ndarray, side: int) -> np.ndarray:
+    """Reads what lies in the photograph, one row of pixels at a time: eight times as fast."""
+    flat, pixel, row = photograph.reshape(-1), 3, 3 * photograph.shape[1]
+    length = side * pixel
+    runs = np.ndarray((flat.size - length + 1,), f"V{length}", flat, strides=(1,))
+    x, y = coordinates.astype(np.int64).T
+    first = y * row + x * pixel
+    found = runs[first[:, None] + np.arange(side) * row]
+    return found.view(np.uint8).reshape(-1, side, side, pixel)
 
 
 def places(
@@ -78,3 +100,70 @@ def draw_coordinates(
     """Returns uniformly drawn pixels of a photograph of this height and width, int32."""
     x = rng.integers(size[1], size=count, dtype=np.int32)
     return np.stack([x, rng.integers(size[0], size=count, dtype=np.int32)], -1)
+
+
+def coordinates_in(coordinates: Any, size: tuple[int, int]) -> Shaped[np.ndarray, "p 2"]:
+    """Returns coordinates as they are given by users, int64 of pixels, or else float64.
+
+    Args:
+        coordinates: what NumPy makes an array [p, 2] of, each (x, y).
+        size: height and width of the photograph.
+
+    Raises:
+        InputError: they are something else, or not all of them are in the photograph.
+    """
+    places = _array(coordinates)
+    if not places.size and places.ndim:
+        return np.zeros((0, 2))
+    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iuf":
+        raise InputError(
+            f"coordinates of shape {places.shape} and dtype {places.dtype}; pass numbers [n, 2], "
+            "each (x, y)"
+        )
+    height, width = size
+    # Pixels are squares, whose centres have whole numbers.
+    inside = ((places >= -0.5) & (places <= (width - 0.5, height - 0.5))).all(-1)
+    if not inside.all():
+        x, y = places[np.argmin(inside)]
+        raise InputError(f"({x}, {y}) is not in the photograph, which has {width}x{height} pixels")
+    return places.astype(np.int64 if places.dtype.kind in "iu" else np.float64)
+
+
+def grid_in(
+    box: Any, step: int | float, size: tuple[int, int]
+) -> tuple[Shaped[np.ndarray, " i"], Shaped[np.ndarray, " j"]]:
+    """Returns the rows and the columns of a rectangle of a photograph.
+
+    With a step below 1/2 the last ones may be beyond the border, where they are moved to it.
+
+    Args:
+        box: (left, top, right, bottom): the first column and row, and those after the last.
+        step: from one row or column to the next.
+        size: height and width of the photograph.
+
+    Raises:
+        InputError: it is no such rectangle, or not in the photograph, or the step is none.
+    """
+    sides = _array(box)
+    is_box = sides.shape == (4,) and sides.dtype.kind in "iuf"
+    if not is_box or not (sides[:2] < sides[2:]).all():
+        raise InputError(
+            f"the box is {box!r}; pass (left, top, right, bottom), the first column and row, and "
+            "those after the last"
+        )
+    if not 1 / 64 <= step < np.inf:
+        raise InputError(f"step is {step}; it must be at least 1/64")
+    left, top, right, bottom = sides.tolist()
+    coordinates_in([(left, top), (right - 0.5, bottom - 0.5)], size)
+    rows, columns = np.arange(top, bottom, step), np.arange(left, right, step)
+    if rows.dtype.kind == "f":
+        rows, columns = np.minimum(rows, size[0] - 0.5), np.minimum(columns, size[1] - 0.5)
+    return rows, columns
+
+
+def _array(numbers: Any) -> np.ndarray:
+    """Returns an array of what is given; of lists of several lengths, one without dimensions."""
+    try:
+        return np.asarray(numbers)
+    except ValueError:
+        return np.zeros(())

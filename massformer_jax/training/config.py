@@ -116,6 +116,7 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
         # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
         "scales": (1.0,),
         "flip": False,
+        "ask": "every",  # which pixels of a CoordFormer's photographs: or sefi, entropy, stride=8
         "pictures": 16,  # photographs that are drawn beside truth and prediction
         "save_predictions": False,  # whether all label maps are written, as PNG
     }

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Key, PyTree
 
 from massformer_jax.errors import InputError
-from massformer_jax.models.coordformer import CoordFormer
+from massformer_jax.models.coordformer import SIDE, CoordFormer
 from massformer_jax.models.massformer import MaSSFormer
 from massformer_jax.models.resnet import BLOCKS, ResNet
 from massformer_jax.models.vit import ENCODERS, ViT
@@ -49,20 +49,37 @@ COORDFORMERS = {
         "heads": encoder["heads"],
         "head_width": encoder["features"] * 2 // 3,
         "classes": 7,
+        "side": SIDE // encoder["patch"] * encoder["patch"],
     }
     for name, encoder in ENCODERS.items()
 }
 
 
-def architecture(name: str) -> dict[str, int]:
-    """Returns a released architecture by its name.
+def architecture(
+    name: str, among: Mapping[str, Mapping[str, Any]] = ARCHITECTURES
+) -> dict[str, Any]:
+    """Returns an architecture by its name.
+
+    Args:
+        name: of the model.
+        among: those that there are: the released ones, or `COORDFORMERS`.
 
     Raises:
         InputError: there is no such name.
     """
-    if name not in ARCHITECTURES:
-        raise InputError(f"there is no model {name!r}; use one of {', '.join(ARCHITECTURES)}")
-    return dict(ARCHITECTURES[name])
+    if name not in among:
+        raise InputError(f"there is no model {name!r}; use one of {', '.join(among)}")
+    return dict(among[name])
+
+
+def is_coordformer(architecture: Mapping[str, Any]) -> bool:
+    """Tells whether a network is a CoordFormer; else it is a MaSSFormer."""
+    return "encoder" in architecture
+
+
+def class_head(architecture: Mapping[str, Any]) -> str:
+    """Returns the path of the parameters whose shapes follow from the number of classes."""
+    return "decoder/classify" if is_coordformer(architecture) else "cls_embed"
 
 
 FROZEN_STATISTICS = ("none", "encoder", "all")
@@ -82,6 +99,7 @@ _COORDINATE_LIMITS = {
     "heads": (1, 256),
     "head_width": (1, 4096),
     "classes": (1, 255),
+    "side": (1, 16384),
 }
 _ENCODER_LIMITS = {
     "patch": (1, 64),
@@ -109,7 +127,7 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
         raise InputError(
             f"architecture is {str(architecture)[:40]!r}; it must have keys and values"
         )
-    if "encoder" in architecture:
+    if is_coordformer(architecture):
         _check_coordformer(architecture)
         return
     known = ("encoder_depth", *_LIMITS)
@@ -154,7 +172,8 @@ def _check_coordformer(architecture: Mapping[str, Any]) -> None:
             f"architecture.encoder is {str(encoder)[:40]!r}; it must have keys and values"
         )
     numbers = {key: value for key, value in architecture.items() if key != "encoder"}
-    _check_numbers("architecture", numbers, _COORDINATE_LIMITS)
+    side = architecture.get("side", SIDE)
+    _check_numbers("architecture", {**numbers, "side": side}, _COORDINATE_LIMITS)
     gated, grid = encoder.get("gated"), encoder.get("grid")
     if type(gated) is not bool or "grid" not in encoder:
         what = "grid is missing" if type(gated) is bool else "gated must be True or False"
@@ -168,6 +187,7 @@ def _check_coordformer(architecture: Mapping[str, Any]) -> None:
         ("encoder.features", encoder["features"], encoder["heads"] * (4 if grid is None else 1)),
         ("decoder_width", architecture["decoder_width"], architecture["heads"]),
         ("decoder_width", architecture["decoder_width"], 4),
+        ("side", side, encoder["patch"]),
     )
     for key, value, divisor in divisors:
         if value % divisor:
@@ -220,8 +240,7 @@ def init_weights(key: Key[Array, ""], architecture: Mapping[str, Any]) -> tuple[
 
 
 def _network(key: Key[Array, ""], architecture: Mapping[str, Any]) -> MaSSFormer | CoordFormer:
-    """Returns the network. That it is of one family or the other is decided here alone."""
-    family = CoordFormer if "encoder" in architecture else MaSSFormer
+    family = CoordFormer if is_coordformer(architecture) else MaSSFormer
     return family(**architecture, rngs=_rngs(key))
 
 

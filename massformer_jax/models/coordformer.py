@@ -25,6 +25,7 @@ class CoordFormer(nnx.Module):
         heads: of its attention; they divide the width.
         head_width: between the two layers of the head (256; 512).
         classes: K.
+        side: of the square to which photographs are squeezed, a multiple of the encoder's patch.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class CoordFormer(nnx.Module):
         heads: int,
         head_width: int,
         classes: int,
+        side: int = SIDE,
         rngs: nnx.Rngs,
     ):
+        self.side = side
         self.backbone = ViT(**encoder, rngs=rngs)
         self.decoder = CoordinateDecoder(
             [self.backbone.features] * 4,
@@ -56,7 +59,7 @@ class CoordFormer(nnx.Module):
         """Returns class logits at coordinates, for training: see `CoordinateDecoder`.
 
         Args:
-            images: whole photographs, squeezed to the encoder's size and normalised.
+            images: whole photographs, squeezed to squares of `side` and normalised.
             patches: of the photographs themselves, normalised.
             places: of the coordinates.
         """

@@ -189,7 +189,7 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         InputError: it cannot; names the key.
     """
     check_architecture(config.architecture.to_dict(), training=True)
-    coordinates = is_coordformer(config.architecture)
+    coordinates = is_coordformer(config.architecture.to_dict())
     _check_keys(config, coordinates=coordinates)
     (_check_coordinates if coordinates else _check_masks)(config)
     check_batch_size(

@@ -31,7 +31,7 @@ def input_batches(config: ml_collections.ConfigDict) -> grain.DatasetIterator:
         "num_threads": config.data.threads,
         "on_bad_record": config.data.on_bad_record,
     }
-    if is_coordformer(config.architecture):
+    if _at_coordinates(config):
         batches = whole.coordinate_dataset(
             config.data.data_dir,
             side=config.architecture.get("side", SIDE),
@@ -71,7 +71,7 @@ def step_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     Raises:
         InputError: `config.labels` asks for what is not possible; names the key.
     """
-    if is_coordformer(config.architecture):
+    if _at_coordinates(config):
         return {}
     return {
         "frozen_statistics": config.frozen_statistics,
@@ -86,6 +86,10 @@ def meant_pictures(config: ml_collections.ConfigDict) -> tuple[int, int]:
     Those of CoordFormer are meant for what its encoder sees: photographs of any size are squeezed
     to that.
     """
-    if is_coordformer(config.architecture):
+    if _at_coordinates(config):
         return (config.architecture.get("side", SIDE),) * 2
     return trained_pictures(config.data.short_edges)
+
+
+def _at_coordinates(config: ml_collections.ConfigDict) -> bool:
+    return is_coordformer(config.architecture.to_dict())

@@ -20,6 +20,7 @@ from massformer_jax.models.build import (
     check_architecture,
     is_coordformer,
 )
+from massformer_jax.models.coordformer import has_coarse_maps
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel.sharding import check_batch_size
@@ -54,9 +55,6 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     Every key can be changed: in a config file, and on the command line as --config.a.b=…
     """
     config = _shared_recipe(architecture(name))
-    # Which BatchNorms keep the statistics that they start with: "none", those of the "encoder", or
-    # "all", for small batches and weights that were trained before.
-    config.frozen_statistics = "none"
     config.data.update(
         {
             "crop_size": 1024,
@@ -131,6 +129,9 @@ def _shared_recipe(architecture: Mapping[str, Any]) -> ml_collections.ConfigDict
     # In how many parts a batch is computed, one after the other: the memory is that of one part.
     # BatchNorms that are not frozen see one part at a time. On CPUs this is slow: docs/finetune.md.
     config.accumulate = 1
+    # Which BatchNorms keep the statistics that they start with: "none", those of the "encoder", or
+    # "all", for small batches and weights that were trained before.
+    config.frozen_statistics = "none"
     # Decay of a moving average of the weights, 0.999 for instance, which is then what is evaluated
     # and predicts; 0 for none.
     config.average = 0.0
@@ -191,6 +192,11 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     check_architecture(config.architecture.to_dict(), training=True)
     coordinates = is_coordformer(config.architecture.to_dict())
     _check_keys(config, coordinates=coordinates)
+    if config.frozen_statistics not in FROZEN_STATISTICS:
+        raise InputError(
+            f"frozen_statistics is {config.frozen_statistics!r}; use one of "
+            f"{', '.join(FROZEN_STATISTICS)}"
+        )
     (_check_coordinates if coordinates else _check_masks)(config)
     check_batch_size(
         config.batch_size,
@@ -256,11 +262,6 @@ def _keys(config: ml_collections.ConfigDict) -> set[str]:
 
 def _check_masks(config: ml_collections.ConfigDict) -> None:
     """Checks the keys that MaSSFormer's recipe has alone."""
-    if config.frozen_statistics not in FROZEN_STATISTICS:
-        raise InputError(
-            f"frozen_statistics is {config.frozen_statistics!r}; use one of "
-            f"{', '.join(FROZEN_STATISTICS)}"
-        )
     crop = config.data.crop_size
     if crop < STRIDE or crop % STRIDE:
         raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
@@ -271,7 +272,13 @@ def _check_masks(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_coordinates(config: ml_collections.ConfigDict) -> None:
-    """Checks the keys that CoordFormer's recipe has alone."""
+    """Checks the keys that CoordFormer's recipe has alone, and those that its encoder restricts."""
+    encoder = config.architecture.encoder.to_dict()
+    if config.frozen_statistics == "encoder" and not has_coarse_maps(encoder):
+        raise InputError(
+            "frozen_statistics is 'encoder', and a vision transformer has no statistics; use none, "
+            "or all for those of the head"
+        )
     if config.loss.coordinates < 2:
         raise InputError(
             f"loss.coordinates is {config.loss.coordinates}; it must be at least 2, over which the "

@@ -73,21 +73,16 @@ def step_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """
     if _at_coordinates(config):
         return {}
-    return {
-        "frozen_statistics": config.frozen_statistics,
-        "trust": trust_of(config),
-        **config.loss,
-    }
+    return {"trust": trust_of(config), **config.loss}
 
 
-def meant_pictures(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """Returns the (height, width) of the pictures that the weights will be meant for.
+def meant_pictures(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
+    """Returns the (height, width) of the pictures that the weights will be meant for, if known.
 
-    Those of CoordFormer are meant for what its encoder sees: photographs of any size are squeezed
-    to that.
+    CoordFormer sees photographs of any size squeezed to one, and their pixels as they are.
     """
     if _at_coordinates(config):
-        return (config.architecture.get("side", SIDE),) * 2
+        return None
     return trained_pictures(config.data.short_edges)
 
 

@@ -14,7 +14,8 @@ from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.files import Place, place
-from massformer_jax.models.build import class_head, is_coordformer
+from massformer_jax.models.build import abstract_weights, class_head, is_coordformer
+from massformer_jax.models.coordformer import has_coarse_maps
 from massformer_jax.models.hub import local_file
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.parallel.processes import say
@@ -41,7 +42,7 @@ def initial_weights(
     """
     if has_state(workdir):
         return None
-    frozen = config.get("frozen_statistics", "none")
+    frozen = config.frozen_statistics
     if not config.init_from:
         if frozen != "none":
             raise InputError(
@@ -49,8 +50,9 @@ def initial_weights(
                 "weights there, or use frozen_statistics=none"
             )
         return None
-    initial = read_initial(config.init_from, config.architecture.to_dict(), classes)
-    if frozen == "all" and "pixel_decoder" not in initial.batch_stats:
+    architecture = config.architecture.to_dict()
+    initial = read_initial(config.init_from, architecture, classes)
+    if frozen == "all" and not initial.batch_stats.keys() - {"backbone"}:
         raise InputError(
             f"frozen_statistics is 'all', and {config.init_from} holds those of the encoder alone; "
             "use frozen_statistics=encoder"
@@ -66,8 +68,8 @@ def read_initial(
     Args:
         path: a workdir, converted weights, a file that `massformer_jax.convert` reads, or a name of
             the Hub that stands for weights or for a .safetensors file. It holds the same model, or
-            an encoder of the same depth; or, for CoordFormer, the file that `convert.vit` reads, of
-            the same encoder. Other classes leave the class head out.
+            an encoder of the same depth; or, for CoordFormer, its encoder: the file that
+            `convert.vit` reads, or a MaSSFormer. Other classes leave the class head out.
         architecture: keyword arguments of MaSSFormer or CoordFormer.
         classes: names of the dataset's classes; without any, only their number is compared.
 
@@ -75,6 +77,9 @@ def read_initial(
         InputError: it is none of these, or holds another model; names it.
     """
     weights = _read(path, architecture)
+    on_massformer = has_coarse_maps(architecture.get("encoder", {}))
+    if on_massformer and not is_coordformer(weights.architecture):
+        weights = _as_encoder(weights, architecture)
     for key, theirs, ours in differing_keys(weights.architecture, architecture):
         if key != "classes":
             raise InputError(
@@ -139,6 +144,27 @@ def _without(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
     return {**kept, key: _without(tree[key], rest)} if rest else kept
 
 
+def _as_encoder(weights: Weights, architecture: Mapping[str, Any]) -> Weights:
+    """Returns what of a MaSSFormer, or of its encoder alone, is the encoder of a CoordFormer."""
+    encoder = architecture["encoder"]
+    known = {key: value for key, value in weights.architecture.items() if key in encoder}
+
+    def part(tree, like):
+        return {
+            name: {key: value for key, value in tree[name].items() if key in like[name]}
+            for name in like
+            if name in tree
+        }
+
+    params, batch_stats = (
+        {"backbone": part(tree, like["backbone"])}
+        for tree, like in zip(
+            (weights.params, weights.batch_stats), abstract_weights(architecture), strict=True
+        )
+    )
+    return weights._replace(architecture={"encoder": known}, params=params, batch_stats=batch_stats)
+
+
 def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
     named, path = path, local_file(path, (".safetensors",))
     if place(path).is_dir():
@@ -148,12 +174,12 @@ def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
         # The step's program may run on other devices.
         params, batch_stats = jax.device_get((weights.params, weights.batch_stats))
         return weights._replace(params=params, batch_stats=batch_stats)
-    if is_coordformer(architecture):
+    if is_coordformer(architecture) and not has_coarse_maps(architecture["encoder"]):
         backbone = read_vit(named, architecture["encoder"])
         only = {"encoder": architecture["encoder"]}
         return Weights(0, only, (), {"backbone": backbone}, {})
     source = read_weights(path)
     for note in source.notes:
         say(f"{path}: {note}")
-    known = recognise(source.tensors) or is_encoder(source.tensors)
+    known = recognise(source.tensors) or is_encoder(source.tensors) or is_coordformer(architecture)
     return weights_of(source, None if known else architecture)

@@ -74,6 +74,7 @@ def train_and_evaluate(
         dtype=config.dtype,
         on_nonfinite=config.on_nonfinite,
         remat=config.remat,
+        frozen_statistics=config.frozen_statistics,
         accumulate=config.accumulate,
         average=config.average,
         shardings=shardings,

@@ -63,6 +63,8 @@ def parameter_groups(
             r"^backbone/.*(layer_scale\d|cls_token|register_tokens|position_embeddings)$",
             Group(encoder_multiplier, False),
         ),
+        # Of the part of a MaSSFormer that is an encoder here, as elsewhere in it.
+        (r"^backbone/pixel_decoder/.*\bnorm\.", Group(encoder_multiplier, False)),
         # Affine parameters of a ResNet's BatchNorms are frozen; their statistics are not.
         (r"^backbone/.*\bnorm\.", Group(0.0, False)),
         (r"^backbone/", Group(encoder_multiplier, True)),

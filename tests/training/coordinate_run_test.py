@@ -95,7 +95,7 @@ def test_it_learns_and_is_evaluated(undisturbed):
     assert len(summary["images"]) == 3 and 0 < summary["mIoU"] < 1
     assert summary["provenance"]["architecture"]["encoder"] == TINY["encoder"]
     weights = load_weights(undisturbed, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    assert (weights.step, weights.pictures, weights.architecture) == (6, (64, 64), TINY)
+    assert (weights.step, weights.pictures, weights.architecture) == (6, None, TINY)
 
 
 def test_stopped_and_continued_it_is_the_same(undisturbed, data_dir, tmp_path, monkeypatch):

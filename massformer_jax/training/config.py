@@ -114,6 +114,8 @@ def coordinate_recipe(name: str = "coordformer_dinov3_splus16") -> ml_collection
         clip_norm=0.0,
     )
     config.loss = {"coordinates": 16_384}  # that are drawn of each photograph
+    # Which pixels are asked, see massformer_jax/inference/protocol.py; or every, entropy, stride=8.
+    config.eval.ask = "sefi"
     return config
 
 

@@ -33,6 +33,7 @@ from massformer_jax.training.state import abstract_state
 from massformer_jax.training.step import training_step
 from massformer_jax.training.stopping import Preempted
 from tests.helpers import tiny_coordinates
+from tests.helpers.compiling import UNOPTIMIZED
 from tests.training.loop_test import scalars
 
 TINY = tiny_coordinates.get_config().architecture.to_dict()
@@ -42,25 +43,46 @@ DECODER = Group(1.0, True), Group(1.0, False)
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Runs on as many devices share the programs of the first of them."""
-    devices = [1]
+    """Runs on as many devices share one program of the step; evaluations have one device."""
+    devices, steps = [1], {}
+    make_step, make_mesh = loop.training_step, sharding.make_mesh
+
+    def training_step(*args, **kwargs):
+        count = devices[0]
+        if count not in steps:
+            steps[count] = _unoptimized(make_step(*args, **kwargs))
+        return steps[count]
+
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((loop, "training_step"), (evaluation, "evaluation_function")):
-            patch.setattr(module, name, _kept(getattr(module, name), devices))
-        make = sharding.make_mesh
-        patch.setattr(sharding, "make_mesh", lambda found, *axes: make(found[: devices[0]], *axes))
+        patch.setattr(loop, "training_step", training_step)
+        patch.setattr(evaluation, "evaluation_function", _made_once(evaluation.evaluation_function))
+        patch.setattr(
+            sharding, "make_mesh", lambda found, *axes: make_mesh(found[: devices[0]], *axes)
+        )
+        patch.setattr(sharding, "evaluation_mesh", lambda found, axes: make_mesh(found[:1]))
         yield devices
 
 
-def _kept(make, devices):
-    made = {}
+def _made_once(make):
+    made = []
 
     def again(*args, **kwargs):
-        if devices[0] not in made:
-            made[devices[0]] = make(*args, **kwargs)
-        return made[devices[0]]
+        if not made:
+            made.append(make(*args, **kwargs))
+        return made[0]
 
     return again
+
+
+def _unoptimized(step):
+    compiled = []
+
+    def run(state, batch):
+        if not compiled:
+            compiled.append(step.lower(state, batch).compile(compiler_options=UNOPTIMIZED))
+        return compiled[0](state, batch)
+
+    return run
 
 
 def short(data_dir):
@@ -136,7 +158,8 @@ def test_all_settings_go_together():
     settings = {"dtype": "bfloat16", "remat": True, "accumulate": 2, "average": 0.99}
     step = training_step(TINY, optimizer, mesh, seed=0, **settings)
     state = begun(abstract_state(TINY, optimizer))
-    after, terms = jax.eval_shape(step, state, tiny_batch())
+    with jax.numpy_dtype_promotion("standard"):  # norms are float32
+        after, terms = jax.eval_shape(step, state, tiny_batch())
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )

@@ -22,9 +22,9 @@ FOUND = {
 }
 # Parameters, and the side of what the encoder sees.
 EXPECTED = {
-    "coordinates_dinov2_s": (0, 2044),
-    "coordinates_on_massformer": (0, 2048),
-    "coordinates_dinov3_splus": (29_924_423, 2048),
+    "coordinates_dinov2_s": (23_285_255, 2044),
+    "coordinates_on_massformer": (28_095_865, 2048),
+    "coordinates_dinov3_splus": (29_920_007, 2048),
 }
 
 

@@ -34,6 +34,7 @@ from massformer_jax.training.step import training_step
 from massformer_jax.training.stopping import Preempted
 from tests.helpers import tiny_coordinates
 from tests.helpers.compiling import UNOPTIMIZED
+from tests.helpers.tiny_weights import tiny_state, write
 from tests.training.loop_test import scalars
 
 TINY = tiny_coordinates.get_config().architecture.to_dict()
@@ -283,9 +284,45 @@ def test_a_run_starts_from_another_run(undisturbed):
         read_initial(undisturbed, masks)
 
 
+ON_MASSFORMER = {
+    **TINY,
+    "encoder": {"encoder_depth": 18, "decoder_width": 8, "map": "d3"},
+    "side": 256,
+}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "ResNet alone"])
+def test_a_run_starts_from_a_massformer(whole, tmp_path):
+    """All of its encoder's weights and statistics, or those of the ResNet."""
+    tensors = {name: x for name, x in tiny_state().items() if whole or "backbone" in name}
+    initial = read_initial(write(tmp_path / "weights.safetensors", tensors), ON_MASSFORMER)
+    assert initial.message.endswith("all but the encoder is freshly initialised")
+    for found, like in zip(initial[:2], abstract_weights(ON_MASSFORMER), strict=True):
+        assert found.keys() == {"backbone"}
+        parts = like["backbone"] if whole else {"backbone": like["backbone"]["backbone"]}
+        assert jax.tree.map(lambda x: x.shape, found["backbone"]) == jax.tree.map(
+            lambda x: x.shape, parts
+        )
+    wider = {**ON_MASSFORMER, "encoder": {**ON_MASSFORMER["encoder"], "decoder_width": 16}}
+    path = write(tmp_path / "weights.safetensors", tiny_state())
+    with pytest.raises(InputError, match=r"has architecture\.encoder\.decoder_width=8, the config"):
+        read_initial(path, wider)
+
+
+def test_parameters_of_a_massformer_are_grouped_as_there():
+    """Its ResNet's norms are frozen, those of its pixel decoder are not."""
+    params, _ = abstract_weights(ON_MASSFORMER)
+    groups = parameter_groups(params, encoder_multiplier=0.5)
+    assert groups["backbone/backbone/layer1/0/bn1/scale"] == Group(0.0, False)
+    assert groups["backbone/backbone/layer1/0/conv1/kernel"] == Group(0.5, True)
+    assert groups["backbone/pixel_decoder/SEB/0/norm/scale"] == Group(0.5, False)
+    assert groups["backbone/pixel_decoder/RFB/conv1/kernel"] == Group(0.5, True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"frozen_statistics": "encoder"}, "frozen_statistics is 'encoder', and a vision trans"),
         ({"architecture.side": 60}, "architecture.side is 60; it must be a multiple of 16"),
         ({"loss.coordinates": 1}, "loss.coordinates is 1; it must be at least 2"),
         ({"batch_size": 3}, "batch_size is 3, which 1 devices cannot share evenly in 2 parts"),
@@ -310,7 +347,7 @@ def test_keys_of_the_other_family_are_refused():
     mesh = sharding.make_mesh(jax.devices())
     config = released_recipe()
     config.architecture = coordinate_recipe().architecture
-    with pytest.raises(InputError, match=r"loss\.coordinates is missing; start from"):
+    with pytest.raises(InputError, match=r"eval\.ask is missing; start from"):
         validate(config, mesh)
     config = coordinate_recipe()
     config.architecture = released_recipe().architecture

@@ -265,7 +265,7 @@ def _advised(path: pathlib.Path, error: Exception) -> Exception | str:
     """Returns an error, and if the memory does not suffice, which flag needs less of it."""
     from massformer_jax.inference.stream import TooLargeError
 
-    return f"{path}: {error}, with --window" if isinstance(error, TooLargeError) else error
+    return f"{path}: {error}, with {error.flag}" if isinstance(error, TooLargeError) else error
 
 
 def _check(

@@ -19,7 +19,7 @@ from massformer_jax.data.images import decode_mask, encode_mask
 from massformer_jax.data.photographs import READ
 from massformer_jax.errors import InputError
 from massformer_jax.inference import protocol
-from massformer_jax.inference import segmenter as segmenter_module
+from massformer_jax.inference.image_pixels import pixels_of
 from massformer_jax.inference.protocol import Protocol, network_size
 from massformer_jax.inference.segmenter import Segmenter, TooLargeError
 from massformer_jax.models.build import model_graph
@@ -443,8 +443,8 @@ def test_together_photographs_have_the_answers_that_they_have_alone(workdir):
 
 def test_a_segmenter_tells_what_it_is(segmenter):
     assert re.fullmatch(
-        r"<Segmenter: \d+\.\d M parameters, 7 classes \(background, person, building, tree, "
-        r"ground, sky, water\), float32, photographs as they are>",
+        r"<Segmenter: MaSSFormer, \d+\.\d M parameters, 7 classes \(background, person, "
+        r"building, tree, ground, sky, water\), float32, photographs as they are>",
         repr(segmenter),
     )
 
@@ -544,11 +544,11 @@ def turned(pixels):
 )
 def test_pil_images_are_seen_as_their_files(pil, array, tmp_path):
     image, expected = pil(photograph(30, 40)), array(photograph(30, 40))
-    np.testing.assert_array_equal(segmenter_module._pixels(image), expected)
+    np.testing.assert_array_equal(pixels_of(image), expected)
     image.save(tmp_path / "a.png", exif=image.getexif())
-    np.testing.assert_array_equal(segmenter_module._pixels(tmp_path / "a.png"), expected)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), expected)
     with Image.open(tmp_path / "a.png") as image:
-        np.testing.assert_array_equal(segmenter_module._pixels(image), expected)
+        np.testing.assert_array_equal(pixels_of(image), expected)
 
 
 @pytest.mark.parametrize(

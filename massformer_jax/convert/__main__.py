@@ -77,8 +77,12 @@ def _convert(args: argparse.Namespace) -> None:
 
     import jax
 
+    from massformer_jax.models.build import family_name
+
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    what = "MaSSFormer" if "classes" in weights.architecture else "encoder only"
+    what = "encoder only"
+    if "classes" in weights.architecture:
+        what = family_name(weights.architecture)
     arguments = ", ".join(f"{key} {value}" for key, value in weights.architecture.items())
     target = args.push or args.output
     print(f"{args.input} -> {target}: {what}, {count:,} parameters ({arguments})")
@@ -104,6 +108,7 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
     """Writes the file for PyTorch."""
     from massformer_jax.convert.weights import write_safetensors
     from massformer_jax.files import check_outputs, files_below
+    from massformer_jax.models.build import is_coordformer
 
     check_local(args.output)
     output = place(args.output)
@@ -116,6 +121,10 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
     # A checkpoint has no such files: one there may be what this command wrote before.
     check_outputs([output], [path for path in read if path.suffix != ".safetensors"])
     weights = _checkpoint(args.input, args.step)
+    if is_coordformer(weights.architecture):
+        raise InputError(
+            f"{args.input} holds a CoordFormer, and no code of PyTorch reads one; leave it as it is"
+        )
     write_safetensors(weights, output)
     return weights
 

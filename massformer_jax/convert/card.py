@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import massformer_jax
+from massformer_jax.models.build import family_name, is_coordformer
 from massformer_jax.models.hub import HubName
 from massformer_jax.models.weights import Weights
 
@@ -17,6 +18,11 @@ _SCORES = {
     "mBF1@0.75%": "mean over the classes of boundary F1, within 0.75% of the image's diagonal",
 }
 _PAPER = "https://arxiv.org/abs/2503.18364"
+_NAMES = "`model.safetensors` holds the tensors under the names of the released PyTorch code.\n"
+_COORDFORMER = (
+    "The network is that of Curti, Zama Ramirez, Petrelli and Di Stefano: [CoordFormer]"
+    "(https://arxiv.org/abs/2609.08660). Please cite their paper, too.\n"
+)
 
 
 def model_card(
@@ -57,7 +63,8 @@ def model_card(
         _sizes(weights),
         _scores_text(summary, scores),
         _usage(name),
-        _credit(),
+        "" if is_coordformer(weights.architecture) else _NAMES,
+        _credit(weights),
     ]
     return "\n".join(parts)
 
@@ -66,9 +73,9 @@ def _about(weights: Weights) -> str:
     arguments = ", ".join(f"{key} {value}" for key, value in weights.architecture.items())
     trained = f" after {weights.step} steps of training" if weights.step else ""
     text = (
-        f"Weights of MaSSFormer{trained}. The network divides photographs of 12 megapixels into "
-        "classes, with boundaries as fine as those of a matte. Its architecture: "
-        f"{arguments}.\n"
+        f"Weights of {family_name(weights.architecture)}{trained}. The network divides "
+        "photographs of 12 megapixels into classes, with boundaries as fine as those of a matte. "
+        f"Its architecture: {arguments}.\n"
     )
     if weights.source:
         iteration = weights.source.get("iteration")
@@ -163,18 +170,17 @@ From Python:
     from massformer_jax import Segmenter
 
     labels = Segmenter.load("{name}").predict("photo.jpg")  # uint8 [height, width]
-
-`model.safetensors` holds the tensors under the names of the released PyTorch code.
 """
 
 
-def _credit() -> str:
+def _credit(weights: Weights) -> str:
+    network = _COORDFORMER if is_coordformer(weights.architecture) else ""
     return f"""## Credit
 
 The method, the dataset MaSS13K and the released code are by Chenxi Xie, Minghan Li, Hui Zeng,
 Jun Luo and Lei Zhang: [MaSS13K: A Matting-level Semantic Segmentation Benchmark]({_PAPER}),
 CVPR 2025. Please cite their paper. massformer_jax {massformer_jax.__version__} wrote these files.
-"""
+{network}"""
 
 
 def _cell(text: str) -> str:

@@ -5,9 +5,13 @@ All of this is done on the host: devices get surroundings and places of a fixed 
 coordinates, never the photograph, so that no program depends on its size.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
+
+from massformer_jax.errors import InputError
 
 
 def squeezed(
@@ -78,3 +82,65 @@ def draw_coordinates(
     """Returns uniformly drawn pixels of a photograph of this height and width, int32."""
     x = rng.integers(size[1], size=count, dtype=np.int32)
     return np.stack([x, rng.integers(size[0], size=count, dtype=np.int32)], -1)
+
+
+def coordinates_in(coordinates: Any, size: tuple[int, int]) -> Shaped[np.ndarray, "p 2"]:
+    """Returns coordinates as they are given by users, int64 of pixels, or else float64.
+
+    Args:
+        coordinates: what NumPy makes an array [p, 2] of, each (x, y).
+        size: height and width of the photograph.
+
+    Raises:
+        InputError: they are something else, or not all of them are in the photograph.
+    """
+    places = _array(coordinates)
+    if not places.size and places.ndim:
+        return np.zeros((0, 2))
+    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iuf":
+        raise InputError(
+            f"coordinates of shape {places.shape} and dtype {places.dtype}; pass numbers [n, 2], "
+            "each (x, y)"
+        )
+    height, width = size
+    inside = ((places >= 0) & (places <= (width - 1, height - 1))).all(-1)
+    if not inside.all():
+        x, y = places[np.argmin(inside)]
+        raise InputError(f"({x}, {y}) is not in the photograph, which has {width}x{height} pixels")
+    return places.astype(np.int64 if places.dtype.kind in "iu" else np.float64)
+
+
+def grid_in(
+    box: Any, step: int | float, size: tuple[int, int]
+) -> tuple[Shaped[np.ndarray, " i"], Shaped[np.ndarray, " j"]]:
+    """Returns the rows and the columns of a rectangle of a photograph.
+
+    Args:
+        box: (left, top, right, bottom): the first column and row, and those after the last.
+        step: from one row or column to the next.
+        size: height and width of the photograph.
+
+    Raises:
+        InputError: it is no such rectangle, or not in the photograph, or the step is none.
+    """
+    sides = _array(box)
+    is_box = sides.shape == (4,) and sides.dtype.kind in "iuf"
+    if not is_box or not (sides[:2] < sides[2:]).all():
+        raise InputError(
+            f"the box is {box!r}; pass (left, top, right, bottom), the first column and row, and "
+            "those after the last"
+        )
+    if not 0 < step < np.inf:
+        raise InputError(f"step is {step}; it must be above 0")
+    left, top, right, bottom = sides.tolist()
+    rows, columns = np.arange(top, bottom, step), np.arange(left, right, step)
+    coordinates_in([(columns[0], rows[0]), (columns[-1], rows[-1])], size)
+    return rows, columns
+
+
+def _array(numbers: Any) -> np.ndarray:
+    """Returns an array of what is given; of lists of several lengths, one without dimensions."""
+    try:
+        return np.asarray(numbers)
+    except ValueError:
+        return np.zeros(())

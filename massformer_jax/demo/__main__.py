@@ -16,6 +16,8 @@ from massformer_jax.errors import InputError
 
 
 def _parser() -> argparse.ArgumentParser:
+    from massformer_jax.inference.flags import add_ask
+
     parser = command.parser("massformer_jax.demo", __doc__)
     command.add_network(parser)
     parser.add_argument("--port", type=int, default=8000, help="0 for any port that is free")
@@ -37,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show windows of H rows and W columns, which takes less memory (default: the whole "
         "photograph at once)",
     )
+    add_ask(parser)
     return parser
 
 
@@ -59,11 +62,11 @@ def _serve(args: argparse.Namespace) -> None:
     if not 0 <= args.port <= 65535:
         raise InputError(f"--port is {args.port}; use a number from 0 to 65535")
     # Wrong values are said before the weights are read, which takes longer.
-    Protocol(resolution=args.resolution, window=args.window)
+    Protocol(resolution=args.resolution, window=args.window, ask=args.ask)
     compilation.keep_compiled(args.compilation_cache)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     weights = load_weights(args.checkpoint, device, step=args.step)
-    network = {"dtype": args.dtype, "devices": args.devices}
+    network = {"dtype": args.dtype, "devices": args.devices, "ask": args.ask}
     segmenter = Segmenter(weights, resolution=args.resolution, window=args.window, **network)
     # A photograph that is small already is enlarged for nothing, but shrunk if all are.
     coarse = COARSE_ROWS, COARSE_COLUMNS

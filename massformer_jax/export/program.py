@@ -4,6 +4,7 @@ import importlib
 
 from massformer_jax.errors import InputError
 from massformer_jax.export.form import Form, Program
+from massformer_jax.models.build import is_coordformer
 from massformer_jax.models.weights import Weights
 
 
@@ -30,8 +31,14 @@ def lower(weights: Weights, form: Form) -> Program:
         form: what it is made for.
 
     Raises:
-        InputError: a library is missing, or the format has no form of one of its operations.
+        InputError: a library is missing, or the format has no form of one of its operations; or the
+            network answers at coordinates, which no program here does.
     """
+    if is_coordformer(weights.architecture):
+        raise InputError(
+            "the weights are of a CoordFormer, for which there is no export yet; use massformer "
+            "predict, or Segmenter from Python"
+        )
     check_libraries(form)
     if form.format == "onnx":
         from massformer_jax.export import onnx_model

@@ -16,8 +16,8 @@ _STRIP = 512  # rows at a time
 
 
 def enlarged(
-    coarse: Shaped[np.ndarray, "i j"], stride: int, size: tuple[int, int]
-) -> Shaped[np.ndarray, "h w"]:
+    coarse: Shaped[np.ndarray, "i j *_"], stride: int, size: tuple[int, int]
+) -> Shaped[np.ndarray, "h w *_"]:
     """Returns a map of a photograph's height and width from answers at every `stride`-th pixel.
 
     Each answer is that of the square of pixels whose upper left it was asked for, as the decoder

@@ -1,27 +1,21 @@
 """Labels at coordinates: asks a network for any pixels of a photograph, in buckets of fixed size.
 
-A program sees the surroundings of one bucket of coordinates and what was kept of the photograph
-(its `Memory`). So there is one for all sizes of photographs, and what it takes depends on the
-bucket alone.
-Protocols differ only in what they ask: where they ask a pixel, all give the same answer.
+What is asked, see `Answer`, is the program of `coordinate_network` with what was kept of the
+photograph. So there is one for all sizes of photographs, and what it takes depends on the bucket
+alone.
+Ways to ask differ only in what they ask: where they ask a pixel, all give the same answer.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
-import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from massformer_jax.data.coordinates import patches, places
 from massformer_jax.inference.asking import enlarged, most_uncertain, sefi, uncertainty
-from massformer_jax.models.build import compute_params
-from massformer_jax.models.coordinate_decoder import Memory
-from massformer_jax.models.massformer import normalize
-from massformer_jax.ops.precision import computing, widened
 
 # With a decoder of 384 channels in float32 a bucket takes some 0.3 GB.
 BUCKET = 1 << 14
@@ -29,46 +23,6 @@ _IN_FLIGHT = 2  # buckets that were given to the device and whose answers were n
 
 # From surroundings [p 8 8 3] and places [p 2] of one bucket to logits [p k].
 Answer = Callable[[np.ndarray, np.ndarray], Array]
-
-
-def memory_function(
-    graph: nnx.GraphDef, *, dtype: str = "float32"
-) -> Callable[[Any, Any, UInt8[Array | np.ndarray, "1 h w 3"]], Memory]:
-    """Returns memory(params, batch_stats, image), jitted, for one photograph.
-
-    Args:
-        graph: of a network with `memory`, for inference.
-        dtype: that the network computes in, one of `massformer_jax.ops.precision.DTYPES`.
-    """
-
-    def memory(params, batch_stats, image):
-        with computing(dtype) as arrays:
-            network = nnx.merge(graph, compute_params(params, arrays), batch_stats)
-            return network.memory(normalize(image, arrays))
-
-    return jax.jit(memory)
-
-
-def logits_function(
-    graph: nnx.GraphDef, *, dtype: str = "float32"
-) -> Callable[[Any, Any, Memory, np.ndarray, np.ndarray], Float[Array, "p k"]]:
-    """Returns logits(params, batch_stats, memory, patches, places), jitted, for one bucket.
-
-    Logits are float32 (or wider) whatever the dtype is.
-
-    Args:
-        graph: of a network with `decoder`, for inference.
-        dtype: as in `memory_function`.
-    """
-
-    def logits(params, batch_stats, memory, patches, places):
-        with computing(dtype) as arrays:
-            network = nnx.merge(graph, compute_params(params, arrays), batch_stats)
-            seen = normalize(patches, arrays)[None]
-            (answer,) = network.decoder(memory, seen, places[None])
-            return answer.astype(widened(answer.dtype))
-
-    return jax.jit(logits)
 
 
 def ask(
@@ -100,13 +54,24 @@ def highest(logits: Float[np.ndarray, "*p k"]) -> UInt8[np.ndarray, "*p"]:
     return logits.argmax(-1).astype(np.uint8)
 
 
+def probabilities(logits: Float[np.ndarray, "*p k"]) -> Float[np.ndarray, "*p k"]:
+    """Returns the probabilities of the classes."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return shares
+
+
+# What is made of logits, bucket by bucket: labels, probabilities, or the logits themselves.
+Finish = Callable[[np.ndarray], np.ndarray]
+
+
 def ask_grid(
     answer: Answer,
     photograph: UInt8[np.ndarray, "h w 3"],
     rows: Shaped[np.ndarray, " i"],
     columns: Shaped[np.ndarray, " j"],
     *,
-    finish: Callable[[np.ndarray], np.ndarray] = highest,
+    finish: Finish = highest,
     bucket: int = BUCKET,
 ) -> Shaped[np.ndarray, "i j *_"]:
     """Returns the answers where rows and columns cross: a map of every pixel, or of every n-th.
@@ -116,7 +81,7 @@ def ask_grid(
         photograph: RGB.
         rows: the ys, whole numbers or places between pixels.
         columns: the xs, of the same kind.
-        finish: what is made of logits, bucket by bucket: labels, or the logits themselves.
+        finish: what is made of logits.
         bucket: coordinates that are asked at once.
     """
     count = len(rows) * len(columns)
@@ -137,56 +102,86 @@ def ask_grid(
     return found.reshape(len(rows), len(columns), *found.shape[1:])
 
 
+def ask_at(
+    answer: Answer,
+    photograph: UInt8[np.ndarray, "h w 3"],
+    coordinates: Shaped[np.ndarray, "p 2"],
+    *,
+    finish: Finish = highest,
+    bucket: int = BUCKET,
+) -> Shaped[np.ndarray, " p *_"]:
+    """Returns the answers at coordinates, (x, y) of pixels or of places between them; one or more.
+
+    Other arguments are those of `ask_grid`.
+    """
+    starts = range(0, len(coordinates), bucket)
+    parts = (coordinates[start : start + bucket] for start in starts)
+    return np.concatenate([finish(x) for x in ask(answer, photograph, parts, bucket=bucket)])
+
+
 def ask_where(
     answer: Answer,
     photograph: UInt8[np.ndarray, "h w 3"],
-    labels: UInt8[np.ndarray, "h w"],
+    answers: Shaped[np.ndarray, "h w *_"],
     where: Bool[np.ndarray, "h w"],
     *,
+    finish: Finish = highest,
     bucket: int = BUCKET,
-) -> UInt8[np.ndarray, "h w"]:
-    """Returns the labels, those of the pixels in `where` asked anew."""
-    chosen = np.flatnonzero(where)
-    labels = labels.copy()
-    labels.reshape(-1)[chosen] = _labels_of(answer, photograph, chosen, bucket)
-    return labels
+) -> None:
+    """Writes what is answered for the pixels in `where` into the answers of all.
 
-
-def _labels_of(
-    answer: Answer, photograph: np.ndarray, pixels: Int[np.ndarray, " p"], bucket: int
-) -> UInt8[np.ndarray, " p"]:
-    """Returns the labels of pixels that are counted row by row."""
-    labels = np.empty(len(pixels), np.uint8)
-
-    def parts():
-        for start in range(0, len(pixels), bucket):
-            y, x = np.divmod(pixels[start : start + bucket], photograph.shape[1])
-            yield np.stack([x, y], -1)
-
+    Other arguments are those of `ask_grid`.
+    """
+    pixels = np.flatnonzero(where)
+    parts = (_places_of(photograph, pixels[i : i + bucket]) for i in range(0, len(pixels), bucket))
     start = 0
-    for logits in ask(answer, photograph, parts(), bucket=bucket):
-        labels[start : start + len(logits)] = highest(logits)
+    for logits in ask(answer, photograph, parts, bucket=bucket):
+        x, y = _places_of(photograph, pixels[start : start + len(logits)]).T
+        answers[y, x] = finish(logits)
         start += len(logits)
-    return labels
+
+
+def _places_of(photograph: np.ndarray, pixels: Int[np.ndarray, " p"]) -> Int[np.ndarray, "p 2"]:
+    """Returns the (x, y) of pixels that are counted row by row."""
+    y, x = np.divmod(pixels, photograph.shape[1])
+    return np.stack([x, y], -1)
 
 
 class Asked(NamedTuple):
-    """The label map of a photograph, and which of its pixels were asked.
+    """What is answered for every pixel of a photograph, and which of its pixels were asked.
 
-    The other pixels have the label of the nearest pixel that was asked above and to their left.
+    The other pixels have the answer of the nearest pixel that was asked above and to their left.
     """
 
-    labels: UInt8[np.ndarray, "h w"]
+    answers: Shaped[np.ndarray, "h w *_"]
     asked: Bool[np.ndarray, "h w"]
 
 
 def every_pixel(
-    answer: Answer, photograph: UInt8[np.ndarray, "h w 3"], *, bucket: int = BUCKET
+    answer: Answer,
+    photograph: UInt8[np.ndarray, "h w 3"],
+    *,
+    finish: Finish = highest,
+    bucket: int = BUCKET,
 ) -> Asked:
     """Asks every pixel."""
-    height, width = photograph.shape[:2]
-    labels = ask_grid(answer, photograph, np.arange(height), np.arange(width), bucket=bucket)
-    return Asked(labels, np.ones((height, width), bool))
+    rows, columns = map(np.arange, photograph.shape[:2])
+    answers = ask_grid(answer, photograph, rows, columns, finish=finish, bucket=bucket)
+    return Asked(answers, np.ones(photograph.shape[:2], bool))
+
+
+def by_stride(
+    answer: Answer,
+    photograph: UInt8[np.ndarray, "h w 3"],
+    *,
+    stride: int,
+    finish: Finish = highest,
+    bucket: int = BUCKET,
+) -> Asked:
+    """Asks every `stride`-th pixel of every `stride`-th row, and no others."""
+    coarse = _coarse(answer, photograph, stride, bucket)
+    where = np.zeros(photograph.shape[:2], bool)
+    return _refined(answer, photograph, coarse, stride, where, finish, bucket)
 
 
 def by_sefi(
@@ -196,12 +191,14 @@ def by_sefi(
     stride: int = 8,
     dilation: int = 4,
     threshold: float = 0.1,
+    finish: Finish = highest,
     bucket: int = BUCKET,
 ) -> Asked:
     """Asks every `stride`-th pixel, and then those that `asking.sefi` names."""
-    coarse = _coarse(answer, photograph, stride, highest, bucket)
-    where = sefi(coarse, photograph, stride=stride, dilation=dilation, threshold=threshold)
-    return _refined(answer, photograph, coarse, stride, where, bucket)
+    coarse = _coarse(answer, photograph, stride, bucket)
+    rule = {"stride": stride, "dilation": dilation, "threshold": threshold}
+    where = sefi(highest(coarse), photograph, **rule)
+    return _refined(answer, photograph, coarse, stride, where, finish, bucket)
 
 
 def by_entropy(
@@ -210,6 +207,7 @@ def by_entropy(
     *,
     stride: int = 8,
     share: float = 0.15,
+    finish: Finish = highest,
     bucket: int = BUCKET,
 ) -> Asked:
     """Asks every `stride`-th pixel, and then the least certain squares between them.
@@ -219,11 +217,12 @@ def by_entropy(
         photograph: RGB.
         stride: side of the squares.
         share: of the squares, 0..1.
+        finish: as in `ask_grid`.
         bucket: coordinates that are asked at once.
     """
-    logits = _coarse(answer, photograph, stride, lambda logits: logits, bucket)
-    where = most_uncertain(uncertainty(logits), stride, photograph.shape[:2], share)
-    return _refined(answer, photograph, highest(logits), stride, where, bucket)
+    coarse = _coarse(answer, photograph, stride, bucket)
+    where = most_uncertain(uncertainty(coarse), stride, photograph.shape[:2], share)
+    return _refined(answer, photograph, coarse, stride, where, finish, bucket)
 
 
 def grown(
@@ -249,7 +248,7 @@ def grown(
         bucket: coordinates that are asked at once.
     """
     height, width = photograph.shape[:2]
-    (label,) = _labels_of(answer, photograph, np.array([y * width + x]), bucket)
+    (label,) = ask_at(answer, photograph, np.array([[x, y]]), bucket=bucket)
     found = np.zeros((height, width), bool)
     asked = np.zeros((-(-height // tile), -(-width // tile)), bool)
     waiting = {(y // tile, x // tile)}
@@ -263,7 +262,8 @@ def grown(
         }
         pixels = [(rows * width + columns).reshape(-1) for rows, columns in squares.values()]
         pixels = np.concatenate(pixels)
-        found.reshape(-1)[pixels] = _labels_of(answer, photograph, pixels, bucket) == label
+        labels = ask_at(answer, photograph, _places_of(photograph, pixels), bucket=bucket)
+        found.reshape(-1)[pixels] = labels == label
         waiting = set()
         for (i, j), square in squares.items():
             asked[i, j] = True
@@ -285,22 +285,25 @@ def grown(
 
 
 def _coarse(
-    answer: Answer, photograph: np.ndarray, stride: int, finish: Callable, bucket: int
-) -> np.ndarray:
+    answer: Answer, photograph: np.ndarray, stride: int, bucket: int
+) -> Float[np.ndarray, "i j k"]:
+    """Returns the logits of every `stride`-th pixel."""
     rows, columns = (np.arange(0, side, stride) for side in photograph.shape[:2])
-    return ask_grid(answer, photograph, rows, columns, finish=finish, bucket=bucket)
+    return ask_grid(answer, photograph, rows, columns, finish=lambda x: x, bucket=bucket)
 
 
 def _refined(
     answer: Answer,
     photograph: np.ndarray,
-    coarse: np.ndarray,
+    coarse: Float[np.ndarray, "i j k"],
     stride: int,
     where: np.ndarray,
+    finish: Finish,
     bucket: int,
 ) -> Asked:
-    labels = enlarged(coarse, stride, photograph.shape[:2])
+    """Returns the coarse answers at full size, those of the pixels in `where` asked anew."""
+    answers = enlarged(finish(coarse), stride, photograph.shape[:2])
     where[::stride, ::stride] = False  # these were asked before
-    labels = ask_where(answer, photograph, labels, where, bucket=bucket)
+    ask_where(answer, photograph, answers, where, finish=finish, bucket=bucket)
     where[::stride, ::stride] = True
-    return Asked(labels, where)
+    return Asked(answers, where)

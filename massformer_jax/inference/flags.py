@@ -48,6 +48,21 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
         "--scales", metavar="A,B,…", help="show it at these multiples of its size (default: 1)"
     )
     group.add_argument("--flip", action="store_true", help="show it also mirrored left and right")
+    add_ask(parser)
+
+
+def add_ask(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that tells which pixels a network that answers at coordinates is asked."""
+    group = parser.add_argument_group("of a CoordFormer, which answers at coordinates")
+    group.add_argument(
+        "--ask",
+        default="every",
+        metavar="WAY",
+        help="which pixels: every; sefi, those near a boundary on an edge of the photograph; "
+        "entropy, the least certain ones; stride=8, every 8th of every 8th row. Settings may "
+        "follow, whose defaults are those of sefi,stride=8,dilation=4,threshold=0.1 and "
+        "entropy,stride=8,share=0.15",
+    )
 
 
 def protocol_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,4 +84,5 @@ def protocol_of(args: argparse.Namespace) -> dict[str, Any]:
         "blend": args.blend,
         "scales": scales,
         "flip": args.flip or args.tta,
+        "ask": args.ask,
     }

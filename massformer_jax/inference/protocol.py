@@ -1,11 +1,14 @@
 """How photographs are shown to the network: in one piece or in windows, at one scale or several.
 
+Networks that answer at coordinates see every photograph whole; of these it says what is asked.
+
 Sources: `tta_pipeline` of the released configs/_base_/datasets/mass13k.py, and of mmsegmentation
 1.x `EncoderDecoder.slide_inference` and `SegTTAModel`. docs/protocols.md says what each costs.
 Nothing here needs JAX: `views` does what a protocol asks for.
 """
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -17,6 +20,13 @@ from massformer_jax.errors import InputError
 _LARGEST_SCALE = 16
 RELEASE_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the released test-time augmentation
 BLENDS = ("average", "smooth")
+# Which pixels are asked; the settings of each way, with their kind, smallest and largest value.
+WAYS_TO_ASK = {
+    "every": {},
+    "stride": {"stride": (int, 1, 4096)},
+    "sefi": {"stride": (int, 1, 4096), "dilation": (int, 0, 4096), "threshold": (float, 0, 2)},
+    "entropy": {"stride": (int, 1, 4096), "share": (float, 0, 1)},
+}
 RELEASE_LONG_EDGE, RELEASE_SHORT_EDGE = 4096, 3072
 
 
@@ -46,6 +56,31 @@ def network_size(height: int, width: int, resolution: str) -> tuple[int, int]:
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def _parsed(ask: str) -> tuple[str, dict[str, int | float]]:
+    """Returns what `Protocol.ask` says: a way to ask, and its settings."""
+    first, *rest = ask.split(",")
+    way, equals, _ = first.partition("=")
+    if way not in WAYS_TO_ASK or bool(equals) != (way == "stride"):
+        raise InputError(f"ask is {ask!r}; use every, sefi, entropy, or stride=8")
+    settings = {}
+    for text in [first, *rest] if equals else rest:
+        name, _, value = text.partition("=")
+        if name not in WAYS_TO_ASK[way]:
+            known = ", ".join(WAYS_TO_ASK[way]) or "none"
+            raise InputError(f"ask is {ask!r}: {way} has no setting {name!r}; it has {known}")
+        kind, least, most = WAYS_TO_ASK[way][name]
+        try:
+            settings[name] = kind(value)
+        except ValueError:
+            settings[name] = math.nan
+        if not least <= settings[name] <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise InputError(
+                f"ask is {ask!r}: {name} is {value!r}; it must be {what}, {least} to {most}"
+            )
+    return way, settings
+
+
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How photographs are shown to the network; by default each in one piece, as it is.
@@ -61,6 +96,11 @@ class Protocol:
             fade to the window's borders, see `windows_along`.
         scales: factors of that size; the release has `RELEASE_SCALES`.
         flip: whether each is also shown mirrored left and right.
+        ask: which pixels a network that answers at coordinates is asked: "every"; "stride=8", every
+            8th of every 8th row; "sefi", the rule of the paper, or "entropy", those that are least
+            certain. Settings may follow: "sefi,stride=32,dilation=15,threshold=0.1",
+            "entropy,stride=8,share=0.15"; `inference.coordinates` has what they mean and their
+            defaults.
 
     Several views (scales, mirror images) of a photograph are put together as the release does:
     the mean of softmax(scores). The scores of a single view are those of the network.
@@ -75,8 +115,10 @@ class Protocol:
     blend: str = "average"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    ask: str = "every"
 
     def __post_init__(self):
+        _parsed(self.ask)
         network_size(1, 1, self.resolution)
         if self.blend not in BLENDS:
             raise InputError(f"blend is {self.blend!r}; use {' or '.join(BLENDS)}")
@@ -123,8 +165,37 @@ class Protocol:
             return window, _sides(self.stride, "stride")
         return window, tuple(-(-2 * side // 3) for side in window)
 
+    @property
+    def asking(self) -> tuple[str, dict[str, int | float]]:
+        """The way in which coordinates are asked, one of `WAYS_TO_ASK`, and its settings."""
+        return _parsed(self.ask)
+
 
 DEFAULT_PROTOCOL = Protocol()
+
+
+def check_protocol(protocol: Protocol, *, at_coordinates: bool) -> None:
+    """Checks that a protocol asks only for what a network of a kind has.
+
+    Args:
+        protocol: how photographs are shown, or what is asked of them.
+        at_coordinates: whether the network answers at coordinates (CoordFormer), or for all pixels.
+
+    Raises:
+        InputError: it asks for something else.
+    """
+    if not at_coordinates and protocol.ask != DEFAULT_PROTOCOL.ask:
+        raise InputError(
+            f"ask is {protocol.ask!r}, and the network is a MaSSFormer, which answers for all "
+            "pixels at once; leave ask out, or use the weights of a CoordFormer"
+        )
+    for field in dataclasses.fields(protocol) if at_coordinates else ():
+        value = getattr(protocol, field.name)
+        if field.name != "ask" and value != field.default:
+            raise InputError(
+                f"{field.name} is {value!r}, and the network is a CoordFormer, which sees every "
+                f"photograph whole and answers for its own pixels; leave {field.name} out"
+            )
 
 
 def _sides(text: str, name: str) -> tuple[int, int]:

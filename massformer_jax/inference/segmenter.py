@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from massformer_jax.classes import labels_of_union
 from massformer_jax.data.ahead import Stopwatch
-from massformer_jax.data.colours import in_srgb
-from massformer_jax.data.orientation import orientation, upright
-from massformer_jax.data.photographs import read_photograph
+from massformer_jax.data.coordinates import coordinates_in, grid_in
 from massformer_jax.errors import InputError
+from massformer_jax.inference import coordinates as at
 from massformer_jax.inference import stream
 from massformer_jax.inference.alpha import coverage
+from massformer_jax.inference.coordinate_network import Asker
+from massformer_jax.inference.image_pixels import pixels_of
 from massformer_jax.inference.network import pad_to_stride
 from massformer_jax.inference.protocol import Protocol, network_size
 from massformer_jax.inference.stream import Answer, TooLargeError
 from massformer_jax.inference.views import label_function, score_function, show
 from massformer_jax.models import picture_size
-from massformer_jax.models.build import model_graph
+from massformer_jax.models.build import answers_at_coordinates, family_name, model_graph
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.ops.precision import computation
@@ -47,6 +47,7 @@ class Segmenter:
     """
 
     pictures: tuple[int, int] | None = None
+    _asker: Asker | None = None
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Segmenter:
         self.classes = weights.classes
         self.palette = np.array(weights.palette, np.uint8)
         self.pictures = weights.pictures
+        self._family = family_name(weights.architecture)
         graph = model_graph(weights.architecture, training=False)
         there = jax.local_devices()
         if not 1 <= devices <= len(there):
@@ -78,6 +80,8 @@ class Segmenter:
             function(graph, self._protocol, dtype=dtype, mesh=mesh)
             for function in (score_function, label_function)
         )
+        if answers_at_coordinates(graph):
+            self._asker = Asker(graph, self._weights, dtype=dtype, mesh=mesh)
 
     @classmethod
     def load(
@@ -100,6 +104,7 @@ class Segmenter:
             devices: over how many devices the rows of a photograph are split: 1, 2, 4 or 8.
             **protocol: how photographs are shown to the network, the arguments of
                 `massformer_jax.inference.protocol.Protocol`; by default in one piece, as they are.
+                A CoordFormer takes only `ask`, which pixels it is asked; by default every one.
 
         Raises:
             InputError: no checkpoint there, or none of `step`, or it cannot be downloaded; an
@@ -123,7 +128,7 @@ class Segmenter:
             TooLargeError: the memory does not suffice; windows need less.
             OSError: the path cannot be read.
         """
-        return self._answer(self._labels, _pixels(image))
+        return self._answer(self._labels, pixels_of(image))
 
     def predict_many(self, images: Iterable[Any]) -> Iterator[UInt8[np.ndarray, "h w"]]:
         """Yields what `predict` returns of each photograph, and reads the next ones meanwhile.
@@ -141,9 +146,10 @@ class Segmenter:
         """Returns class scores of every pixel, float32, at least 0; not normalised over classes.
 
         Where there are several views (scales, mirror images), they are means of probabilities.
+        Those of a CoordFormer are the probabilities themselves, and add up to 1.
         Arguments and errors are those of `predict`.
         """
-        return self._answer(self._scores, _pixels(image))
+        return self._answer(self._scores, pixels_of(image))
 
     def alpha(self, image: Any, classes: Any) -> Float[np.ndarray, "h w"]:
         """Returns the share of every pixel that some classes cover together, float32 in 0..1.
@@ -158,8 +164,71 @@ class Segmenter:
             TooLargeError, OSError: as `predict`.
         """
         members = labels_of_union(classes, self.classes)
-        pixels = _pixels(image)
+        pixels = pixels_of(image)
         return coverage(self.scores(pixels), pixels, members)
+
+    def ask(
+        self, image: Any, coordinates: Any, *, scores: bool = False
+    ) -> Shaped[np.ndarray, " p *_"]:
+        """Returns the class at any coordinates of a photograph; of a CoordFormer.
+
+        Of a photograph that was asked about right before, only the coordinates are computed.
+
+        Args:
+            image: a photograph, as `predict` takes it.
+            coordinates: [p, 2], each (x, y): column and row of a pixel, from 0, as integers; or as
+                floats a place between the centres of pixels, of which (0, 0) is the upper left.
+            scores: whether to return the probability of every class, float32 [p, k], instead of
+                labels, uint8 [p].
+
+        Raises:
+            InputError: coordinates outside of the photograph; the network is a MaSSFormer; and what
+                `predict` raises.
+            TooLargeError, OSError: as `predict`.
+        """
+        pixels = pixels_of(image)
+        places = coordinates_in(coordinates, pixels.shape[:2])
+        if not len(places):
+            return np.zeros((0, len(self.classes)) if scores else 0, _ASKED[scores][1])
+        return self._ask(at.ask_at, pixels, places, count=len(places), finish=_ASKED[scores][0])
+
+    def region(
+        self, image: Any, box: Any, *, step: int | float = 1, scores: bool = False
+    ) -> Shaped[np.ndarray, "i j *_"]:
+        """Returns the class of every pixel of a rectangle of a photograph; of a CoordFormer.
+
+        Args:
+            image: a photograph, as `predict` takes it.
+            box: (left, top, right, bottom), as PIL has it: the first column and row, and those
+                after the last.
+            step: from one column or row to the next: 8 for every 8th, 0.5 for twice as many.
+            scores: as in `ask`.
+
+        Raises:
+            InputError, TooLargeError, OSError: as `ask`.
+        """
+        pixels = pixels_of(image)
+        rows, columns = grid_in(box, step, pixels.shape[:2])
+        count, finish = len(rows) * len(columns), _ASKED[scores][0]
+        return self._ask(at.ask_grid, pixels, rows, columns, count=count, finish=finish)
+
+    def grown(self, image: Any, pixel: Any) -> Bool[np.ndarray, "h w"]:
+        """Returns the pixels of one class that are connected with a pixel; of a CoordFormer.
+
+        Only the squares of 64x64 pixels that they touch are asked.
+
+        Args:
+            image: a photograph, as `predict` takes it.
+            pixel: (x, y), its column and row, from 0.
+
+        Raises:
+            InputError, TooLargeError, OSError: as `ask`.
+        """
+        pixels = pixels_of(image)
+        place = coordinates_in([pixel], pixels.shape[:2])
+        if place.shape != (1, 2) or (place % 1).any():
+            raise InputError(f"{pixel!r} is no pixel; pass its column and row, (x, y)")
+        return self._ask(at.grown, pixels, *map(int, place[0]), count=1)
 
     def answers(
         self,
@@ -180,7 +249,7 @@ class Segmenter:
         function = self._scores if scores else self._labels
         return stream.answers(
             images,
-            _pixels,
+            pixels_of,
             functools.partial(self._begin, function),
             _end,
             self._padded_size,
@@ -193,25 +262,42 @@ class Segmenter:
 
         Args:
             sizes: (height, width) of each photograph. Other sizes have `picture_size.FACTOR` times
-                as many pixels, or as few, when the network sees them.
+                as many pixels, or as few, when the network sees them. A CoordFormer sees all at one
+                size.
         """
-        if self.pictures is None:
+        if self.pictures is None or self._asker:
             return ""
         shown = (network_size(h, w, self._protocol.resolution) for h, w in sizes)
         return picture_size.remark(self.pictures, list(shown))
 
     def __repr__(self) -> str:
         return (
-            f"<Segmenter: {self._parameters / 1e6:.1f} M parameters, {len(self.classes)} classes "
-            f"({', '.join(self.classes)}), {self._dtype}, {self._protocol.in_words()}>"
+            f"<Segmenter: {self._family}, {self._parameters / 1e6:.1f} M parameters, "
+            f"{len(self.classes)} classes ({', '.join(self.classes)}), {self._dtype}, "
+            f"{self._protocol.in_words()}>"
         )
 
     def _answer(self, function, pixels: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-        return np.array(_end(self._begin(function, [pixels]))[0])
+        (answer,) = _end(self._begin(function, [pixels]))
+        # What lies on the host already is not copied: scores of 64 megapixels are gigabytes.
+        return answer if answer.flags.writeable else np.array(answer)
+
+    def _ask(
+        self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, count: int, **settings
+    ) -> np.ndarray:
+        """Asks for so many coordinates of a photograph, by a function of `inference.coordinates`."""
+        if self._asker is None:
+            raise InputError(
+                "the network is a MaSSFormer, which answers for whole photographs; ask, region and "
+                "grown need the weights of a CoordFormer"
+            )
+        with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
+            answer = self._asker.about(pixels)
+            return how(answer, pixels, *where, **settings, bucket=self._asker.bucket(count))
 
     def _padded_size(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int] | None:
         """Returns the size at which the network sees a photograph, if it sees it as it is."""
-        if not self._protocol.as_it_is:
+        if not self._protocol.as_it_is or self._asker:
             return None
         h, w = pixels.shape[:2]
         return h + -h % STRIDE, w + -w % STRIDE
@@ -219,36 +305,58 @@ class Segmenter:
     def _begin(self, function, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> "_Running":
         """Gives photographs of one padded size to the device, and does not wait for its answer."""
         sizes = [image.shape[:2] for image in images]
-        what = f"{sizes[0][0]} rows of {sizes[0][1]} pixels in " + (
-            f"windows of {self._protocol.window}" if self._protocol.window else "one piece"
-        )
-        with _lack_of_memory(what):
+        what = self._what(sizes[0])
+        with _lack_of_memory(what, self._remedy):
             # Padded and cropped here, all photographs of one padded size have one program.
             size = self._padded_size(images[0])
             if size:
                 shown = np.concatenate([pad_to_stride(image[None]) for image in images])
             else:
                 shown, size = show(self._protocol, images), sizes[0]
-            return _Running(function(*self._weights, shown, size), sizes, what)
+            return _Running(function(*self._weights, shown, size), sizes, what, self._remedy)
+
+    def _what(self, size: tuple[int, int]) -> str:
+        """Returns what is computed, for an error message."""
+        how = f"windows of {self._protocol.window}" if self._protocol.window else "one piece"
+        return f"{size[0]} rows of {size[1]} pixels in {how}"
+
+    @property
+    def _remedy(self) -> "_Remedy":
+        return _LESS_PRECISE if self._asker else _WINDOWS
+
+
+class _Remedy(NamedTuple):
+    """What to do where the memory does not suffice, and the flag that does it."""
+
+    advice: str
+    flag: str
+
+
+_WINDOWS = _Remedy("show smaller windows, for instance of 1024x1024", "--window")
+_LESS_PRECISE = _Remedy("compute in bfloat16", "--dtype")
+
+# By whether scores are asked for: what is made of logits, and its dtype.
+_ASKED = ((at.highest, np.uint8), (at.probabilities, np.float32))
 
 
 class _Running(NamedTuple):
     """What the device computes: its answer, the sizes of the photographs, and what they are."""
 
-    answer: jax.Array
+    answer: jax.Array | np.ndarray
     sizes: Sequence[tuple[int, int]]
     what: str
+    remedy: _Remedy
 
 
 def _end(running: _Running) -> list[np.ndarray]:
     """Waits for an answer, and returns that of each photograph, which may be read-only."""
-    with _lack_of_memory(running.what):
+    with _lack_of_memory(running.what, running.remedy):
         answers = np.asarray(running.answer)
     return [answer[:h, :w] for answer, (h, w) in zip(answers, running.sizes, strict=True)]
 
 
 @contextlib.contextmanager
-def _lack_of_memory(what: str) -> Iterator[None]:
+def _lack_of_memory(what: str, remedy: _Remedy) -> Iterator[None]:
     """Raises TooLargeError if the memory does not suffice for the body."""
     try:
         yield
@@ -256,8 +364,7 @@ def _lack_of_memory(what: str) -> Iterator[None]:
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         raise TooLargeError(
-            f"{what} need more memory than there is; show smaller windows, for instance of "
-            "1024x1024"
+            f"{what} need more memory than there is; {remedy.advice}", remedy.flag
         ) from error
 
 
@@ -277,47 +384,3 @@ def _protocol(settings: dict[str, Any]) -> Protocol:
     if "scales" in settings:
         settings = {**settings, "scales": tuple(map(float, settings["scales"]))}
     return Protocol(**settings)
-
-
-def _pixels(image: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the pixels of what `Segmenter.predict` takes for a photograph, RGB and upright."""
-    if isinstance(image, str | os.PathLike):
-        return read_photograph(image)
-    if isinstance(image, Image.Image):
-        return _pixels_of_pil(image)
-    if not hasattr(image, "__array__"):
-        raise InputError(
-            f"a {type(image).__name__} is no photograph; pass a path, a PIL image, or RGB as uint8 "
-            "[height, width, 3]"
-        )
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise InputError(
-            f"an image of shape {pixels.shape} and dtype {pixels.dtype}; "
-            "pass RGB as uint8 [height, width, 3]"
-        )
-    return pixels
-
-
-def _pixels_of_pil(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns the pixels of a PIL image, as `read_photograph` returns those of its file."""
-    if image.mode in ("I", "F") or not image.width or not image.height:
-        raise InputError(
-            f"a PIL image of mode {image.mode} and size {image.width}x{image.height}; convert it "
-            "to RGB"
-        )
-    turned, size = orientation(image), image.size
-    try:
-        if image.mode.startswith("I;16"):
-            grey = (np.asarray(image) >> 8).astype(np.uint8)
-            pixels = np.repeat(grey[..., None], 3, 2)
-        else:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"a PIL image that cannot be read: {error}") from error
-    if image.size != size:
-        # Pillow does this to uncompressed TIFF files that it maps into memory and has to turn.
-        raise InputError(
-            "a PIL image that Pillow mixed up when it loaded it; pass the path instead"
-        )
-    return upright(in_srgb(pixels, image, "a PIL image"), turned)

@@ -25,7 +25,16 @@ _IN_FLIGHT = 2  # batches that have been given to the device and whose answers h
 
 
 class TooLargeError(InputError):
-    """The error of a photograph for which the memory does not suffice."""
+    """The error of a photograph for which the memory does not suffice.
+
+    Args:
+        message: what it says.
+        flag: of commands, that needs less.
+    """
+
+    def __init__(self, message: str, flag: str = "--window"):
+        super().__init__(message)
+        self.flag = flag
 
 
 class Answer(NamedTuple):

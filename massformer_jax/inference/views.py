@@ -2,7 +2,8 @@
 
 Sources: `tta_pipeline` of the released configs/_base_/datasets/mass13k.py, and of mmsegmentation
 1.x `EncoderDecoder.slide_inference` and `SegTTAModel`. docs/protocols.md says what each costs.
-`protocol` has the settings.
+`protocol` has the settings. Networks that answer at coordinates have no views; for them the
+functions here are those of `coordinate_network`.
 """
 
 import functools
@@ -19,8 +20,10 @@ from jaxtyping import Array, Float, UInt8
 
 from massformer_jax.data.resampling import resize_image
 from massformer_jax.inference import network
+from massformer_jax.inference.coordinate_network import coordinate_labels, coordinate_scores
 from massformer_jax.inference.network import STRIP
-from massformer_jax.inference.protocol import Protocol, view_sizes, windows_along
+from massformer_jax.inference.protocol import Protocol, check_protocol, view_sizes, windows_along
+from massformer_jax.models.build import answers_at_coordinates
 from massformer_jax.ops.resize import bilinear_taps, resize_bilinear
 from massformer_jax.ops.rows import Rows, in_strips
 from massformer_jax.parallel import sharding
@@ -59,7 +62,12 @@ def score_function(
         dtype: that the network computes in, one of `massformer_jax.ops.precision.DTYPES`; scores
             are float32 (or wider) whatever it is.
         mesh: over which photographs and their rows are split, see `network.network_scores`.
+
+    Raises:
+        InputError: the network has nothing of what the protocol asks for; there is no such dtype.
     """
+    if _at_coordinates(graph, protocol):
+        return coordinate_scores(graph, protocol, dtype=dtype, mesh=mesh)
     if protocol.window:
         slide = _slide_function(graph, protocol, dtype, mesh)
 
@@ -94,6 +102,8 @@ def label_function(
 
     Like `score_function`; scores of all pixels exist where windows or views are put together.
     """
+    if _at_coordinates(graph, protocol):
+        return coordinate_labels(graph, protocol, dtype=dtype, mesh=mesh)
     if protocol.seen_once:
         return network.network_labels(graph, dtype=dtype, mesh=mesh)
     if protocol.several_views:
@@ -105,6 +115,13 @@ def label_function(
         return _resized_labels(slide(params, batch_stats, images), size)
 
     return labels
+
+
+def _at_coordinates(graph: nnx.GraphDef, protocol: Protocol) -> bool:
+    """Tells whether a network answers at coordinates, and checks the protocol for its kind."""
+    at_coordinates = answers_at_coordinates(graph)
+    check_protocol(protocol, at_coordinates=at_coordinates)
+    return at_coordinates
 
 
 def _slide_function(

@@ -181,6 +181,16 @@ def model_graph(
     return graph
 
 
+def family_name(architecture: Mapping[str, Any]) -> str:
+    """Returns what the network is called."""
+    return "CoordFormer" if is_coordformer(architecture) else "MaSSFormer"
+
+
+def answers_at_coordinates(graph: nnx.GraphDef) -> bool:
+    """Tells whether a network is asked for labels at coordinates; others answer for all pixels."""
+    return graph.nodes[0].type is CoordFormer
+
+
 def init_weights(key: Key[Array, ""], architecture: Mapping[str, Any]) -> tuple[Any, Any]:
     """Returns fresh (params, batch_stats) of the network: nested dicts of arrays."""
     return _weights(_network(key, architecture))

@@ -11,7 +11,7 @@ from massformer_jax.data import colours
 from massformer_jax.data.images import decode_image
 from massformer_jax.data.photographs import read_photograph
 from massformer_jax.errors import InputError
-from massformer_jax.inference.segmenter import _pixels
+from massformer_jax.inference.image_pixels import pixels_of
 from tests.helpers import profiles
 
 # Linear light in each space to linear sRGB, with both whites adapted (CSS Color 4).
@@ -130,7 +130,7 @@ def test_adobe_rgb_that_exif_alone_tells(tmp_path):
     stored = decode_image(path)
     assert np.abs(read_photograph(path) - expected(stored, "Adobe RGB")).max() <= 1
     with Image.open(path) as image:
-        assert np.abs(_pixels(image) - expected(stored, "Adobe RGB")).max() <= 1
+        assert np.abs(pixels_of(image) - expected(stored, "Adobe RGB")).max() <= 1
     exif.get_ifd(0x8769)[0xA005] = {1: "R98"}
     path = write(tmp_path / "a.jpg", pixels, exif=exif)
     np.testing.assert_array_equal(read_photograph(path), decode_image(path))
@@ -184,7 +184,7 @@ def test_grey(tmp_path):
         found = read_photograph(write(tmp_path / name, grey, icc_profile=profile))
         wanted = numbers((grey / 255.0) ** exponent)
         assert np.abs(found - wanted[..., None]).max() <= 1.5  # steps near black
-        assert np.abs(_pixels(Image.open(tmp_path / name)) - wanted[..., None]).max() <= 1.5
+        assert np.abs(pixels_of(Image.open(tmp_path / name)) - wanted[..., None]).max() <= 1.5
     deep = grey.astype(np.uint16) * 257
     found = read_photograph(write(tmp_path / "d.png", deep, icc_profile=profiles.grey(1.8)))
     assert np.abs(found - wanted[..., None]).max() <= 1.5
@@ -214,10 +214,10 @@ def test_cmyk(suffix, tmp_path):
         rounded = [round(light * 2.55) / 2.55, a, b]  # profiles store L in steps of 100/255
         assert np.abs(found - srgb_of_lab(rounded)).max() <= 3
         with Image.open(io.BytesIO(path.read_bytes())) as image:
-            np.testing.assert_array_equal(_pixels(image), found)
+            np.testing.assert_array_equal(pixels_of(image), found)
         if suffix == "tif":
             with Image.open(path) as image, pytest.raises(InputError, match="pass the path"):
-                _pixels(image)
+                pixels_of(image)
         # Without a profile it is read as ever.
         Image.new("CMYK", (32, 24), image.getpixel((0, 0))).save(path, **options)
         np.testing.assert_array_equal(read_photograph(path), decode_image(path))
@@ -235,13 +235,13 @@ def test_pil_images_are_converted_too(tmp_path):
     pixels = patches()
     path = write(tmp_path / "a.png", pixels, icc_profile=DISPLAY_P3)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(_pixels(image), read_photograph(path))
+        np.testing.assert_array_equal(pixels_of(image), read_photograph(path))
     with Image.open(path) as image:
         image.info["icc_profile"] = b"nothing"
         with pytest.raises(
             colours.ProfileError, match=r"^a PIL image: its colour profile is damaged"
         ):
-            _pixels(image)
+            pixels_of(image)
 
 
 def test_what_nobody_understands_is_refused(tmp_path):

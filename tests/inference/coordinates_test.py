@@ -7,14 +7,13 @@ import pytest
 from flax import nnx
 
 from massformer_jax.inference import asking
+from massformer_jax.inference.coordinate_network import logits_function, memory_function
 from massformer_jax.inference.coordinates import (
     ask_grid,
     by_entropy,
     by_sefi,
     every_pixel,
     grown,
-    logits_function,
-    memory_function,
 )
 from massformer_jax.models.coordformer import CoordFormer
 from tests.helpers.random_network import random_network
@@ -47,7 +46,7 @@ LABELS = expected_labels(PHOTOGRAPH)
 def test_every_pixel():
     found = every_pixel(by_brightness, PHOTOGRAPH, bucket=BUCKET)
     assert found.asked.all()
-    np.testing.assert_array_equal(found.labels, LABELS)
+    np.testing.assert_array_equal(found.answers, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +57,7 @@ def test_protocols_ask_what_their_rule_names(protocol, settings):
     assert 0.1 < found.asked.mean() < 0.8
     assert found.asked[::4, ::4].all()
     expected = np.where(found.asked, LABELS, asking.enlarged(LABELS[::4, ::4], 4, LABELS.shape))
-    np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(found.answers, expected)
     if protocol is by_sefi:
         rule = asking.sefi(LABELS[::4, ::4], PHOTOGRAPH, stride=4, **settings)
         rule[::4, ::4] = True
@@ -104,7 +103,7 @@ def test_a_click_asks_only_the_squares_that_its_region_touches():
 def test_a_photograph_smaller_than_a_bucket():
     small = PHOTOGRAPH[:3, :5]
     np.testing.assert_array_equal(
-        every_pixel(by_brightness, small, bucket=BUCKET).labels, LABELS[:3, :5]
+        every_pixel(by_brightness, small, bucket=BUCKET).answers, LABELS[:3, :5]
     )
 
 
@@ -146,7 +145,7 @@ def test_one_program_answers_for_photographs_of_all_sizes():
         return run(*weights, memory, patches, places)
 
     labels = [
-        every_pixel(answer, photograph, bucket=BUCKET).labels
+        every_pixel(answer, photograph, bucket=BUCKET).answers
         for photograph in (PHOTOGRAPH[:9], PHOTOGRAPH[:9, :20])
     ]
     by_sefi(answer, PHOTOGRAPH[:20], stride=8, bucket=BUCKET)

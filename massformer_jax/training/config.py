@@ -144,7 +144,7 @@ def _shared_recipe(architecture: Mapping[str, Any]) -> ml_collections.ConfigDict
         # What python -m massformer_jax.data.build wrote: the folder of all datasets, or DATA/NAME.
         "data_dir": "data",
         "split": "train",
-        "threads": 8,  # per process; each makes about 20 crops per second and core
+        "threads": 8,  # per process; a core makes 20 crops a second, or 4 whole photographs
         # What cannot be read: training takes the next one, for up to 1 % of them, and an evaluation
         # leaves it out and names it; or "fail".
         "on_bad_record": "skip",

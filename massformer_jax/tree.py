@@ -1,6 +1,6 @@
 """Paths of the leaves of trees: how rules, names and messages refer to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,3 +20,19 @@ def leaves_by_path(
     return {
         jax.tree_util.keystr(path, simple=True, separator=separator): leaf for path, leaf in leaves
     }
+
+
+def differing_keys(
+    tree: Mapping[str, Any], other: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the keys of nested dictionaries whose values differ in others, and both values.
+
+    The key b inside of a is a.b. A value that the others lack is "missing".
+    """
+    mine, theirs = (
+        leaves_by_path(each, separator=".", is_leaf=lambda node: not isinstance(node, dict))
+        for each in (tree, other)
+    )
+    for key, value in mine.items():
+        if key not in theirs or theirs[key] != value:
+            yield key, value, theirs.get(key, "missing")

@@ -5,6 +5,7 @@ or `hf://facebook/dinov3-vits16plus-pretrain-lvd1689m/model.safetensors`. The la
 by their authors under their own licence; nothing is shipped here.
 """
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -14,10 +15,10 @@ import numpy as np
 
 from massformer_jax.errors import InputError
 from massformer_jax.models.build import abstract_vit
+from massformer_jax.models.finite import check_numbers
 from massformer_jax.models.hub import local_file
-from massformer_jax.models.names import Rules, from_torch
+from massformer_jax.models.names import Rules, from_torch, torch_name
 from massformer_jax.models.safetensors_file import read_safetensors
-from massformer_jax.models.vit import ENCODERS
 
 _TAIL: Rules = (
     (r"(layer_scale\d)$", r"\1.lambda1"),
@@ -56,25 +57,17 @@ def read_vit(path: str | os.PathLike, encoder: dict[str, Any]) -> Any:
         encoder: keyword arguments of `ViT`, such as those in `ENCODERS`.
 
     Raises:
-        InputError: the file cannot be had or read, or its tensors do not fit; names the file, and
-            lists all tensors that are missing, left over or of another shape.
+        InputError: the file cannot be had or read, or its numbers are not finite, or its tensors do
+            not fit; names the file, and lists all tensors that are missing, left over or of another
+            shape.
     """
     file = pathlib.Path(local_file(path, (".safetensors",)))
     tensors, _ = read_safetensors(file)
-    like = abstract_vit(encoder)
+    like, rules = abstract_vit(encoder), rules_of(encoder)
     try:
-        params = from_torch(tensors, like, rules=rules_of(encoder), unused=_UNUSED)
+        params = from_torch(tensors, like, rules=rules, unused=_UNUSED)
+        params = jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), params)
+        check_numbers(params, {}, called=functools.partial(torch_name, rules=rules))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return jax.tree.map(lambda x: np.ascontiguousarray(x, np.float32), params)
-
-
-def encoder_named(name: str) -> dict[str, Any]:
-    """Returns the keyword arguments of a `ViT` by its name.
-
-    Raises:
-        InputError: there is no such name.
-    """
-    if name not in ENCODERS:
-        raise InputError(f"there is no encoder {name!r}; use one of {', '.join(ENCODERS)}")
-    return dict(ENCODERS[name])
+    return params

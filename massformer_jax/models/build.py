@@ -16,10 +16,13 @@ from jaxtyping import Array, Key, PyTree
 
 from massformer_jax.errors import InputError
 from massformer_jax.models.coordformer import SIDE, CoordFormer
+from massformer_jax.models.coordinate_architecture import check_coordformer, wrong_depth
 from massformer_jax.models.massformer import MaSSFormer
 from massformer_jax.models.resnet import BLOCKS, ResNet
 from massformer_jax.models.vit import ENCODERS, ViT
 from massformer_jax.tree import leaves_by_path
+
+_HEADS = 8  # of MaSSFormer's attention; they divide the decoder's width
 
 # The released models.
 ARCHITECTURES = {
@@ -53,22 +56,45 @@ COORDFORMERS = {
     }
     for name, encoder in ENCODERS.items()
 }
+# The same decoder on the maps of the released models, which is ours.
+COORDFORMERS |= {
+    f"coordformer_on_{name}": {
+        "encoder": {**{key: found[key] for key in ("encoder_depth", "decoder_width")}, "map": "d3"},
+        "decoder_width": 2 * found["decoder_width"],  # that of the memories and queries there
+        "heads": _HEADS,
+        "head_width": 128,
+        "classes": 7,
+        "side": SIDE,
+    }
+    for name, found in ARCHITECTURES.items()
+}
 
 
-def architecture(name: str) -> dict[str, int]:
-    """Returns a released architecture by its name.
+def architecture(
+    name: str, among: Mapping[str, Mapping[str, Any]] = ARCHITECTURES
+) -> dict[str, Any]:
+    """Returns an architecture by its name.
+
+    Args:
+        name: of the model.
+        among: those that there are: the released ones, or `COORDFORMERS`.
 
     Raises:
         InputError: there is no such name.
     """
-    if name not in ARCHITECTURES:
-        raise InputError(f"there is no model {name!r}; use one of {', '.join(ARCHITECTURES)}")
-    return dict(ARCHITECTURES[name])
+    if name not in among:
+        raise InputError(f"there is no model {name!r}; use one of {', '.join(among)}")
+    return dict(among[name])
 
 
 def is_coordformer(architecture: Mapping[str, Any]) -> bool:
     """Tells whether a network is a CoordFormer; else it is a MaSSFormer."""
     return "encoder" in architecture
+
+
+def class_head(architecture: Mapping[str, Any]) -> str:
+    """Returns the path of the parameters whose shapes follow from the number of classes."""
+    return "decoder/classify" if is_coordformer(architecture) else "cls_embed"
 
 
 FROZEN_STATISTICS = ("none", "encoder", "all")
@@ -80,24 +106,6 @@ _LIMITS = {
     "layers": (1, 64),
     "queries": (1, 10_000),
     "classes": (1, 255),
-}
-_HEADS = 8  # of attention; they divide the decoder's width
-# Those of CoordFormer's whole numbers, and of its encoder's.
-_COORDINATE_LIMITS = {
-    "decoder_width": (4, 4096),
-    "heads": (1, 256),
-    "head_width": (1, 4096),
-    "classes": (1, 255),
-    "side": (1, 16384),
-}
-_ENCODER_LIMITS = {
-    "patch": (1, 64),
-    "features": (4, 8192),
-    "blocks": (4, 64),
-    "heads": (1, 256),
-    "hidden": (1, 2**16),
-    "registers": (0, 64),
-    "grid": (1, 256),
 }
 
 
@@ -117,7 +125,7 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
             f"architecture is {str(architecture)[:40]!r}; it must have keys and values"
         )
     if is_coordformer(architecture):
-        _check_coordformer(architecture)
+        check_coordformer(architecture)
         return
     known = ("encoder_depth", *_LIMITS)
     unknown = sorted(str(key) for key in architecture if key not in known)
@@ -132,10 +140,7 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
                 f"architecture.{key} is {str(value)[:40]!r}; it must be a whole number"
             )
     if architecture["encoder_depth"] not in BLOCKS:
-        depths = " or ".join(map(str, sorted(BLOCKS)))
-        raise InputError(
-            f"architecture.encoder_depth is {architecture['encoder_depth']}; it must be {depths}"
-        )
+        raise InputError(wrong_depth("encoder_depth", architecture["encoder_depth"]))
     for key, (least, most) in _LIMITS.items():
         if key in architecture and not least <= architecture[key] <= most:
             raise InputError(
@@ -151,53 +156,6 @@ def check_architecture(architecture: Mapping[str, Any], *, training: bool = Fals
             f"architecture.queries is {architecture['queries']}; it must be at least the number of "
             f"classes, {architecture['classes']}"
         )
-
-
-def _check_coordformer(architecture: Mapping[str, Any]) -> None:
-    """Checks that CoordFormer(**architecture) can be built, see `check_architecture`."""
-    encoder = architecture["encoder"]
-    if not isinstance(encoder, Mapping):
-        raise InputError(
-            f"architecture.encoder is {str(encoder)[:40]!r}; it must have keys and values"
-        )
-    numbers = {key: value for key, value in architecture.items() if key != "encoder"}
-    side = architecture.get("side", SIDE)
-    _check_numbers("architecture", {**numbers, "side": side}, _COORDINATE_LIMITS)
-    gated, grid = encoder.get("gated"), encoder.get("grid")
-    if type(gated) is not bool or "grid" not in encoder:
-        what = "grid is missing" if type(gated) is bool else "gated must be True or False"
-        raise InputError(f"architecture.encoder.{what}")
-    left_out = {"gated"} | ({"grid"} if grid is None else set())
-    numbers = {key: value for key, value in encoder.items() if key not in left_out}
-    limits = {key: limit for key, limit in _ENCODER_LIMITS.items() if key not in left_out}
-    _check_numbers("architecture.encoder", {"registers": 4, **numbers}, limits)
-    # Rotary positions turn quarters of a head's features.
-    divisors = (
-        ("encoder.features", encoder["features"], encoder["heads"] * (4 if grid is None else 1)),
-        ("decoder_width", architecture["decoder_width"], architecture["heads"]),
-        ("decoder_width", architecture["decoder_width"], 4),
-        ("side", side, encoder["patch"]),
-    )
-    for key, value, divisor in divisors:
-        if value % divisor:
-            raise InputError(f"architecture.{key} is {value}; it must be a multiple of {divisor}")
-
-
-def _check_numbers(
-    where: str, given: Mapping[str, Any], limits: Mapping[str, tuple[int, int]]
-) -> None:
-    """Checks that these are whole numbers within their limits, and all of them."""
-    unknown = sorted(str(key) for key in given if key not in limits)
-    if unknown:
-        raise InputError(f"there is no {where}.{unknown[0][:40]}; use {', '.join(limits)}")
-    for key, (least, most) in limits.items():
-        if key not in given:
-            raise InputError(f"{where}.{key} is missing")
-        value = given[key]
-        if type(value) is not int or not least <= value <= most:
-            raise InputError(
-                f"{where}.{key} is {str(value)[:40]}; it must be a whole number, {least} to {most}"
-            )
 
 
 def model_graph(

@@ -18,7 +18,9 @@ import numpy as np
 from flax import nnx
 from jax.extend import core
 
-from massformer_jax.models.build import abstract_weights, model_graph
+from massformer_jax.models.build import abstract_weights, is_coordformer, model_graph
+from massformer_jax.models.coordformer import SIDE
+from massformer_jax.models.coordinate_decoder import PATCH
 
 PHOTOGRAPH = (3072, 4096)  # rows and columns of the photograph that published figures are of
 
@@ -28,21 +30,33 @@ def network_size(architecture: Mapping[str, Any]) -> tuple[int, int]:
 
     The network is traced, which takes seconds the first time, and neither compiled nor run. The
     multiply-accumulates are those of matrix products and convolutions, deformable ones among them.
+    Those of CoordFormer are of every pixel asked, which is more than other ways of asking take.
     """
     return _network_size(json.dumps(dict(architecture), sort_keys=True))
 
 
 @functools.cache
 def _network_size(architecture: str) -> tuple[int, int]:
-    graph = model_graph(json.loads(architecture), training=False)
-    params, batch_stats = abstract_weights(json.loads(architecture))
+    found = json.loads(architecture)
+    graph = model_graph(found, training=False)
+    params, batch_stats = abstract_weights(found)
 
-    def forward(params, batch_stats, images):
-        return nnx.merge(graph, params, batch_stats, copy=True)(images)
+    def macs(*shapes):
+        def forward(params, batch_stats, *inputs):
+            return nnx.merge(graph, params, batch_stats, copy=True)(*inputs)
 
-    images = jax.ShapeDtypeStruct((1, *PHOTOGRAPH, 3), jnp.float32)
-    flops = count_flops(jax.make_jaxpr(forward)(params, batch_stats, images))
-    return sum(leaf.size for leaf in jax.tree.leaves(params)), flops // 2
+        inputs = (jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in shapes)
+        return count_flops(jax.make_jaxpr(forward)(params, batch_stats, *inputs)) // 2
+
+    def of_coordinates(count):
+        side = found.get("side", SIDE)
+        return macs((side, side, 3), (count, PATCH, PATCH, 3), (count, 2))
+
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if not is_coordformer(found):
+        return parameters, macs((*PHOTOGRAPH, 3))
+    one = of_coordinates(1)
+    return parameters, one + (math.prod(PHOTOGRAPH) - 1) * (of_coordinates(2) - one)
 
 
 def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:

@@ -27,6 +27,16 @@ class Decoded(NamedTuple):
     memories: tuple[Float[Array, "b _ _ e"], ...]  # at 1/32, 1/16, 1/8
 
 
+class Coarse(NamedTuple):
+    """The maps of D channels that are computed from the whole image."""
+
+    s2: Float[Array, "b h4 w4 d"]
+    d5: Float[Array, "b h32 w32 d"]
+    d4: Float[Array, "b h16 w16 d"]
+    d3: Float[Array, "b h8 w8 d"]
+    body: Float[Array, "b h4 w4 d"]  # d3, upsampled
+
+
 class Fused(NamedTuple):
     """What the pixel decoder returns in strips."""
 
@@ -54,7 +64,39 @@ class Sources(NamedTuple):
         return Rows(rows.start - self.begin, rows.count)
 
 
-class PixelDecoder(nnx.Module):
+class CoarseDecoder(nnx.Module):
+    """The part of the pixel decoder that looks at the whole image.
+
+    Args:
+        encoder_features: channels of c2..c5.
+        features: D, the width of its maps.
+    """
+
+    def __init__(self, encoder_features: tuple[int, ...], features: int, *, rngs: nnx.Rngs):
+        self.in_projections = nnx.List(
+            [ConvBNReLU(channels, features, rngs=rngs) for channels in encoder_features]
+        )
+        self.SEB = nnx.List([SEB(features, rngs=rngs) for _ in range(4)])
+        self.conv_avg = ConvBNReLU(encoder_features[-1], features, rngs=rngs)
+        self.CST = CST(features, rngs=rngs)
+        self.RFB = RFB(features, rngs=rngs)
+
+    def coarse(self, maps: list[Float[Array, "b _ _ _"]]) -> Coarse:
+        """Returns its maps.
+
+        Args:
+            maps: c2..c5.
+        """
+        projected = [project(x) for project, x in zip(self.in_projections, maps, strict=True)]
+        # Release: the SEBs are numbered from the coarsest map, the projections from the finest
+        # (probes `SEB.*.0` of tests/models/inference_parity_test.py).
+        s5, s4, s3, s2 = (seb(x) for seb, x in zip(self.SEB, projected[::-1], strict=True))
+        context = self.conv_avg(maps[-1].mean((1, 2), keepdims=True))
+        d5, d4, up = self.CST(context, s5, s4)
+        return Coarse(s2, d5, d4, *self.RFB(up + s3))
+
+
+class PixelDecoder(CoarseDecoder):
     """A decoder of encoder maps: mask features at 1/2, edge logits, memories for the transformer.
 
     Args:
@@ -66,13 +108,7 @@ class PixelDecoder(nnx.Module):
     halo = 6
 
     def __init__(self, encoder_features: tuple[int, ...], features: int, *, rngs: nnx.Rngs):
-        self.in_projections = nnx.List(
-            [ConvBNReLU(channels, features, rngs=rngs) for channels in encoder_features]
-        )
-        self.SEB = nnx.List([SEB(features, rngs=rngs) for _ in range(4)])
-        self.conv_avg = ConvBNReLU(encoder_features[-1], features, rngs=rngs)
-        self.CST = CST(features, rngs=rngs)
-        self.RFB = RFB(features, rngs=rngs)
+        super().__init__(encoder_features, features, rngs=rngs)
         self.LSE = LSE(features, rngs=rngs)
         self.edge_conv = nnx.List(
             [ConvBNReLU(features, 16, rngs=rngs), Conv(16, 1, 1, bias=True, rngs=rngs)]
@@ -177,15 +213,8 @@ class PixelDecoder(nnx.Module):
 
         This is everything that looks at the whole image.
         """
-        projected = [project(x) for project, x in zip(self.in_projections, maps, strict=True)]
-        # Release: the SEBs are numbered from the coarsest map, the projections from the finest
-        # (probes `SEB.*.0` of tests/models/inference_parity_test.py).
-        s5, s4, s3, s2 = (seb(x) for seb, x in zip(self.SEB, projected[::-1], strict=True))
-        context = self.conv_avg(maps[-1].mean((1, 2), keepdims=True))
-
-        d5, d4, up = self.CST(context, s5, s4)
-        d3, body = self.RFB(up + s3)
-        memories = tuple(out(d) for out, d in zip(list(self.out)[1:], (d5, d4, d3), strict=True))
+        s2, *coarse, body = self.coarse(maps)
+        memories = tuple(out(d) for out, d in zip(list(self.out)[1:], coarse, strict=True))
 
         size = (images.shape[1] // 2, images.shape[2] // 2)
         shallow, second = jnp.split(s2, 2, -1)

@@ -67,6 +67,7 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.patch, self.features, self.grid = patch, features, grid
+        self.widths = (features,) * 4  # of the maps that it returns
         self.head_features = features // heads
         learned = grid is not None
         epsilon = 1e-6 if learned else 1e-5

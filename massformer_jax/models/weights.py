@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     """A model that can predict, or an encoder to begin training with."""
 
     step: int
-    architecture: dict[str, Any]  # of MaSSFormer; of an encoder alone only `encoder_depth`
+    architecture: dict[str, Any]  # of the network; of a ResNet alone only `encoder_depth`
     classes: tuple[str, ...]
     params: Any
     batch_stats: Any

@@ -197,7 +197,11 @@ def _chosen(shown: int, all_of_them: int) -> str:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+    texts = {
+        key: f"({_listed(value)})" if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def _bar(value: float | None) -> str:

@@ -1,10 +1,11 @@
 """The configuration of a run: what each key means, its default, and what makes one impossible.
 
-The defaults are the released recipe. A file in configs/ takes them and changes what differs.
+The defaults are the released recipe of MaSSFormer, and the published one of CoordFormer. A file in
+configs/ takes them and changes what differs.
 """
 
 import dataclasses
-import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -12,11 +13,21 @@ from jax.sharding import Mesh
 
 from massformer_jax.errors import InputError
 from massformer_jax.inference.protocol import Protocol
-from massformer_jax.models.build import FROZEN_STATISTICS, architecture, check_architecture
+from massformer_jax.models.build import (
+    COORDFORMERS,
+    FROZEN_STATISTICS,
+    architecture,
+    check_architecture,
+    is_coordformer,
+)
+from massformer_jax.models.coordformer import has_coarse_maps
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel.sharding import check_batch_size
+from massformer_jax.training.optimizer import SCHEDULES
 from massformer_jax.training.profiling import parse_steps
+from massformer_jax.training.rules import is_multiplier, is_placement
+from massformer_jax.tree import leaves_by_path
 
 # Keys that may change when a run continues: they move or report it. All others belong to the run.
 CHANGEABLE = (
@@ -43,13 +54,80 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
 
     Every key can be changed: in a config file, and on the command line as --config.a.b=…
     """
+    config = _shared_recipe(architecture(name))
+    config.data.update(
+        {
+            "crop_size": 1024,
+            "short_edges": tuple(int(3072 * x * 0.1) for x in range(5, 21)),  # 0.5 to 2 times 4K
+            "max_long_edge": 8192,
+            "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
+        }
+    )
+    # How far labels are to be trusted, see docs/new_classes.md. As released: completely.
+    config.labels = {
+        # (class, pixels of a crop) of classes with pseudo labels: by how much their borders may be
+        # wrong. There a pixel counts 1 / (1 + pseudo_strength · |W|); exact ones count 1 + 5 · |W|.
+        "pseudo": (),
+        "pseudo_strength": 20.0,
+        # (regular expression of file names, classes) that are not annotated in those photographs.
+        "unannotated": (),
+        # Pixels of the label 255: "outside" of every mask, as released, or "left_out".
+        "unknown": "outside",
+    }
+    config.loss = {"points": 12544, "edge_target": "edges"}
+    config.eval.update(
+        {
+            "resolution": "release",  # or native, or HxW
+            # How photographs are shown to the network, see massformer_jax/inference/protocol.py.
+            # Windows of "HxW" every "HxW" pixels, blended by "average" (as released) or "smooth";
+            # "" for none.
+            "window": "",
+            "stride": "",
+            "blend": "average",
+            # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
+            "scales": (1.0,),
+            "flip": False,
+        }
+    )
+    return config
+
+
+def coordinate_recipe(name: str = "coordformer_dinov3_splus16") -> ml_collections.ConfigDict:
+    """Returns the published recipe for one of `models.build.COORDFORMERS`.
+
+    Source: Curti et al., "CoordFormer" (arXiv 2609.08660). Keys can be changed as those of
+    `released_recipe`.
+    """
+    config = _shared_recipe(architecture(name, COORDFORMERS))
+    config.dtype = "bfloat16"
+    epoch = 11_348 / config.batch_size  # steps in which each photograph of MaSS13K is seen once
+    # Paper: "about 170 epochs with early stopping". Here the rate reaches 0 after 170; the best
+    # weights are kept in any case.
+    config.total_steps = round(170 * epoch)
+    config.optimizer.update(
+        peak_learning_rate=1e-4,
+        warmup_steps=round(10 * epoch),
+        schedule="linear",
+        weight_decay=1e-4,
+        # Paper: the encoder is trained, too; no other rate is mentioned for it, and no clipping.
+        encoder_multiplier=1.0,
+        clip_norm=0.0,
+    )
+    config.loss = {"coordinates": 16_384}  # that are drawn of each photograph
+    # Which pixels are asked, see massformer_jax/inference/protocol.py; or every, entropy, stride=8.
+    config.eval.ask = "sefi"
+    return config
+
+
+def _shared_recipe(architecture: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Returns the keys that all networks have, with the values of the released recipe."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    # The keyword arguments of massformer_jax.models.massformer.MaSSFormer. `classes` has to be the
-    # dataset's number; None, as a placeholder, follows the dataset.
-    config.architecture = architecture(name)
+    # The keyword arguments of models.massformer.MaSSFormer or models.coordformer.CoordFormer.
+    # `classes` has to be the dataset's number; None, as a placeholder, follows the dataset.
+    config.architecture = architecture
     config.dtype = "float32"  # what the network computes in; or tf32, bfloat16
-    config.remat = False  # less memory, more time: for crops that do not fit otherwise
+    config.remat = False  # less memory, more time: for batches that do not fit otherwise
     # In how many parts a batch is computed, one after the other: the memory is that of one part.
     # BatchNorms that are not frozen see one part at a time. On CPUs this is slow: docs/finetune.md.
     config.accumulate = 1
@@ -66,25 +144,10 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
         # What python -m massformer_jax.data.build wrote: the folder of all datasets, or DATA/NAME.
         "data_dir": "data",
         "split": "train",
-        "crop_size": 1024,
-        "short_edges": tuple(int(3072 * x * 0.1) for x in range(5, 21)),  # 0.5 to 2 times 4K
-        "max_long_edge": 8192,
-        "threads": 8,  # per process; each makes about 20 crops per second and core
+        "threads": 8,  # per process; a core makes 20 crops a second, or 4 whole photographs
         # What cannot be read: training takes the next one, for up to 1 % of them, and an evaluation
         # leaves it out and names it; or "fail".
         "on_bad_record": "skip",
-        "crops_per_decode": 1,  # as released; 2 or 4 of one photograph are faster, see docs
-    }
-    # How far labels are to be trusted, see docs/new_classes.md. As released: completely.
-    config.labels = {
-        # (class, pixels of a crop) of classes with pseudo labels: by how much their borders may be
-        # wrong. There a pixel counts 1 / (1 + pseudo_strength · |W|); exact ones count 1 + 5 · |W|.
-        "pseudo": (),
-        "pseudo_strength": 20.0,
-        # (regular expression of file names, classes) that are not annotated in those photographs.
-        "unannotated": (),
-        # Pixels of the label 255: "outside" of every mask, as released, or "left_out".
-        "unknown": "outside",
     }
     # How the devices are arranged, -1 for the rest; see docs/pods.md. Training splits its batch
     # over all of them; `fsdp` also splits parameters and optimizer, `spatial` the rows of a
@@ -94,29 +157,19 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
     config.shardings = ((r"(bias|scale)$", ()), (r"", "fsdp"))
     config.batch_size = 16  # over all devices
     config.total_steps = 80_000
-    # Arguments of training.optimizer.recipe_optimizer; the learning rate falls to 0 along a cosine.
+    # Arguments of training.optimizer.recipe_optimizer.
     config.optimizer = {
         "peak_learning_rate": 3e-4,
+        "warmup_steps": 0,  # in which the learning rate rises; then it falls to 0
+        "schedule": "cosine",  # along which line it falls; or "linear"
         "weight_decay": 0.05,
         "encoder_multiplier": 0.1,  # 0 freezes the encoder
         # (regular expression of a parameter's path, factor of its learning rate), first match wins.
         "multipliers": (),
-        "clip_norm": 0.01,
+        "clip_norm": 0.01,  # 0 for none
     }
-    config.loss = {"points": 12544, "edge_target": "edges"}
     config.eval = {
         "split": "validation",
-        "resolution": "release",  # or native, or HxW
-        # How photographs are shown to the network, see massformer_jax/inference/protocol.py.
-        # Windows of "HxW" every "HxW" pixels, blended by "average" (as released) or "smooth"; ""
-        # for none.
-        "window": "",
-        "stride": "",
-        "blend": "average",
-        # Test-time augmentation; the release has (0.5, 0.75, 1.0, 1.25, 1.5, 1.75) and flips.
-        "scales": (1.0,),
-        "flip": False,
-        "ask": "every",  # which pixels of a CoordFormer's photographs: or sefi, entropy, stride=8
         "pictures": 16,  # photographs that are drawn beside truth and prediction
         "save_predictions": False,  # whether all label maps are written, as PNG
     }
@@ -138,26 +191,27 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     Raises:
         InputError: it cannot; names the key.
     """
+    check_architecture(config.architecture.to_dict(), training=True)
+    coordinates = is_coordformer(config.architecture.to_dict())
+    _check_keys(config, coordinates=coordinates)
     if config.frozen_statistics not in FROZEN_STATISTICS:
         raise InputError(
             f"frozen_statistics is {config.frozen_statistics!r}; use one of "
             f"{', '.join(FROZEN_STATISTICS)}"
         )
+    (_check_coordinates if coordinates else _check_masks)(config)
     check_batch_size(
         config.batch_size,
         mesh,
         parts=config.accumulate,
-        normalised=config.frozen_statistics != "all",
+        # Of a single photograph there are many coordinates to normalise over.
+        normalised=not coordinates and config.frozen_statistics != "all",
     )
-    check_architecture(config.architecture.to_dict(), training=True)
     if not 0 <= config.seed < 2**32:
         raise InputError(f"seed is {config.seed}; it must be 0 to {2**32 - 1}")
     for rule in config.shardings:
-        if not _is_rule(rule):
+        if not is_placement(rule):
             raise InputError(f"shardings has {rule!r}; a rule is (regular expression, axes)")
-    crop = config.data.crop_size
-    if crop < STRIDE or crop % STRIDE:
-        raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
     for key in ("log_every", "checkpoint_every", "eval_every", "total_steps"):
         if config[key] < 1:
             raise InputError(f"{key} is {config[key]}; it must be at least 1")
@@ -166,44 +220,72 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     if not 0 <= config.average < 1:
         raise InputError(f"average is {config.average}; it must be 0, or less than 1")
     for rule in config.optimizer.multipliers:
-        if not _is_multiplier(rule):
+        if not is_multiplier(rule):
             raise InputError(
                 f"optimizer.multipliers has {rule!r}; a rule is (regular expression, factor)"
             )
-    if config.loss.edge_target not in ("edges", "ones"):
-        raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
+    if not 0 <= config.optimizer.warmup_steps < config.total_steps:
+        raise InputError(
+            f"optimizer.warmup_steps is {config.optimizer.warmup_steps}; it must be at least 0, "
+            f"and less than total_steps, {config.total_steps}"
+        )
+    if config.optimizer.schedule not in SCHEDULES:
+        raise InputError(
+            f"optimizer.schedule is {config.optimizer.schedule!r}; use {' or '.join(SCHEDULES)}"
+        )
     computation(config.dtype)
-    if config.loss.points < 4:
-        raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
     if config.on_nonfinite not in ("halt", "skip"):
         raise InputError(f"on_nonfinite is {config.on_nonfinite!r}; use 'halt' or 'skip'")
     parse_steps(config.profile_steps)
     evaluation_protocol(config)
 
 
-def _is_rule(rule: Any) -> bool:
-    """Tells whether this is a rule of `sharding.parameter_specs`: a text, and one or several."""
-    if not isinstance(rule, list | tuple) or len(rule) != 2:
-        return False
-    axes = rule[1] if isinstance(rule[1], list | tuple) else (rule[1] or "-",)
-    return isinstance(rule[0], str) and all(isinstance(axis, str | None) for axis in axes)
+def _check_keys(config: ml_collections.ConfigDict, *, coordinates: bool) -> None:
+    """Checks that the keys are those of the network's own recipe, and of no other's."""
+    ours, others = coordinate_recipe, released_recipe
+    if not coordinates:
+        ours, others = others, ours
+    given, needed, strange = (_keys(each) for each in (config, ours(), others()))
+    for key in sorted(needed - given):
+        raise InputError(
+            f"{key} is missing; start from training.config.{ours.__name__} for this architecture"
+        )
+    for key in sorted(given & (strange - needed)):
+        raise InputError(
+            f"{key} means nothing for this architecture; start from training.config.{ours.__name__}"
+        )
 
 
-def is_pattern(text: Any) -> bool:
-    """Tells whether this is a regular expression."""
-    try:
-        re.compile(text)
-    except (TypeError, re.error):
-        return False
-    return isinstance(text, str)
+def _keys(config: ml_collections.ConfigDict) -> set[str]:
+    """Returns the dotted keys of a config, but for those of its architecture."""
+    tree = {key: value for key, value in config.to_dict().items() if key != "architecture"}
+    return set(leaves_by_path(tree, separator=".", is_leaf=lambda x: not isinstance(x, dict)))
 
 
-def _is_multiplier(rule: Any) -> bool:
-    """Tells whether this is a rule of `optimizer.parameter_groups`: a pattern and a factor."""
-    if not isinstance(rule, list | tuple) or len(rule) != 2:
-        return False
-    pattern, factor = rule
-    return is_pattern(pattern) and isinstance(factor, int | float) and factor >= 0
+def _check_masks(config: ml_collections.ConfigDict) -> None:
+    """Checks the keys that MaSSFormer's recipe has alone."""
+    crop = config.data.crop_size
+    if crop < STRIDE or crop % STRIDE:
+        raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
+    if config.loss.edge_target not in ("edges", "ones"):
+        raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
+    if config.loss.points < 4:
+        raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
+
+
+def _check_coordinates(config: ml_collections.ConfigDict) -> None:
+    """Checks the keys that CoordFormer's recipe has alone, and those that its encoder restricts."""
+    encoder = config.architecture.encoder.to_dict()
+    if config.frozen_statistics == "encoder" and not has_coarse_maps(encoder):
+        raise InputError(
+            "frozen_statistics is 'encoder', and a vision transformer has no statistics; use none, "
+            "or all for those of the head"
+        )
+    if config.loss.coordinates < 2:
+        raise InputError(
+            f"loss.coordinates is {config.loss.coordinates}; it must be at least 2, over which the "
+            "decoder's head is normalised"
+        )
 
 
 def evaluation_protocol(config: ml_collections.ConfigDict) -> Protocol:
@@ -212,7 +294,7 @@ def evaluation_protocol(config: ml_collections.ConfigDict) -> Protocol:
     Raises:
         InputError: `config.eval` asks for what does not exist; names the key.
     """
-    names = [field.name for field in dataclasses.fields(Protocol)]
+    names = [field.name for field in dataclasses.fields(Protocol) if field.name in config.eval]
     try:
         return Protocol(**{name: config.eval[name] for name in names})
     except InputError as error:

@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, UInt8
 
 from massformer_jax.ops.precision import widened
 
-COORDINATES = 16_384
 CLASS_WEIGHT, DICE_WEIGHT, BCE_WEIGHT = 2.0, 5.0, 5.0
 
 
 def coordinate_losses(
-    logits: Float[Array, "b p k"], labels: UInt8[Array, "b p"]
+    logits: Float[Array, "b p k"], labels: UInt8[Array, "b p"], images: int | None = None
 ) -> dict[str, Float[Array, ""]]:
     """Returns the weighted loss terms, whose sum is minimised; all are means over the batch.
 
@@ -27,6 +26,8 @@ def coordinate_losses(
     Args:
         logits: at the coordinates.
         labels: 0..K-1 there. Other values, such as 255, are ignored.
+        images: number of images of the batch of which these are a part, so that the terms of all
+            parts add up to those of the batch; None if they are a batch.
 
     Returns:
         float32 scalars (float64 if logits are): `loss_cls`, `loss_dice`, `loss_mask`.
@@ -45,8 +46,9 @@ def coordinate_losses(
     # 1 is added as in MaSSFormer's Dice: a class that is absent, and not found, has no loss.
     common = 2 * (inside * target).sum(1) + 1
     dice = 1 - common / (inside.sum(1) + target.sum(1) + 1)
+    share = 1.0 if images is None else len(logits) / images
     return {
-        "loss_cls": CLASS_WEIGHT * (surprise.sum(-1) / count).mean(),
-        "loss_dice": DICE_WEIGHT * dice.mean(),
-        "loss_mask": BCE_WEIGHT * bce.mean(),
+        "loss_cls": CLASS_WEIGHT * share * (surprise.sum(-1) / count).mean(),
+        "loss_dice": DICE_WEIGHT * share * dice.mean(),
+        "loss_mask": BCE_WEIGHT * share * bce.mean(),
     }

@@ -28,6 +28,7 @@ from massformer_jax.training.progress import Progress
 from massformer_jax.training.state import TrainState
 from massformer_jax.training.stopping import until_asked
 from massformer_jax.training.workdir import last_evaluation, note_evaluation
+from massformer_jax.tree import differing_keys
 
 SCALARS = ("aAcc", "mIoU", "mAcc", "mBIoU")  # of an evaluation, in TensorBoard
 
@@ -162,13 +163,11 @@ def evaluate_workdir(
     evaluate_weights = weights_evaluation(config)
     mesh = sharding.make_mesh(jax.devices())
     weights = load_weights(workdir, sharding.replicated(mesh), step=step)
-    for key, value in config.architecture.items():
-        if weights.architecture.get(key) != value:
-            raise InputError(
-                f"the checkpoint in {workdir} has architecture.{key}="
-                f"{weights.architecture.get(key)}, the config {value}; use the config it was "
-                "trained with"
-            )
+    for key, ours, theirs in differing_keys(config.architecture.to_dict(), weights.architecture):
+        raise InputError(
+            f"the checkpoint in {workdir} has architecture.{key}={theirs}, the config {ours}; use "
+            "the config it was trained with"
+        )
     check_same_classes(weights.classes, classes_of(config), f"the checkpoint in {workdir}")
     origin = {
         "checkpoint": str(weights.folder),

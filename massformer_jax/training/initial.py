@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import ml_collections
 
 from massformer_jax.classes import are_numbered
+from massformer_jax.convert.vit import read_vit
 from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.files import Place, place
+from massformer_jax.models.build import abstract_weights, class_head, is_coordformer
+from massformer_jax.models.coordformer import has_coarse_maps
 from massformer_jax.models.hub import local_file
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.checkpoint import has_state
 from massformer_jax.training.state import TrainState
-
-CLASS_HEAD = "cls_embed"
+from massformer_jax.tree import differing_keys
 
 
 class Initial(NamedTuple):
-    """Weights of some parts of the network, by their names at the top of the tree."""
+    """Weights of some parts of the network: trees that lack the others."""
 
     params: dict[str, Any]
     batch_stats: dict[str, Any]
@@ -48,8 +50,9 @@ def initial_weights(
                 "weights there, or use frozen_statistics=none"
             )
         return None
-    initial = read_initial(config.init_from, config.architecture.to_dict(), classes)
-    if frozen == "all" and "pixel_decoder" not in initial.batch_stats:
+    architecture = config.architecture.to_dict()
+    initial = read_initial(config.init_from, architecture, classes)
+    if frozen == "all" and not initial.batch_stats.keys() - {"backbone"}:
         raise InputError(
             f"frozen_statistics is 'all', and {config.init_from} holds those of the encoder alone; "
             "use frozen_statistics=encoder"
@@ -65,56 +68,105 @@ def read_initial(
     Args:
         path: a workdir, converted weights, a file that `massformer_jax.convert` reads, or a name of
             the Hub that stands for weights or for a .safetensors file. It holds the same model, or
-            an encoder of the same depth. Other classes leave the class head out.
-        architecture: keyword arguments of MaSSFormer.
+            an encoder of the same depth; or, for CoordFormer, its encoder: the file that
+            `convert.vit` reads, or a MaSSFormer. Other classes leave the class head out.
+        architecture: keyword arguments of MaSSFormer or CoordFormer.
         classes: names of the dataset's classes; without any, only their number is compared.
 
     Raises:
         InputError: it is none of these, or holds another model; names it.
     """
     weights = _read(path, architecture)
-    for key, value in weights.architecture.items():
-        if key != "classes" and value != architecture[key]:
+    on_massformer = has_coarse_maps(architecture.get("encoder", {}))
+    if on_massformer and not is_coordformer(weights.architecture):
+        weights = _as_encoder(weights, architecture)
+    for key, theirs, ours in differing_keys(weights.architecture, architecture):
+        if key != "classes":
             raise InputError(
-                f"init_from: {path} has architecture.{key}={value}, the config "
-                f"{architecture[key]}; use weights of the same architecture"
+                f"init_from: {path} has architecture.{key}={theirs}, the config {ours}; use "
+                "weights of the same architecture"
             )
+    head = class_head(architecture)
+    params = weights.params
     if "classes" not in weights.architecture:
         fresh = "all but the encoder is freshly initialised"
     elif weights.architecture["classes"] != architecture["classes"]:
         fresh = (
-            f"the class head ({CLASS_HEAD}) is freshly initialised, for {architecture['classes']} "
+            f"the class head ({head}) is freshly initialised, for {architecture['classes']} "
             f"classes instead of {weights.architecture['classes']}"
         )
-        del weights.params[CLASS_HEAD]
+        params = _without(params, head)
     elif classes and not are_numbered(weights.classes) and weights.classes != tuple(classes):
         fresh = (
-            f"the class head ({CLASS_HEAD}) is freshly initialised, since the weights have other "
+            f"the class head ({head}) is freshly initialised, since the weights have other "
             f"classes: {', '.join(weights.classes)}"
         )
-        del weights.params[CLASS_HEAD]
+        params = _without(params, head)
     else:
         fresh = "nothing is freshly initialised"
-    return Initial(weights.params, weights.batch_stats, f"starts from {path}; {fresh}")
+    return Initial(params, weights.batch_stats, f"starts from {path}; {fresh}")
 
 
 def start(state: TrainState, initial: Initial) -> TrainState:
     """Returns the state with these parts in place of its own, where its own lie."""
     parts = (initial.params, initial.batch_stats)
-    where = (
-        {name: jax.tree.map(lambda x: x.sharding, tree[name]) for name in part}
-        for part, tree in zip(parts, (state.params, state.batch_stats), strict=True)
+    own = (state.params, state.batch_stats)
+    where = tuple(
+        jax.tree.map(lambda x: x.sharding, _part_of(tree, part))
+        for part, tree in zip(parts, own, strict=True)
     )
     # Copied by the program, so that nothing else holds the buffers when a step donates them.
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=tuple(where))
-    params, batch_stats = copy(parts)
-    return state._replace(
-        params={**state.params, **params}, batch_stats={**state.batch_stats, **batch_stats}
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
+    params, batch_stats = (
+        _replaced(tree, part) for part, tree in zip(copy(parts), own, strict=True)
     )
+    return state._replace(params=params, batch_stats=batch_stats)
+
+
+def _part_of(tree: Any, part: Any) -> Any:
+    """Returns of a tree what stands where a part of it has something."""
+    if not isinstance(part, Mapping):
+        return tree
+    return {key: _part_of(tree[key], value) for key, value in part.items()}
+
+
+def _replaced(tree: Any, part: Any) -> Any:
+    """Returns a tree with a part of it in the place of its own."""
+    if not isinstance(part, Mapping):
+        return part
+    return {**tree, **{key: _replaced(tree[key], value) for key, value in part.items()}}
+
+
+def _without(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Returns a tree without what is at a path."""
+    key, _, rest = path.partition("/")
+    kept = {name: value for name, value in tree.items() if name != key}
+    return {**kept, key: _without(tree[key], rest)} if rest else kept
+
+
+def _as_encoder(weights: Weights, architecture: Mapping[str, Any]) -> Weights:
+    """Returns what of a MaSSFormer, or of its encoder alone, is the encoder of a CoordFormer."""
+    encoder = architecture["encoder"]
+    known = {key: value for key, value in weights.architecture.items() if key in encoder}
+
+    def part(tree, like):
+        return {
+            name: {key: value for key, value in tree[name].items() if key in like[name]}
+            for name in like
+            if name in tree
+        }
+
+    params, batch_stats = (
+        {"backbone": part(tree, like["backbone"])}
+        for tree, like in zip(
+            (weights.params, weights.batch_stats), abstract_weights(architecture), strict=True
+        )
+    )
+    return weights._replace(architecture={"encoder": known}, params=params, batch_stats=batch_stats)
 
 
 def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
-    path = local_file(path, (".safetensors",))
+    named, path = path, local_file(path, (".safetensors",))
     if place(path).is_dir():
         device = jax.local_devices(backend="cpu")[0]
         sharding = jax.sharding.SingleDeviceSharding(device)
@@ -122,8 +174,12 @@ def _read(path: str | os.PathLike, architecture: Mapping[str, Any]) -> Weights:
         # The step's program may run on other devices.
         params, batch_stats = jax.device_get((weights.params, weights.batch_stats))
         return weights._replace(params=params, batch_stats=batch_stats)
+    if is_coordformer(architecture) and not has_coarse_maps(architecture["encoder"]):
+        backbone = read_vit(named, architecture["encoder"])
+        only = {"encoder": architecture["encoder"]}
+        return Weights(0, only, (), {"backbone": backbone}, {})
     source = read_weights(path)
     for note in source.notes:
         say(f"{path}: {note}")
-    known = recognise(source.tensors) or is_encoder(source.tensors)
+    known = recognise(source.tensors) or is_encoder(source.tensors) or is_coordformer(architecture)
     return weights_of(source, None if known else architecture)

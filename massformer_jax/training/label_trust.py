@@ -9,7 +9,7 @@ from massformer_jax.classes import label_of, names_of
 from massformer_jax.data.annotations import Annotations
 from massformer_jax.data.records import dataset_classes
 from massformer_jax.errors import InputError
-from massformer_jax.training.config import is_pattern
+from massformer_jax.training.rules import is_pattern
 from massformer_jax.training.trust import Trust
 
 LARGEST_REACH = 64  # pixels; a window of 129 rows is summed for each such class

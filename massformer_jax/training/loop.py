@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -11,9 +10,7 @@ import optax
 
 from massformer_jax.classes import names_of
 from massformer_jax.compilation import announce
-from massformer_jax.data import pipeline
 from massformer_jax.files import Place, write_atomically
-from massformer_jax.models.picture_size import trained_pictures
 from massformer_jax.parallel import processes, sharding
 from massformer_jax.parallel.processes import say
 from massformer_jax.training.average import begun
@@ -21,9 +18,14 @@ from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.config import validate
 from massformer_jax.training.dataset import classes_of, with_classes
 from massformer_jax.training.evaluation import Evaluations
+from massformer_jax.training.family import (
+    input_batches,
+    meant_pictures,
+    set_position,
+    step_settings,
+)
 from massformer_jax.training.finite import FiniteWatch
 from massformer_jax.training.initial import Initial, initial_weights, start
-from massformer_jax.training.label_trust import annotations_of, trust_of
 from massformer_jax.training.optimizer import learning_rate, recipe_optimizer
 from massformer_jax.training.profiling import Profile, parse_steps
 from massformer_jax.training.progress import Progress
@@ -41,7 +43,7 @@ def train_and_evaluate(
     Of several processes all call it; the first one prints and writes what is written once.
 
     Args:
-        config: see `training.config.released_recipe`.
+        config: see `training.config`.
         workdir: folder of the run.
         continue_from: the step whose state is continued; None for the newest.
 
@@ -75,9 +77,8 @@ def train_and_evaluate(
         frozen_statistics=config.frozen_statistics,
         accumulate=config.accumulate,
         average=config.average,
-        trust=trust_of(config),
         shardings=shardings,
-        **config.loss,
+        **step_settings(config),
     )
     with (
         stop_notice() as notice,
@@ -86,7 +87,7 @@ def train_and_evaluate(
             architecture,
             every=config.checkpoint_every,
             step=continue_from,
-            pictures=trained_pictures(config.data.short_edges),
+            pictures=meant_pictures(config),
             classes=classes,
         ) as checkpoints,
     ):
@@ -141,41 +142,6 @@ def train_and_evaluate(
                 say(f"no better mIoU than that of step {checkpoints.best_step()}: the run ends")
 
 
-def input_batches(config: ml_collections.ConfigDict) -> grain.DatasetIterator:
-    """Returns this process's share of the batches; see `pipeline.train_dataset`."""
-    return iter(
-        pipeline.train_dataset(
-            config.data.data_dir,
-            split=config.data.split,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            crop_size=config.data.crop_size,
-            short_edges=config.data.short_edges,
-            max_long_edge=config.data.max_long_edge,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
-            num_threads=config.data.threads,
-            on_bad_record=config.data.on_bad_record,
-            crops_per_decode=config.data.crops_per_decode,
-            annotations=annotations_of(config),
-        )
-    )
-
-
-def set_position(
-    batches: grain.DatasetIterator, config: ml_collections.ConfigDict, step: int
-) -> None:
-    """Moves the batches to where a run is that has done `step` steps."""
-    batches.set_state(
-        pipeline.stream_position(
-            step,
-            batch_size=config.batch_size,
-            host_count=jax.process_count(),
-            crops_per_decode=config.data.crops_per_decode,
-        )
-    )
-
-
 def to_devices(local: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Returns the global batch, of which this process holds the share `local`."""
     split = sharding.batch_sharded(mesh)
@@ -226,13 +192,19 @@ def fresh_state(
 
 def run_progress(config: ml_collections.ConfigDict, workdir: Place, first: int) -> Progress:
     """Returns the progress of a run that continues from step `first`."""
+    optimizer = config.optimizer
     return Progress(
         workdir / "scalars",
         first,
         total_steps=config.total_steps,
         batch_size=config.batch_size,
         every=config.log_every,
-        schedule=learning_rate(config.optimizer.peak_learning_rate, config.total_steps),
+        schedule=learning_rate(
+            optimizer.peak_learning_rate,
+            config.total_steps,
+            warmup_steps=optimizer.warmup_steps,
+            schedule=optimizer.schedule,
+        ),
     )
 
 

@@ -169,7 +169,8 @@ def totals(
 
 def total(terms: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
     """Returns what is minimised, the sum of the terms."""
-    return sum(terms.values(), start=jnp.zeros_like(terms["edge_loss"]))
+    first, *_ = terms.values()
+    return sum(terms.values(), start=jnp.zeros_like(first))
 
 
 class ImageTerms(NamedTuple):

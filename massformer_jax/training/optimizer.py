@@ -1,7 +1,8 @@
-"""AdamW as the recipe sets it up: parameter groups, gradient clipping and the learning rate.
+"""AdamW as the recipes set it up: parameter groups, gradient clipping and the learning rate.
 
-Source: `optim_wrapper` and `param_scheduler` of the released configuration, as mmengine reads them;
-Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), as torch computes it.
+Sources: `optim_wrapper` and `param_scheduler` of the released configuration, as mmengine reads
+them; Curti et al., "CoordFormer" (arXiv 2609.08660); Loshchilov and Hutter, "Decoupled Weight Decay
+Regularization" (ICLR 2019), as torch computes it.
 """
 
 import re
@@ -55,7 +56,16 @@ def parameter_groups(
     """
     # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `marked_paths`.
     rules = (
-        # Affine parameters of the encoder's BatchNorms are frozen; their statistics are not.
+        # Paper: CoordFormer's does not say what of a ViT is exempt from weight decay. As is usual,
+        # what only scales or is added is.
+        (r"^backbone/(norm|layer/\d+/norm\d)/", Group(encoder_multiplier, False)),
+        (
+            r"^backbone/.*(layer_scale\d|cls_token|register_tokens|position_embeddings)$",
+            Group(encoder_multiplier, False),
+        ),
+        # Of the part of a MaSSFormer that is an encoder here, as elsewhere in it.
+        (r"^backbone/pixel_decoder/.*\bnorm\.", Group(encoder_multiplier, False)),
+        # Affine parameters of a ResNet's BatchNorms are frozen; their statistics are not.
         (r"^backbone/.*\bnorm\.", Group(0.0, False)),
         (r"^backbone/", Group(encoder_multiplier, True)),
         (r"\bnorm\.|query_embed|query_feat|level_embed", Group(1.0, False)),
@@ -72,15 +82,39 @@ def parameter_groups(
     return groups
 
 
-def learning_rate(peak: float, total_steps: int) -> optax.Schedule:
-    """Returns a cosine from `peak` at step 0 to zero at `total_steps`, without warm-up."""
-    return optax.cosine_decay_schedule(peak, total_steps)
+def _linear_decay(peak: float, steps: int) -> optax.Schedule:
+    return optax.linear_schedule(peak, 0.0, steps)
+
+
+SCHEDULES = {"cosine": optax.cosine_decay_schedule, "linear": _linear_decay}
+
+
+def learning_rate(
+    peak: float, total_steps: int, *, warmup_steps: int = 0, schedule: str = "cosine"
+) -> optax.Schedule:
+    """Returns the learning rate of each step, counted from 0.
+
+    It rises to `peak` in equal parts over the first steps, and falls to zero at `total_steps`.
+
+    Args:
+        peak: the largest learning rate.
+        total_steps: number of steps, more than `warmup_steps`.
+        warmup_steps: in how many steps it rises; the first of them has one part of `peak`.
+        schedule: along which line it falls, one of `SCHEDULES`.
+    """
+    fall = SCHEDULES[schedule](peak, total_steps - warmup_steps)
+    if not warmup_steps:
+        return fall
+    rise = optax.linear_schedule(peak / warmup_steps, peak * (1 + 1 / warmup_steps), warmup_steps)
+    return optax.join_schedules((rise, fall), (warmup_steps,))
 
 
 def recipe_optimizer(
     *,
     peak_learning_rate: float = 3e-4,
     total_steps: int = 80_000,
+    warmup_steps: int = 0,
+    schedule: str = "cosine",
     weight_decay: float = 0.05,
     encoder_multiplier: float = 0.1,
     multipliers: Sequence[tuple[str, float]] = (),
@@ -93,7 +127,11 @@ def recipe_optimizer(
 
     A step takes the gradients of the frozen parameters out, clips by the norm of what is left, and
     moves p by -lr · multiplier · (adam + weight_decay · p). Frozen parameters stay bit for bit.
+    With a `clip_norm` of 0 nothing is clipped.
     """
+    rate = learning_rate(
+        peak_learning_rate, total_steps, warmup_steps=warmup_steps, schedule=schedule
+    )
 
     def groups(tree):
         found = parameter_groups(
@@ -112,7 +150,7 @@ def recipe_optimizer(
                 lambda update, g: update * g.learning_rate, updates, groups(updates)
             )
         ),
-        optax.scale_by_learning_rate(learning_rate(peak_learning_rate, total_steps)),
+        optax.scale_by_learning_rate(rate),
     )
 
     def update(gradients, state, params=None):
@@ -138,7 +176,10 @@ def _is_group(node: Any) -> bool:
 
 
 def _freeze_and_clip(clip_norm: float, groups) -> optax.GradientTransformation:
-    """Zeroes frozen gradients, then scales by min(1, clip_norm / (norm + 1e-6)) as torch does."""
+    """Zeroes frozen gradients, then scales by min(1, clip_norm / (norm + 1e-6)) as torch does.
+
+    With a `clip_norm` of 0 they are not scaled.
+    """
 
     def init(params):
         dtypes = [leaf.dtype for leaf in jax.tree.leaves(params)]
@@ -152,6 +193,8 @@ def _freeze_and_clip(clip_norm: float, groups) -> optax.GradientTransformation:
             groups(updates),
         )
         norm = optax.tree.norm(updates)
+        if not clip_norm:
+            return updates, ClipState(norm)
         factor = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
         return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), ClipState(norm)
 

@@ -121,6 +121,7 @@ class Progress:
                 ("dice", "loss_dice"),
                 ("edge", "edge_loss"),
             )
+            if key in terms
         )
         skipped = f"  {terms['skipped']:.0f} skipped" if terms["skipped"] else ""
         rate = ""

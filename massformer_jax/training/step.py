@@ -14,15 +14,14 @@ from jaxtyping import Array, Bool
 from massformer_jax.compilation import announce
 from massformer_jax.models.build import compute_params, model_graph
 from massformer_jax.models.layers import PRODUCT
-from massformer_jax.models.massformer import normalize
 from massformer_jax.ops.precision import computation, computing
 from massformer_jax.parallel import sharding
 from massformer_jax.training.accumulation import accumulated, in_parts
 from massformer_jax.training.average import moved
-from massformer_jax.training.losses import draw_points, losses, total, totals
+from massformer_jax.training.losses import total
+from massformer_jax.training.objective import objective_of
 from massformer_jax.training.optimizer import gradient_norm
 from massformer_jax.training.state import TrainState
-from massformer_jax.training.trust import Trust
 
 
 def training_step(
@@ -31,73 +30,69 @@ def training_step(
     mesh: Mesh,
     *,
     seed: int,
-    points: int,
-    edge_target: str,
     dtype: str,
     on_nonfinite: str = "halt",
     remat: bool = False,
     frozen_statistics: str = "none",
     accumulate: int = 1,
     average: float = 0.0,
-    trust: Trust | None = None,
     shardings: TrainState | None = None,
+    **settings: Any,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """Returns a jitted function, step(state, batch) -> (state, scalars).
 
-    The batch is {image: uint8 [b, s, s, 3], label: uint8 [b, s, s]}, and perhaps {annotated: bool
-    [b, k]}, see `massformer_jax.training.losses.losses`; split over all devices. The state is
-    donated. The scalars are the loss terms, their sum `loss`, the norm of the gradient
-    before clipping, and `skipped` of the new state, all float32.
+    The batch is one of the network's objective, see `massformer_jax.training.objective`; split over
+    all devices. The state is donated. The scalars are the loss terms, their sum `loss`, the norm of
+    the gradient before clipping, and `skipped` of the new state, all float32.
 
     A step whose loss or gradient is not finite is not applied, but counted as `skipped`.
 
     Args:
-        architecture: keyword arguments of MaSSFormer.
+        architecture: keyword arguments of MaSSFormer or CoordFormer.
         optimizer: of `massformer_jax.training.optimizer.recipe_optimizer`.
         mesh: of `massformer_jax.parallel.sharding.make_mesh`.
-        seed: decides at which points masks are compared.
-        points: number of points per mask (released: 12544).
-        edge_target: see `massformer_jax.training.losses.losses`.
+        seed: decides what the objective draws.
         dtype: what the network computes in, one of `massformer_jax.ops.precision.DTYPES`.
             Parameters, statistics, coordinates, losses and the optimizer are always float32.
         on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
             applied either, so that the state stays what it was before, also its number of steps.
-        remat: keep only the results of convolutions for the backward pass and compute the rest
-            again: less memory for more time (docs/performance.md). The step is the same.
+        remat: keep only the results of convolutions, or of the blocks of a ViT, for the backward
+            pass and compute the rest again: less memory for more time (docs/performance.md). The
+            step is the same.
         frozen_statistics: which BatchNorms normalise by their running statistics, and leave these
             as they are: "none", as released; those of the "encoder"; or "all".
         accumulate: number of parts in which the batch is computed, one after the other. The losses
             are those of the whole batch, but BatchNorms that are not frozen normalise each part by
             its own statistics, and move their running ones once a part.
         average: decay of the moving average of the weights, for a state that has one.
-        trust: how far labels are trusted; None for completely, as released.
         shardings: where the state lies, see `massformer_jax.parallel.sharding.state_shardings`;
             replicated if None.
+        **settings: of the objective: `points` and others of `objective.mask_objective`; none of
+            CoordFormer.
 
     Raises:
         InputError: there is no such dtype.
     """
     arrays = computation(dtype).arrays
     graph = model_graph(architecture, training=True, frozen_statistics=frozen_statistics)
-    heads = architecture["layers"] + 1
+    objective = objective_of(architecture, **settings)
     replicated, batch_sharded = sharding.replicated(mesh), sharding.batch_sharded(mesh)
     placed = replicated if shardings is None else shardings
 
     def step(state, batch):
-        crops, h, w, _ = batch["image"].shape
-        announce(f"training steps of {crops} crops of {w}x{h} pixels")
-        # Points depend on the seed and the step alone: a continued run draws the same ones.
+        announce(f"training steps of {objective.examples(batch)}")
+        # What is drawn depends on the seed and the step alone: a continued run draws the same.
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        drawn = draw_points(key, heads, crops, architecture["classes"], points=points)
+        drawn = objective.draw(key, batch)
 
-        def forward(params, batch_stats, images):
+        def forward(params, batch_stats, batch):
             # Split parameters are gathered, once a step and in the compute dtype. Left alone, the
             # compiler may move activations instead, which are larger.
             params = jax.lax.with_sharding_constraint(compute_params(params, arrays), replicated)
             network = nnx.merge(graph, params, batch_stats, copy=True)
-            outputs = network(normalize(images, arrays))
+            answers = objective.answers(network, batch, arrays)
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-            return outputs, nnx.to_pure_dict(batch_stats)
+            return answers, nnx.to_pure_dict(batch_stats)
 
         if remat:
             kept = jax.checkpoint_policies.save_only_these_names(PRODUCT)
@@ -107,16 +102,8 @@ def training_step(
             batch, drawn = part
 
             def loss(params):
-                outputs, after = forward(params, batch_stats, batch["image"])
-                terms = losses(
-                    outputs,
-                    batch["label"],
-                    drawn,
-                    edge_target=edge_target,
-                    trust=trust,
-                    annotated=batch.get("annotated"),
-                    whole=whole,
-                )
+                answers, after = forward(params, batch_stats, batch)
+                terms = objective.terms(answers, batch, drawn, whole)
                 return total(terms), (terms, after)
 
             return jax.grad(loss, has_aux=True)(state.params)
@@ -125,10 +112,7 @@ def training_step(
             with computing(dtype), sharding.training_on(mesh):
                 grads, (terms, batch_stats) = gradient(state.batch_stats, (batch, drawn))
         else:
-            counted = {name: architecture[name] for name in ("classes", "queries")}
-            gradient = functools.partial(
-                gradient, whole=totals(batch["label"], trust=trust, **counted)
-            )
+            gradient = functools.partial(gradient, whole=objective.whole(batch))
             parts = (
                 in_parts(batch, accumulate, mesh),
                 in_parts(drawn, accumulate, mesh, axis=1),

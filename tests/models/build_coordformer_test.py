@@ -35,7 +35,7 @@ def test_published_sizes(name, millions):
 
 
 def test_all_named_ones_can_be_built():
-    assert len(COORDFORMERS) == 5
+    assert len(COORDFORMERS) == 7
     for architecture in COORDFORMERS.values():
         check_architecture(architecture)
         check_architecture(architecture, training=True)
@@ -83,11 +83,31 @@ def test_norms_stay_float32_in_bfloat16():
             r"encoder.features is 27; it must be",
         ),
         ({"encoder": {**ENCODER, "depth": 3}}, r"there is no architecture.encoder.depth"),
+        ({"side": 60}, r"architecture.side is 60; it must be a multiple of 16"),
     ],
 )
 def test_what_cannot_be_built(change, message):
     with pytest.raises(InputError, match=message):
         check_architecture({**TINY, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder_depth": 34}, r"architecture.encoder.encoder_depth is 34; it must be 18 or 50"),
+        ({"decoder_width": 12}, r"architecture.encoder.decoder_width is 12; it must be a multiple"),
+        ({"map": "d4"}, r"architecture.encoder.map is 'd4'; use d3 or body"),
+        ({"patch": 16}, r"there is no architecture.encoder.patch; use encoder_depth, decoder"),
+    ],
+)
+def test_maps_of_massformer_that_cannot_be_built(change, message):
+    found = COORDFORMERS["coordformer_on_massformer_r18_lite"]
+    with pytest.raises(InputError, match=message):
+        check_architecture({**found, "encoder": {**found["encoder"], **change}})
+    with pytest.raises(
+        InputError, match=r"architecture.side is 2044; it must be a multiple of 256"
+    ):
+        check_architecture({**found, "side": 2044})
 
 
 @pytest.mark.parametrize("key", ["classes", "heads"])

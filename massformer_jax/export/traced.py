@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from massformer_jax.export.form import Form
+from massformer_jax.export.stored import restored, stored
 from massformer_jax.inference import network
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import STRIDE
@@ -32,7 +33,8 @@ class Traced(NamedTuple):
 
     Attributes:
         answer: from the weights by name, and an image [1, h, w, 3], to the answer.
-        weights: by name, in the order in which jax makes arguments of a dictionary; float32.
+        weights: by name, in the order in which jax makes arguments of a dictionary; as they are
+            stored.
         image: shape and dtype of the image; sides that are left open are expressions.
     """
 
@@ -46,13 +48,14 @@ def traceable(weights: Weights, form: Form) -> Traced:
     from jax import export
 
     tree = {"params": weights.params, "batch_stats": weights.batch_stats}
-    by_path = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
+    leaves = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
+    by_path = stored(leaves, form.weights)
     structure = jax.tree.structure(tree)
     graph = model_graph(weights.architecture, training=False)
     run = _network(graph, form)
 
     def answer(flat: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        leaves = jax.tree.unflatten(structure, [flat[path] for path in by_path])
+        leaves = jax.tree.unflatten(structure, [restored(flat[path]) for path in by_path])
         return run(leaves["params"], leaves["batch_stats"], images)
 
     sides = form.size or export.symbolic_shape(f"{STRIDE}*h, {STRIDE}*w")
@@ -61,7 +64,7 @@ def traceable(weights: Weights, form: Form) -> Traced:
 
 
 def _network(graph: nnx.GraphDef, form: Form) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    if form.format == "stablehlo" and form.size:
+    if form.format != "onnx" and form.size:
         # The very program that inference runs.
         rows = network.rows_of_strip(network.STRIP, form.size[1])
         run = _INFERENCE[form.answer](graph, dtype=form.dtype, strip_rows=rows)

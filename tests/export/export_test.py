@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -17,11 +18,12 @@ from massformer_jax.data.photographs import read_photograph
 from massformer_jax.export.__main__ import main
 from massformer_jax.export.program import Form, lower
 from massformer_jax.inference import network
+from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, halved, segmenter, weights
 from tests.helpers.tiny_weights import TINY
 
 FILES = {"model.stablehlo", "weights.safetensors", "export.json"}
@@ -110,6 +112,32 @@ def test_one_file_for_all_platforms(tmp_path):
     assert "bf16" in text and facts["program"]["computes_in"] == "bfloat16"
 
 
+def test_weights_of_half_the_size_are_what_is_computed_with(tmp_path):
+    folder = exported(tmp_path, "256x256", "--weights", "float16", "--answer", "scores")
+    program, tensors, facts = read(folder)
+    image = photograph(256, 256)
+    found = np.asarray(jax.jit(program.call)(tensors, image[None]))[0]
+    want = Segmenter(halved()).scores(image)
+    np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
+    told = [(x["name"], x["dtype"]) for x in facts["arguments"][:-1]]
+    assert told == [(name, str(x.dtype)) for name, x in sorted(tensors.items())]
+    assert {x.ndim < 2 for x in tensors.values() if x.dtype == np.float32} == {True}
+    assert facts["weights"]["bytes"] < 0.51 * sum(4 * x.size for x in tensors.values())
+
+
+def test_mlir_is_the_program_as_text(tmp_path):
+    folder = exported(tmp_path, "256x256", "--format", "mlir")
+    assert {path.name for path in folder.iterdir()} == FILES - {"model.stablehlo"} | {"model.mlir"}
+    facts = json.loads((folder / "export.json").read_text())
+    assert facts["program"]["platforms"] == ["cpu"]
+    # The arguments in the order that is told, and no number of a platform before them.
+    (line,) = re.findall(
+        r"^ *func\.func public @main.*$", (folder / "model.mlir").read_text(), re.M
+    )
+    names = re.findall(r"%arg\d+: tensor<\S+> loc\(\"(?:flat\['(.*?)'\]|(images))\"\)", line)
+    assert ["".join(both) for both in names] == [x["name"] for x in facts["arguments"]]
+
+
 def test_the_folder_says_what_it_holds(tmp_path):
     folder = exported(tmp_path, "256x512")
     assert {path.name for path in folder.iterdir()} == FILES
@@ -147,9 +175,14 @@ def test_the_folder_says_what_it_holds(tmp_path):
         (["--platforms", "cpu,gpu"], "no platform 'gpu'; use some of cpu, cuda, tpu"),
         (["--platforms", ""], "no platform ''"),
         (["--platforms", "cpu,cpu"], "name each once"),
-        (["--answer", "alpha"], "use one of labels, scores"),
+        (["--answer", "alpha"], "export scores, or use massformer predict --write alpha"),
+        (["--answer", "logits"], "use one of labels, scores"),
         (["--dtype", "float16"], "use one of float32, tf32, bfloat16"),
-        (["--format", "mlir"], "format is 'mlir'; use one of stablehlo, onnx"),
+        (["--weights", "int4"], "weights are 'int4'; use one of float32, float16"),
+        (["--format", "tflite"], "format is 'tflite'; use one of stablehlo, mlir, onnx"),
+        (["--format", "mlir", "--size", "any"], "MLIR is of a fixed size; give its size, as HxW"),
+        (["--format", "mlir", "--platforms", "cpu,cuda"], "MLIR is for one of them"),
+        (["--page"], "a page shows labels of a program of ONNX; use --format onnx"),
         (["--step", "7"], "no checkpoint of step 7"),
         (["--output", "gs://bucket/exported"], "is in a bucket"),
         (["--checkpoint", "missing"], "missing holds no checkpoint"),

@@ -19,7 +19,7 @@ from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights, save_weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, halved, segmenter, weights
 from tests.helpers.onnx_models import answer
 
 ONNX = "--format", "onnx"
@@ -49,6 +49,18 @@ def test_strips_answer_as_the_segmenter(kind, tmp_path, monkeypatch):
         want = segmenter().scores(image)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
+
+
+def test_weights_of_half_the_size_are_what_is_computed_with(tmp_path):
+    folder = exported(tmp_path, "256x256", *ONNX, "--weights", "float16", "--answer", "scores")
+    model = onnx.load(folder / "model.onnx")
+    assert onnx.TensorProto.FLOAT16 in {x.data_type for x in model.graph.initializer}
+    whole = sum(4 * x.size for x in traced_weights().values())
+    assert (folder / "model.onnx").stat().st_size < 0.6 * whole
+    image = photograph(256, 256)
+    found = answer(folder / "model.onnx", images=image[None])[0]
+    want = Segmenter(halved()).scores(image)
+    np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
 @pytest.mark.slow
@@ -104,7 +116,8 @@ def traced_weights():
         (["--dtype", "bfloat16"], "dtype is bfloat16; programs of ONNX compute in float32"),
         (["--dtype", "float16"], "use one of float32, tf32, bfloat16"),
         (["--platforms", "cpu"], "leave out the platforms"),
-        (["--answer", "alpha"], "use one of labels, scores"),
+        (["--answer", "alpha"], "export scores, or use massformer predict --write alpha"),
+        (["--page", "--answer", "scores"], "a page shows labels of a program of ONNX"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags, words, tmp_path, capsys):

@@ -1,8 +1,12 @@
 """Exported folders of the smallest network."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
+
+import jax
+import jax.numpy as jnp
 
 from massformer_jax.classes import CLASSES
 from massformer_jax.export.__main__ import main
@@ -15,6 +19,17 @@ def weights() -> Weights:
     """Returns weights whose labels are not all the same."""
     source = {"file": "tiny.pth", "sha256": "0" * 64, "iteration": 3}
     return Weights(3, TINY, CLASSES, *tiny_weights(), source=source, pictures=(480, 640))
+
+
+def halved() -> Weights:
+    """Returns weights of which those with several axes are numbers of float16."""
+
+    def rounded(leaf):
+        return leaf.astype(jnp.float16).astype(jnp.float32) if leaf.ndim > 1 else leaf
+
+    own = weights()
+    params, batch_stats = jax.tree.map(rounded, (own.params, own.batch_stats))
+    return dataclasses.replace(own, params=params, batch_stats=batch_stats)
 
 
 def segmenter() -> Segmenter:

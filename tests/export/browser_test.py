@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from massformer_jax.data.sample.scenes import render_scene
 from tests.helpers.browser import NEEDS_CHROMIUM, launched
-from tests.helpers.exported import exported, weights
+from tests.helpers.exported import exported, photograph, weights
 from tests.helpers.onnx_models import answer
 
 RUNTIME = pathlib.Path(
@@ -114,7 +113,7 @@ def test_a_photograph_becomes_a_mask(page, serve, tmp_path):
     address, fetched = serve(folder), []
     page.on("request", lambda sent: fetched.append(sent.url))
     page.goto(address)
-    scene, _ = render_scene(np.random.default_rng(3), 250, 401, water=True)
+    scene = photograph(250, 401)
     labels = expected(folder, scene, (256, 512))
     mask = labelled(page, scene)
     agree = (mask == np.array(weights().palette, np.uint8)[labels]).all(-1)

@@ -19,17 +19,10 @@ from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights, save_weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, halved, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, halved, photograph, segmenter, weights
 from tests.helpers.onnx_models import answer
 
 ONNX = "--format", "onnx"
-
-
-def photograph(height, width):
-    """Returns coarse random colours, which the network gives several labels."""
-    rng = np.random.default_rng(2)
-    coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
-    return coarse.repeat(16, 0).repeat(16, 1)
 
 
 @pytest.mark.parametrize("kind", ["labels", pytest.param("scores", marks=pytest.mark.slow)])

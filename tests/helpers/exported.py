@@ -7,6 +7,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from massformer_jax.classes import CLASSES
 from massformer_jax.export.__main__ import main
@@ -57,3 +58,10 @@ def exported(folder: pathlib.Path, size: str, *flags: str) -> pathlib.Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return output
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Returns coarse random colours, uint8 [h, w, 3], which the network gives several labels."""
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
+    return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]

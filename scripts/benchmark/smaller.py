@@ -10,7 +10,6 @@ programs, and those that are there are not made again.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +54,7 @@ def rounded(weights: Weights, function: Callable[[np.ndarray], np.ndarray]) -> W
         return function(leaf) if leaf.ndim > 1 else leaf
 
     params, batch_stats = jax.tree.map(one, (weights.params, weights.batch_stats))
-    return dataclasses.replace(weights, params=params, batch_stats=batch_stats)
+    return weights._replace(params=params, batch_stats=batch_stats)
 
 
 def scenes(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

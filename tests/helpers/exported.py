@@ -1,6 +1,5 @@
 """Exported folders of the smallest network."""
 
-import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -30,7 +29,7 @@ def halved() -> Weights:
 
     own = weights()
     params, batch_stats = jax.tree.map(rounded, (own.params, own.batch_stats))
-    return dataclasses.replace(own, params=params, batch_stats=batch_stats)
+    return own._replace(params=params, batch_stats=batch_stats)
 
 
 def segmenter() -> Segmenter:

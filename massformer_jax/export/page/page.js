@@ -31,6 +31,7 @@ function shown(height, width) {
 async function open(file) {
   if (!facts) return;
   const mine = ++turn;
+  say(`Reading ${file.name}`, "working");
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);

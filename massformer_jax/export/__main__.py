@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         default="float32",
-        help="what kernels and embeddings are stored in: float32, or float16 for half the size",
+        help="what kernels and embeddings are stored in: float32, float16 for half the size, or "
+        "int8 for a quarter",
     )
     parser.add_argument(
         "--page",

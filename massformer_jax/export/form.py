@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from massformer_jax.errors import InputError
+from massformer_jax.export import stored
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 
 FORMATS = ("stablehlo", "mlir", "onnx")
 ANSWERS = ("labels", "scores")
 PLATFORMS = ("cpu", "cuda", "tpu")
-WEIGHTS = ("float32", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Form:
         platforms: those that a program of StableHLO runs on, of `PLATFORMS`, by default all, and
             for "mlir" the CPU. Where ONNX runs is a matter of who runs it.
         dtype: that it computes in, of `massformer_jax.ops.precision.DTYPES`.
-        weights: the dtype that most of the weights are stored in, of `WEIGHTS`.
+        weights: the dtype that most of the weights are stored in, of
+            `massformer_jax.export.stored.DTYPES`.
         page: whether a page for browsers lies beside it.
 
     Raises:
@@ -60,8 +61,8 @@ class Form:
         if self.format not in FORMATS:
             raise InputError(f"format is {self.format!r}; use one of {', '.join(FORMATS)}")
         computation(self.dtype)
-        if self.weights not in WEIGHTS:
-            raise InputError(f"weights are {self.weights!r}; use one of {', '.join(WEIGHTS)}")
+        if self.weights not in stored.DTYPES:
+            raise InputError(f"weights are {self.weights!r}; use one of {', '.join(stored.DTYPES)}")
         if self.page and (self.format, self.answer) != ("onnx", "labels"):
             raise InputError("a page shows labels of a program of ONNX; use --format onnx")
         if self.format == "onnx":

@@ -48,19 +48,20 @@ def traceable(weights: Weights, form: Form) -> Traced:
     from jax import export
 
     tree = {"params": weights.params, "batch_stats": weights.batch_stats}
-    leaves = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
-    by_path = stored(leaves, form.weights)
+    by_path = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
+    tensors = stored(by_path, form.weights)
     structure = jax.tree.structure(tree)
     graph = model_graph(weights.architecture, training=False)
     run = _network(graph, form)
 
     def answer(flat: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        leaves = jax.tree.unflatten(structure, [restored(flat[path]) for path in by_path])
+        whole = restored(flat)
+        leaves = jax.tree.unflatten(structure, [whole[path] for path in by_path])
         return run(leaves["params"], leaves["batch_stats"], images)
 
     sides = form.size or export.symbolic_shape(f"{STRIDE}*h, {STRIDE}*w")
     image = jax.ShapeDtypeStruct((1, *sides, 3), jnp.uint8)
-    return Traced(answer, {path: by_path[path] for path in sorted(by_path)}, image)
+    return Traced(answer, {name: tensors[name] for name in sorted(tensors)}, image)
 
 
 def _network(graph: nnx.GraphDef, form: Form) -> Callable[[Any, Any, jax.Array], jax.Array]:

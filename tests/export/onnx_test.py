@@ -19,7 +19,7 @@ from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights, save_weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, halved, photograph, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, photograph, rounded, segmenter, weights
 from tests.helpers.onnx_models import answer
 
 ONNX = "--format", "onnx"
@@ -44,15 +44,14 @@ def test_strips_answer_as_the_segmenter(kind, tmp_path, monkeypatch):
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
-def test_weights_of_half_the_size_are_what_is_computed_with(tmp_path):
-    folder = exported(tmp_path, "256x256", *ONNX, "--weights", "float16", "--answer", "scores")
-    model = onnx.load(folder / "model.onnx")
-    assert onnx.TensorProto.FLOAT16 in {x.data_type for x in model.graph.initializer}
+@pytest.mark.parametrize("dtype, share", [("float16", 0.51), ("int8", 0.26)])
+def test_weights_of_fewer_bits_are_what_is_computed_with(dtype, share, tmp_path):
+    folder = exported(tmp_path, "256x256", *ONNX, "--weights", dtype, "--answer", "scores")
     whole = sum(4 * x.size for x in traced_weights().values())
-    assert (folder / "model.onnx").stat().st_size < 0.6 * whole
+    assert (folder / "model.onnx").stat().st_size < share * whole
     image = photograph(256, 256)
     found = answer(folder / "model.onnx", images=image[None])[0]
-    want = Segmenter(halved()).scores(image)
+    want = Segmenter(rounded(dtype)).scores(image)
     np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 

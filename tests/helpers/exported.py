@@ -21,14 +21,19 @@ def weights() -> Weights:
     return Weights(3, TINY, CLASSES, *tiny_weights(), source=source, pictures=(480, 640))
 
 
-def halved() -> Weights:
-    """Returns weights of which those with several axes are numbers of float16."""
+def rounded(dtype: str) -> Weights:
+    """Returns weights of which those with several axes are numbers that a dtype stores."""
 
-    def rounded(leaf):
-        return leaf.astype(jnp.float16).astype(jnp.float32) if leaf.ndim > 1 else leaf
+    def one(leaf):
+        if leaf.ndim < 2:
+            return leaf
+        if dtype == "float16":
+            return leaf.astype(jnp.float16).astype(jnp.float32)
+        step = jnp.abs(leaf).reshape(-1, leaf.shape[-1]).max(0) / 127
+        return jnp.round(leaf / step[(None,) * (leaf.ndim - 1)]) * step[(None,) * (leaf.ndim - 1)]
 
     own = weights()
-    params, batch_stats = jax.tree.map(rounded, (own.params, own.batch_stats))
+    params, batch_stats = jax.tree.map(one, (own.params, own.batch_stats))
     return own._replace(params=params, batch_stats=batch_stats)
 
 

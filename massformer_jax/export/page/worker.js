@@ -31,7 +31,7 @@ async function load() {
   } catch {
     throw new Error("onnxruntime-web's ort.wasm.bundle.min.mjs is not beside this page.");
   }
-  ort.env.wasm.wasmPaths = RUNTIME;
+  ort.env.wasm.wasmPaths = { wasm: `${RUNTIME}ort-wasm-simd-threaded.wasm` };
   const facts = JSON.parse(new TextDecoder().decode(await read("export.json")));
   const program = await read(facts.program.file);
   self.postMessage({ loading: "Opening the network" });

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import onnx
@@ -47,6 +48,7 @@ def test_strips_answer_as_the_segmenter(kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype, share", [("float16", 0.51), ("int8", 0.26)])
 def test_weights_of_fewer_bits_are_what_is_computed_with(dtype, share, tmp_path):
     folder = exported(tmp_path, "256x256", *ONNX, "--weights", dtype, "--answer", "scores")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
     whole = sum(4 * x.size for x in traced_weights().values())
     assert (folder / "model.onnx").stat().st_size < share * whole
     image = photograph(256, 256)
@@ -69,8 +71,10 @@ def test_any_size_answers_as_fixed_ones(tmp_path):
 
 
 def test_the_folder_says_what_it_holds(tmp_path):
-    folder = exported(tmp_path, "256x256", *ONNX)
-    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+    folder = exported(tmp_path, "256x256", *ONNX, "--page")
+    page = {"index.html", "page.css", "page.js", "worker.js"}
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"} | page
+    assert set(re.findall(r'"(page\.\w+)"', (folder / "index.html").read_text())) < page
     data = (folder / "model.onnx").read_bytes()
     facts = json.loads((folder / "export.json").read_text())
     assert facts["format"] == "onnx"

@@ -3,7 +3,8 @@
     python -m massformer_jax.export --checkpoint DIR --output DIR [--format onnx] [--size HxW|any]
 
 The new folder holds the program (StableHLO or ONNX), its weights, and export.json, which says how
-to call it. docs/export.md has complete programs that do so.
+to call it, and perhaps a page that runs it in a browser. docs/export.md has complete programs that
+do so.
 """
 
 import argparse
@@ -22,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_checkpoint(parser)
     parser.add_argument("--output", required=True, help="new folder")
     parser.add_argument(
-        "--format", default="stablehlo", help="of the program: stablehlo, for jax, or onnx"
+        "--format",
+        default="stablehlo",
+        help="of the program: stablehlo, for jax; mlir, the same as text, for compilers; or onnx",
     )
     parser.add_argument(
         "--size",
@@ -37,12 +40,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--platforms",
         help="where a program of StableHLO runs; one file serves all that are named (default: "
-        "cpu,cuda,tpu)",
+        "cpu,cuda,tpu, and cpu for mlir)",
     )
     parser.add_argument(
         "--dtype",
         default="float32",
         help="what the network computes in: float32, or with stablehlo tf32 or bfloat16",
+    )
+    parser.add_argument(
+        "--weights",
+        default="float32",
+        help="what kernels and embeddings are stored in: float32, float16 for half the size, or "
+        "int8 for a quarter",
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="with onnx: also a page that labels photographs in a browser",
     )
     return parser
 
@@ -65,7 +79,15 @@ def _export(args: argparse.Namespace) -> None:
     platforms = args.platforms
     if platforms is not None:
         platforms = tuple(name.strip() for name in platforms.split(","))
-    form = Form(_size(args.size), args.answer, args.format, platforms, args.dtype)
+    form = Form(
+        _size(args.size),
+        args.answer,
+        args.format,
+        platforms,
+        args.dtype,
+        weights=args.weights,
+        page=args.page,
+    )
     check_local(args.output)
     output = pathlib.Path(args.output).absolute()
     folder.check_new(output)

@@ -15,6 +15,8 @@ from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
 
 WEIGHTS, FACTS = "weights.safetensors", "export.json"
+# A page that runs the program in a browser; it works in every folder of a program of ONNX.
+_PAGE = pathlib.Path(__file__).with_name("page")
 
 
 def check_new(folder: pathlib.Path) -> None:
@@ -42,6 +44,9 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
         if form.format != "onnx":
             # Not `save_file`, whose files nobody but their owner may read.
             (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
+        if form.page:
+            for file in _PAGE.iterdir():
+                (part / file.name).write_bytes(file.read_bytes())
         text = json.dumps(_facts(part, weights, form, program), indent=1, ensure_ascii=False)
         (part / FACTS).write_text(text + "\n", encoding="utf-8")
 

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 
 from massformer_jax.errors import InputError
+from massformer_jax.export import stored
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops.precision import computation
 
-FORMATS = ("stablehlo", "onnx")
+FORMATS = ("stablehlo", "mlir", "onnx")
 ANSWERS = ("labels", "scores")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -22,14 +23,17 @@ class Form:
     Attributes:
         size: (height, width) of the image, multiples of 256; None for any such sides.
         answer: "labels", uint8 [1, h, w], or "scores", float32 [1, h, w, k].
-        format: "stablehlo" or "onnx".
-        platforms: those that a program of StableHLO runs on, of `PLATFORMS`, by default all. Where
-            ONNX runs is a matter of who runs it.
+        format: "stablehlo", for jax; "mlir", StableHLO as text for compilers; or "onnx".
+        platforms: those that a program of StableHLO runs on, of `PLATFORMS`, by default all, and
+            for "mlir" the CPU. Where ONNX runs is a matter of who runs it.
         dtype: that it computes in, of `massformer_jax.ops.precision.DTYPES`.
+        weights: the dtype that most of the weights are stored in, of
+            `massformer_jax.export.stored.DTYPES`.
+        page: whether a page for browsers lies beside it.
 
     Raises:
-        InputError: a side is no multiple of 256; there is no such answer, format, platform or
-            dtype, or the format cannot have it.
+        InputError: a side is no multiple of 256; there is no such answer, format, platform, dtype
+            or dtype of weights, or the format cannot have it.
     """
 
     size: tuple[int, int] | None
@@ -37,6 +41,8 @@ class Form:
     format: str = "stablehlo"
     platforms: tuple[str, ...] | None = None
     dtype: str = "float32"
+    weights: str = "float32"
+    page: bool = False
 
     def __post_init__(self):
         if self.size and any(side < STRIDE or side % STRIDE for side in self.size):
@@ -45,21 +51,38 @@ class Form:
             raise InputError(
                 f"size is {h}x{w}; sides are multiples of {STRIDE}: use {near}, and pad photographs"
             )
+        if self.answer == "alpha":
+            raise InputError(
+                "answer is alpha, which is made of scores after the network; export scores, or use "
+                "massformer predict --write alpha"
+            )
         if self.answer not in ANSWERS:
             raise InputError(f"answer is {self.answer!r}; use one of {', '.join(ANSWERS)}")
         if self.format not in FORMATS:
             raise InputError(f"format is {self.format!r}; use one of {', '.join(FORMATS)}")
         computation(self.dtype)
+        if self.weights not in stored.DTYPES:
+            raise InputError(f"weights are {self.weights!r}; use one of {', '.join(stored.DTYPES)}")
+        if self.page and (self.format, self.answer) != ("onnx", "labels"):
+            raise InputError("a page shows labels of a program of ONNX; use --format onnx")
         if self.format == "onnx":
             self._check_onnx()
         elif self.platforms is not None:
             self._check_platforms(self.platforms)
+        if self.format == "mlir":
+            self._check_mlir()
 
     def _check_onnx(self):
         if self.dtype != "float32":
             raise InputError(f"dtype is {self.dtype}; programs of ONNX compute in float32")
         if self.platforms is not None:
             raise InputError("a program of ONNX runs wherever ONNX does; leave out the platforms")
+
+    def _check_mlir(self):
+        if self.size is None:
+            raise InputError("a program of MLIR is of a fixed size; give its size, as HxW")
+        if self.platforms is not None and len(self.platforms) > 1:
+            raise InputError(f"platforms is {','.join(self.platforms)}; MLIR is for one of them")
 
     def _check_platforms(self, platforms):
         if not platforms:
@@ -79,8 +102,8 @@ class Program:
 
     Attributes:
         serialized: the file.
-        weights: by name, float32. Of StableHLO they are the first arguments, in this order; of ONNX
-            they are part of the program.
+        weights: by name, as they are stored. Of StableHLO they are the first arguments, in this
+            order; of ONNX they are part of the program.
         image: shape and dtype of the last argument; sides that are left open are expressions.
         answer: shape and dtype of what it returns.
         facts: what `export.json` says of a program of this format.

@@ -14,7 +14,9 @@ def check_libraries(form: Form) -> None:
     Raises:
         InputError: a library is missing.
     """
-    library = {"stablehlo": "flatbuffers", "onnx": "onnx"}[form.format]
+    library = {"stablehlo": "flatbuffers", "onnx": "onnx"}.get(form.format)
+    if library is None:
+        return
     try:
         importlib.import_module(library)
     except ImportError as error:

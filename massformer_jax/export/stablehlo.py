@@ -1,4 +1,4 @@
-"""The network as a program of StableHLO, which runs wherever jax is installed.
+"""The network as a program of StableHLO: for jax as it stores them, or as text for compilers.
 
 Kernels for GPUs are left out, see `massformer_jax.ops.kernel_choice.avoided`.
 """
@@ -26,18 +26,16 @@ def lower(weights: Weights, form: Form) -> Program:
     }
     # Otherwise weights that inference does not need would be no arguments.
     jitted = jax.jit(network.answer, keep_unused=True)
+    text = form.format == "mlir"
+    platforms = form.platforms or (PLATFORMS[:1] if text else PLATFORMS)
     with kernel_choice.avoided():
-        exported = export.export(jitted, platforms=form.platforms or PLATFORMS)(
-            specs, network.image
-        )
+        exported = export.export(jitted, platforms=platforms)(specs, network.image)
     (answer,) = exported.out_avals
-    facts = {
-        "jax": jax.__version__,
-        "calling_convention_version": exported.calling_convention_version,
-        "platforms": list(exported.platforms),
-    }
+    facts = {"jax": jax.__version__, "platforms": list(exported.platforms)}
+    if not text:
+        facts["calling_convention_version"] = exported.calling_convention_version
     return Program(
-        bytes(exported.serialize()),
+        exported.mlir_module().encode() if text else bytes(exported.serialize()),
         network.weights,
         network.image,
         jax.ShapeDtypeStruct(answer.shape, answer.dtype),

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from massformer_jax.export.form import Form
+from massformer_jax.export.stored import restored, stored
 from massformer_jax.inference import network
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import STRIDE
@@ -32,7 +33,8 @@ class Traced(NamedTuple):
 
     Attributes:
         answer: from the weights by name, and an image [1, h, w, 3], to the answer.
-        weights: by name, in the order in which jax makes arguments of a dictionary; float32.
+        weights: by name, in the order in which jax makes arguments of a dictionary; as they are
+            stored.
         image: shape and dtype of the image; sides that are left open are expressions.
     """
 
@@ -47,21 +49,23 @@ def traceable(weights: Weights, form: Form) -> Traced:
 
     tree = {"params": weights.params, "batch_stats": weights.batch_stats}
     by_path = {path: np.asarray(leaf) for path, leaf in leaves_by_path(tree).items()}
+    tensors = stored(by_path, form.weights)
     structure = jax.tree.structure(tree)
     graph = model_graph(weights.architecture, training=False)
     run = _network(graph, form)
 
     def answer(flat: dict[str, jax.Array], images: jax.Array) -> jax.Array:
-        leaves = jax.tree.unflatten(structure, [flat[path] for path in by_path])
+        whole = restored(flat)
+        leaves = jax.tree.unflatten(structure, [whole[path] for path in by_path])
         return run(leaves["params"], leaves["batch_stats"], images)
 
     sides = form.size or export.symbolic_shape(f"{STRIDE}*h, {STRIDE}*w")
     image = jax.ShapeDtypeStruct((1, *sides, 3), jnp.uint8)
-    return Traced(answer, {path: by_path[path] for path in sorted(by_path)}, image)
+    return Traced(answer, {name: tensors[name] for name in sorted(tensors)}, image)
 
 
 def _network(graph: nnx.GraphDef, form: Form) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    if form.format == "stablehlo" and form.size:
+    if form.format != "onnx" and form.size:
         # The very program that inference runs.
         rows = network.rows_of_strip(network.STRIP, form.size[1])
         run = _INFERENCE[form.answer](graph, dtype=form.dtype, strip_rows=rows)

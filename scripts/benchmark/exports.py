@@ -7,6 +7,11 @@ library and nothing else. Measured are the CPU seconds that it takes to open the
 first call, and for the fastest later one, which other work on the machine changes little; and the
 largest memory that the process ever had. Labels are compared with those of `Segmenter.predict`.
 FOLDER keeps the programs and what was measured, so that a run that was interrupted goes on.
+
+Two ways are left out unless `--ways` names them. IREE needs its compiler and its runtime. The page
+runs in Chromium and needs onnxruntime-web's files, in the folder that ONNXRUNTIME_WEB names; the
+clock tells its time, of reading the picture and saving the mask, too, and its memory is not
+measured. It makes pictures smaller whose longer side is more than 1024.
 """
 
 import argparse
@@ -18,21 +23,27 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from scripts.arguments import parse_count, parse_size
+from scripts.benchmark.export_page import of_page
 from scripts.markdown import table
 
-# How the program is made, if it is exported.
+# How the program is made, if it is exported: its format, its size, and other flags.
 WAYS = {
     "Segmenter.predict": None,
     "StableHLO": ("stablehlo", "fixed"),
     "StableHLO, any": ("stablehlo", "any"),
+    "StableHLO, float16": ("stablehlo", "fixed", "--weights", "float16"),
     "ONNX": ("onnx", "fixed"),
     "ONNX, any": ("onnx", "any"),
+    "ONNX, any, float16": ("onnx", "any", "--weights", "float16"),
+    "IREE": ("mlir", "fixed"),
+    "page": ("onnx", "any", "--weights", "float16", "--page"),
 }
+_USUAL = [way for way in WAYS if way not in ("IREE", "page")]
 _LIBRARIES = ("jax", "onnx", "onnxruntime")
 
 
@@ -43,13 +54,16 @@ def picture(size: tuple[int, int]) -> np.ndarray:
     return render_scene(np.random.default_rng(1), *size, water=True)[0]
 
 
-def export(folder: pathlib.Path, checkpoint: str, form: str, size: str) -> pathlib.Path:
+def export(
+    folder: pathlib.Path, checkpoint: str, form: str, size: str, flags: Sequence[str]
+) -> pathlib.Path:
     """Returns the folder of an exported program, and writes it if it is not there."""
-    output = folder / f"{form}_{size}"
+    output = folder / "_".join([form, size, *(flag.strip("-") for flag in flags)])
     if not output.exists():
         command = [sys.executable, "-m", "massformer_jax.export", "--checkpoint", checkpoint]
         command += ["--output", str(output), "--format", form, "--size", size]
         command += ["--platforms", "cpu"] if form == "stablehlo" else []
+        command += flags
         subprocess.run(command, check=True)
     return output
 
@@ -85,20 +99,43 @@ def of_onnx(folder: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda image: session.run(None, {"images": image[None]})[0][0]
 
 
+def of_mlir(folder: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what runs a program that IREE compiles, which may take minutes."""
+    import iree.compiler
+    import iree.runtime
+    from safetensors.numpy import load_file
+
+    files = {name: pathlib.Path(folder) / f"model.{name}" for name in ("mlir", "vmfb")}
+    if not files["vmfb"].exists():
+        flags = ["--iree-hal-target-device=local"]
+        flags += ["--iree-hal-local-target-device-backends=llvm-cpu"]
+        flags += ["--iree-llvmcpu-target-cpu=host"]
+        source, output = (str(file) for file in files.values())
+        iree.compiler.compile_file(source, output_file=output, input_type="auto", extra_args=flags)
+    module = iree.runtime.load_vm_flatbuffer_file(files["vmfb"], driver="local-sync")
+    weights = load_file(pathlib.Path(folder) / "weights.safetensors")
+    sorted_weights = [weights[name] for name in sorted(weights)]
+    return lambda image: module.main(*sorted_weights, image[None]).to_host()[0]
+
+
 def measure(kind: str, source: str, image: pathlib.Path, labels: pathlib.Path, runs: int) -> None:
     """Measures one program in this process, and prints what it found as JSON."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     pixels = np.load(image)
-    begin = time.process_time()
-    run = {"segmenter": of_segmenter, "stablehlo": of_stablehlo, "onnx": of_onnx}[kind](source)
-    times = [time.process_time() - begin]
+    makers = {"segmenter": of_segmenter, "stablehlo": of_stablehlo, "onnx": of_onnx}
+    makers |= {"mlir": of_mlir, "page": of_page}
+    # The browser is other processes.
+    clock = time.perf_counter if kind == "page" else time.process_time
+    begin = clock()
+    run = makers[kind](source)
+    times = [clock() - begin]
     for _ in range(1 + runs):
-        begin = time.process_time()
+        begin = clock()
         found = run(pixels)
-        times.append(time.process_time() - begin)
+        times.append(clock() - begin)
     np.save(labels, found)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if kind != "page" else None
     later = min(times[2:], default=None)
     print(json.dumps({"open": times[0], "first": times[1], "later": later, "peak": peak}))
 
@@ -112,11 +149,12 @@ def measured(folder: pathlib.Path, checkpoint: str, way: str, size: tuple[int, i
     found = {}
     kind, source = "segmenter", checkpoint
     if WAYS[way]:
-        kind, sides = WAYS[way]
-        exported = export(folder, checkpoint, kind, text if sides == "fixed" else "any")
+        kind, sides, *flags = WAYS[way]
+        exported = export(folder, checkpoint, kind, text if sides == "fixed" else "any", flags)
         source = str(exported)
-        files = [path for path in exported.iterdir() if path.name != "export.json"]
-        found["bytes"] = sum(path.stat().st_size for path in files)
+        kind = "page" if way == "page" else kind
+        files = [exported / name for name in ("model." + WAYS[way][0], "weights.safetensors")]
+        found["bytes"] = sum(path.stat().st_size for path in files if path.exists())
     command = [sys.executable, "-m", "scripts.benchmark.exports", "--one", kind, source]
     command += [str(image), str(labels), str(runs)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -141,7 +179,7 @@ def rows(results: dict[str, dict], sizes: list[str]) -> str:
                 for key in ("open", "first", "later")
             ]
             agree = f"{100 * found['agree']:.4f} %" if "agree" in found else ""
-            memory = f"{found['peak'] / 1e9:.2f} GB"
+            memory = "" if found["peak"] is None else f"{found['peak'] / 1e9:.2f} GB"
             lines.append([size, way, files, memory, *seconds, agree])
     return table(head, lines)
 
@@ -154,7 +192,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=parse_size, nargs="+", default=[(512, 512), (1024, 1024), (3072, 4096)]
     )
-    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS), help="which of them")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=_USUAL, help="which of them")
     parser.add_argument("--runs", type=parse_count, default=3, help="calls after the first")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()

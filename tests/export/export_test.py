@@ -3,9 +3,11 @@
 import hashlib
 import json
 import pathlib
+import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -14,14 +16,16 @@ from jax import export
 import massformer_jax
 from massformer_jax.classes import CLASSES, PALETTE
 from massformer_jax.data.photographs import read_photograph
+from massformer_jax.export import stored
 from massformer_jax.export.__main__ import main
 from massformer_jax.export.program import Form, lower
 from massformer_jax.inference import network
+from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, rounded, segmenter, weights
 from tests.helpers.tiny_weights import TINY
 
 FILES = {"model.stablehlo", "weights.safetensors", "export.json"}
@@ -110,6 +114,43 @@ def test_one_file_for_all_platforms(tmp_path):
     assert "bf16" in text and facts["program"]["computes_in"] == "bfloat16"
 
 
+def test_weights_of_fewer_bits_are_what_is_computed_with(tmp_path):
+    """Those of float16, too: tests/export/onnx_test.py."""
+    folder = exported(tmp_path, "256x256", "--weights", "int8", "--answer", "scores")
+    program, tensors, facts = read(folder)
+    image = photograph(256, 256)
+    found = np.asarray(jax.jit(program.call)(tensors, image[None]))[0]
+    want = Segmenter(rounded("int8")).scores(image)
+    np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
+    told = [(x["name"], x["dtype"]) for x in facts["arguments"][:-1]]
+    assert told == [(name, str(x.dtype)) for name, x in sorted(tensors.items())]
+    assert {x.ndim for x in tensors.values() if x.dtype == np.float32} == {1}
+    assert facts["weights"]["bytes"] < 0.26 * sum(4 * x.size for x in tensors.values())
+
+
+def test_what_a_dtype_cannot_hold_stays():
+    wide = {"wide": np.array([[7e4, 1], [2, 3]], np.float32), "zero": np.zeros((2, 3), np.float32)}
+    halves = stored.stored(wide, "float16")
+    assert {name: x.dtype for name, x in halves.items()} == {"wide": np.float32, "zero": np.float16}
+    bytes_ = stored.restored({k: jnp.asarray(x) for k, x in stored.stored(wide, "int8").items()})
+    assert bytes_.keys() == wide.keys()
+    np.testing.assert_allclose(bytes_["wide"], [[7e4, 1], [0, 3]], rtol=1e-6)
+    np.testing.assert_array_equal(bytes_["zero"], wide["zero"])
+
+
+def test_mlir_is_the_program_as_text(tmp_path):
+    folder = exported(tmp_path, "256x256", "--format", "mlir")
+    assert {path.name for path in folder.iterdir()} == FILES - {"model.stablehlo"} | {"model.mlir"}
+    facts = json.loads((folder / "export.json").read_text())
+    assert facts["program"]["platforms"] == ["cpu"]
+    # The arguments in the order that is told, and no number of a platform before them.
+    (line,) = re.findall(
+        r"^ *func\.func public @main.*$", (folder / "model.mlir").read_text(), re.M
+    )
+    names = re.findall(r"%arg\d+: tensor<\S+> loc\(\"(?:flat\['(.*?)'\]|(images))\"\)", line)
+    assert ["".join(both) for both in names] == [x["name"] for x in facts["arguments"]]
+
+
 def test_the_folder_says_what_it_holds(tmp_path):
     folder = exported(tmp_path, "256x512")
     assert {path.name for path in folder.iterdir()} == FILES
@@ -147,9 +188,14 @@ def test_the_folder_says_what_it_holds(tmp_path):
         (["--platforms", "cpu,gpu"], "no platform 'gpu'; use some of cpu, cuda, tpu"),
         (["--platforms", ""], "no platform ''"),
         (["--platforms", "cpu,cpu"], "name each once"),
-        (["--answer", "alpha"], "use one of labels, scores"),
+        (["--answer", "alpha"], "export scores, or use massformer predict --write alpha"),
+        (["--answer", "logits"], "use one of labels, scores"),
         (["--dtype", "float16"], "use one of float32, tf32, bfloat16"),
-        (["--format", "mlir"], "format is 'mlir'; use one of stablehlo, onnx"),
+        (["--weights", "int4"], "weights are 'int4'; use one of float32, float16, int8"),
+        (["--format", "tflite"], "format is 'tflite'; use one of stablehlo, mlir, onnx"),
+        (["--format", "mlir", "--size", "any"], "MLIR is of a fixed size; give its size, as HxW"),
+        (["--format", "mlir", "--platforms", "cpu,cuda"], "MLIR is for one of them"),
+        (["--page"], "a page shows labels of a program of ONNX; use --format onnx"),
         (["--step", "7"], "no checkpoint of step 7"),
         (["--output", "gs://bucket/exported"], "is in a bucket"),
         (["--checkpoint", "missing"], "missing holds no checkpoint"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import onnx
@@ -19,17 +20,10 @@ from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
 from massformer_jax.models.weights import Weights, save_weights
 from tests.helpers import release
-from tests.helpers.exported import checkpoint, exported, segmenter, weights
+from tests.helpers.exported import checkpoint, exported, photograph, rounded, segmenter, weights
 from tests.helpers.onnx_models import answer
 
 ONNX = "--format", "onnx"
-
-
-def photograph(height, width):
-    """Returns coarse random colours, which the network gives several labels."""
-    rng = np.random.default_rng(2)
-    coarse = rng.integers(0, 256, (height // 16, width // 16, 3), np.uint8)
-    return coarse.repeat(16, 0).repeat(16, 1)
 
 
 @pytest.mark.parametrize("kind", ["labels", pytest.param("scores", marks=pytest.mark.slow)])
@@ -51,6 +45,20 @@ def test_strips_answer_as_the_segmenter(kind, tmp_path, monkeypatch):
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
+@pytest.mark.parametrize("dtype, share", [("float16", 0.51), ("int8", 0.26)])
+def test_weights_of_fewer_bits_are_what_is_computed_with(dtype, share, tmp_path):
+    folder = exported(tmp_path, "256x256", *ONNX, "--weights", dtype, "--answer", "scores")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+    whole = sum(4 * x.size for x in traced_weights().values())
+    assert (folder / "model.onnx").stat().st_size < share * whole
+    image = photograph(256, 256)
+    found = answer(folder / "model.onnx", images=image[None])[0]
+    # The same numbers stored as float32.
+    plain = program.lower(rounded(dtype), Form((256, 256), "scores", "onnx"))
+    want = answer(onnx.load_from_string(plain.serialized), images=image[None])[0]
+    np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
+
+
 @pytest.mark.slow
 def test_any_size_answers_as_fixed_ones(tmp_path):
     """Fixed ones are the segmenter's, see above."""
@@ -65,8 +73,10 @@ def test_any_size_answers_as_fixed_ones(tmp_path):
 
 
 def test_the_folder_says_what_it_holds(tmp_path):
-    folder = exported(tmp_path, "256x256", *ONNX)
-    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"}
+    folder = exported(tmp_path, "256x256", *ONNX, "--page")
+    page = {"index.html", "page.css", "page.js", "worker.js"}
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "export.json"} | page
+    assert set(re.findall(r'"(page\.\w+)"', (folder / "index.html").read_text())) < page
     data = (folder / "model.onnx").read_bytes()
     facts = json.loads((folder / "export.json").read_text())
     assert facts["format"] == "onnx"
@@ -104,7 +114,8 @@ def traced_weights():
         (["--dtype", "bfloat16"], "dtype is bfloat16; programs of ONNX compute in float32"),
         (["--dtype", "float16"], "use one of float32, tf32, bfloat16"),
         (["--platforms", "cpu"], "leave out the platforms"),
-        (["--answer", "alpha"], "use one of labels, scores"),
+        (["--answer", "alpha"], "export scores, or use massformer predict --write alpha"),
+        (["--page", "--answer", "scores"], "a page shows labels of a program of ONNX"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(flags, words, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,9 +12,12 @@ import pytest
 from PIL import Image
 
 from massformer_jax.inference.segmenter import Segmenter
-from tests.helpers.exported import exported, segmenter
+from tests.helpers.exported import exported, photograph, segmenter
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/export.md"
+
+# A folder of onnxruntime's release, with its headers and its library.
+ROOT = os.environ.get("ONNXRUNTIME_ROOT")
 
 # Nothing but these and what they import themselves can be imported.
 REFUSED = ("massformer_jax", "flax", "optax", "orbax", "jaxtyping", "etils", "cv2", "tests")
@@ -21,8 +25,14 @@ REFUSED = ("massformer_jax", "flax", "optax", "orbax", "jaxtyping", "etils", "cv
 
 def programs() -> dict[str, str]:
     """Returns the programs of the page by the names of their files."""
-    found = re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert [name for name, _ in found] == ["exported.py", "photograph.py", "onnx_photograph.py"]
+    found = re.findall(r"<!-- ([\w.]+) -->\n```\w+\n(.*?)```", PAGE.read_text(), re.S)
+    assert [name for name, _ in found] == [
+        "exported.py",
+        "photograph.py",
+        "onnx_photograph.py",
+        "photograph.cpp",
+        "iree_photograph.py",
+    ]
     return dict(found)
 
 
@@ -49,13 +59,6 @@ def run(tmp_path):
         return folder
 
     return process
-
-
-def photograph(height, width) -> np.ndarray:
-    """Returns coarse random colours, which the network gives several labels."""
-    rng = np.random.default_rng(2)
-    coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
-    return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
 
 
 def expected(image: np.ndarray, model: Segmenter) -> np.ndarray:
@@ -108,3 +111,44 @@ def test_onnxruntime_alone_makes_a_mask_of_a_photograph(size, run, tmp_path):
     assert (np.asarray(mask) == labels).mean() >= 0.9999
     agree = np.asarray(mask.convert("RGB")) == model.palette[labels]
     assert agree.all(-1).mean() >= 0.9999
+
+
+@pytest.mark.skipif(not ROOT, reason="ONNXRUNTIME_ROOT names no folder of onnxruntime's release")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: apt-get install g++")
+def test_a_program_in_cpp_makes_a_mask_of_a_photograph(tmp_path):
+    (tmp_path / "photograph.cpp").write_text(programs()["photograph.cpp"])
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}/include", f"-L{ROOT}/lib"]
+    flags += ["-lonnxruntime", f"-Wl,-rpath,{ROOT}/lib", "-o", "photograph"]
+    subprocess.run(["g++", "photograph.cpp", *flags], cwd=tmp_path, check=True)
+    image = photograph(250, 401)
+    Image.fromarray(image).save(tmp_path / "photograph.ppm")
+    folder, model = exported(tmp_path, "256x512", "--format", "onnx"), segmenter()
+    arguments = folder / "model.onnx", "photograph.ppm", "mask.png"
+    subprocess.run(["./photograph", *arguments], cwd=tmp_path, check=True)
+    mask = Image.open(tmp_path / "mask.png")
+    labels = expected(image, model)
+    assert (np.asarray(mask) == labels).mean() >= 0.9999
+    agree = np.asarray(mask.convert("RGB")) == model.palette[labels]
+    assert agree.all(-1).mean() >= 0.9999
+    done = subprocess.run(["./photograph", "missing", *arguments[1:]], cwd=tmp_path)
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
+def test_iree_alone_makes_a_mask_of_a_photograph(run, tmp_path):
+    for name in ("compiler", "runtime"):
+        pytest.importorskip(f"iree.{name}", reason=f"pip install iree-base-{name}")
+    image = photograph(250, 240)
+    Image.fromarray(image).save(tmp_path / "photograph.png")
+    folder, model = exported(tmp_path, "256x256", "--format", "mlir"), segmenter()
+    # As the page has it.
+    (command,) = re.findall(r"^    (iree-compile (?:.*\\\n)*.*)$", PAGE.read_text(), re.M)
+    compiler = pathlib.Path(sys.executable).with_name("iree-compile")
+    words = command.replace("\\\n", " ").replace("EXPORTED", str(folder)).split()
+    subprocess.run([compiler, *words[1:]], check=True)
+    clean = run(
+        "iree_photograph.py", folder, tmp_path / "photograph.png", "mask.png", refused=["jax"]
+    )
+    mask = Image.open(clean / "mask.png")
+    labels = expected(image, model)
+    assert (np.asarray(mask) == labels).mean() >= 0.9999

@@ -4,6 +4,10 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from massformer_jax.classes import CLASSES
 from massformer_jax.export.__main__ import main
 from massformer_jax.inference.segmenter import Segmenter
@@ -15,6 +19,22 @@ def weights() -> Weights:
     """Returns weights whose labels are not all the same."""
     source = {"file": "tiny.pth", "sha256": "0" * 64, "iteration": 3}
     return Weights(3, TINY, CLASSES, *tiny_weights(), source=source, pictures=(480, 640))
+
+
+def rounded(dtype: str) -> Weights:
+    """Returns weights of which those with several axes are numbers that a dtype stores."""
+
+    def one(leaf):
+        if leaf.ndim < 2:
+            return leaf
+        if dtype == "float16":
+            return leaf.astype(jnp.float16).astype(jnp.float32)
+        step = jnp.abs(leaf).reshape(-1, leaf.shape[-1]).max(0) / 127
+        return jnp.round(leaf / step[(None,) * (leaf.ndim - 1)]) * step[(None,) * (leaf.ndim - 1)]
+
+    own = weights()
+    params, batch_stats = jax.tree.map(one, (own.params, own.batch_stats))
+    return own._replace(params=params, batch_stats=batch_stats)
 
 
 def segmenter() -> Segmenter:
@@ -42,3 +62,10 @@ def exported(folder: pathlib.Path, size: str, *flags: str) -> pathlib.Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return output
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Returns coarse random colours, uint8 [h, w, 3], which the network gives several labels."""
+    rng = np.random.default_rng(2)
+    coarse = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
+    return coarse.repeat(16, 0).repeat(16, 1)[:height, :width]

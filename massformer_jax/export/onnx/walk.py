@@ -110,6 +110,9 @@ def _computed(eqn: Any, equation: Equation, inputs: Sequence[Value]) -> list[Val
     """Returns the results of an operation on known numbers, if it is a small one."""
     if not inputs or any(x.numbers is None for x in inputs):
         return None
+    if equation.name == "convert_element_type" and inputs[0].dtype in (np.float16, np.int8):
+        # Weights that are stored in fewer bits stay so in the file. A runtime converts them once.
+        return None
     if equation.name in pointwise.LOWERINGS:
         # Along sides that are held once results are equal, too.
         held = pointwise.repeated(*inputs)

@@ -186,6 +186,7 @@ class Segmenter:
                 `predict` raises.
             TooLargeError, OSError: as `predict`.
         """
+        self._check_asked()
         pixels = pixels_of(image)
         places = coordinates_in(coordinates, pixels.shape[:2])
         if not len(places):
@@ -207,6 +208,7 @@ class Segmenter:
         Raises:
             InputError, TooLargeError, OSError: as `ask`.
         """
+        self._check_asked()
         pixels = pixels_of(image)
         rows, columns = grid_in(box, step, pixels.shape[:2])
         count, finish = len(rows) * len(columns), _ASKED[scores][0]
@@ -224,6 +226,7 @@ class Segmenter:
         Raises:
             InputError, TooLargeError, OSError: as `ask`.
         """
+        self._check_asked()
         pixels = pixels_of(image)
         place = coordinates_in([pixel], pixels.shape[:2])
         if place.shape != (1, 2) or (place % 1).any():
@@ -285,15 +288,18 @@ class Segmenter:
     def _ask(
         self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, count: int, **settings
     ) -> np.ndarray:
-        """Asks for so many coordinates of a photograph, by a function of `inference.coordinates`."""
+        """Asks for so many coordinates, by one of the functions of `inference.coordinates`."""
+        with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
+            pixels = np.ascontiguousarray(pixels)  # at once, not again for each bucket
+            bucket = self._asker.bucket(count)
+            return how(self._asker.about(pixels), pixels, *where, **settings, bucket=bucket)
+
+    def _check_asked(self) -> None:
         if self._asker is None:
             raise InputError(
                 "the network is a MaSSFormer, which answers for whole photographs; ask, region and "
                 "grown need the weights of a CoordFormer"
             )
-        with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
-            answer = self._asker.about(pixels)
-            return how(answer, pixels, *where, **settings, bucket=self._asker.bucket(count))
 
     def _padded_size(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int] | None:
         """Returns the size at which the network sees a photograph, if it sees it as it is."""

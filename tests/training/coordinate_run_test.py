@@ -45,11 +45,11 @@ DECODER = Group(1.0, True), Group(1.0, False)
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
     """Runs on as many devices share one program of the step; evaluations have one device."""
-    devices, steps = [1], {}
+    devices, steps = {"count": 1}, {}
     make_step, make_mesh = loop.training_step, sharding.make_mesh
 
     def training_step(*args, **kwargs):
-        count = devices[0]
+        count = devices["count"]
         if count not in steps:
             steps[count] = _unoptimized(make_step(*args, **kwargs))
         return steps[count]
@@ -58,7 +58,7 @@ def compiled_once():
         patch.setattr(loop, "training_step", training_step)
         patch.setattr(evaluation, "evaluation_function", _made_once(evaluation.evaluation_function))
         patch.setattr(
-            sharding, "make_mesh", lambda found, *axes: make_mesh(found[: devices[0]], *axes)
+            sharding, "make_mesh", lambda found, *axes: make_mesh(found[: devices["count"]], *axes)
         )
         patch.setattr(sharding, "evaluation_mesh", lambda found, axes: make_mesh(found[:1]))
         yield devices
@@ -151,7 +151,7 @@ def test_a_step_on_two_devices_is_that_of_one(undisturbed, data_dir, compiled_on
     first = trained._replace(opt_state=jax.tree.map(np.zeros_like, trained.opt_state))
     found = []
     for count in (1, 2):
-        monkeypatch.setitem(compiled_once, 0, count)
+        monkeypatch.setitem(compiled_once, "count", count)
         mesh = sharding.make_mesh(jax.devices(), {"fsdp": count})
         specs = sharding.parameter_specs(mesh, first.params, config.shardings)
         where = sharding.state_shardings(mesh, first, specs)

@@ -36,12 +36,13 @@ WAYS = {
     "Segmenter.predict": None,
     "StableHLO": ("stablehlo", "fixed"),
     "StableHLO, any": ("stablehlo", "any"),
-    "StableHLO, float16": ("stablehlo", "fixed", "--weights", "float16"),
+    "StableHLO, int8": ("stablehlo", "fixed", "--weights", "int8"),
     "ONNX": ("onnx", "fixed"),
     "ONNX, any": ("onnx", "any"),
     "ONNX, any, float16": ("onnx", "any", "--weights", "float16"),
+    "ONNX, any, int8": ("onnx", "any", "--weights", "int8"),
     "IREE": ("mlir", "fixed"),
-    "page": ("onnx", "any", "--weights", "float16", "--page"),
+    "page": ("onnx", "any", "--weights", "int8", "--page"),
 }
 _USUAL = [way for way in WAYS if way not in ("IREE", "page")]
 _LIBRARIES = ("jax", "onnx", "onnxruntime")

@@ -25,12 +25,13 @@ def rounded(dtype: str) -> Weights:
     """Returns weights of which those with several axes are numbers that a dtype stores."""
 
     def one(leaf):
-        if leaf.ndim < 2:
-            return leaf
-        if dtype == "float16":
-            return leaf.astype(jnp.float16).astype(jnp.float32)
-        step = jnp.abs(leaf).reshape(-1, leaf.shape[-1]).max(0) / 127
-        return jnp.round(leaf / step[(None,) * (leaf.ndim - 1)]) * step[(None,) * (leaf.ndim - 1)]
+        leaf = np.asarray(leaf)
+        if leaf.ndim > 1 and dtype == "float16":
+            leaf = leaf.astype(np.float16).astype(np.float32)
+        elif leaf.ndim > 1:
+            step = np.abs(leaf).reshape(-1, leaf.shape[-1]).max(0) / np.float32(127)
+            leaf = np.rint(leaf / step) * step
+        return jnp.asarray(leaf)
 
     own = weights()
     params, batch_stats = jax.tree.map(one, (own.params, own.batch_stats))

@@ -237,9 +237,7 @@ class DeformLayer(nnx.Module):
         self.dcn = DeformKernel(features_in, features_out, size, rngs=rngs)
         self.dcn_bn = BatchNorm(features_out, rngs=rngs)
 
-    def __call__(
-        self, x: SampledMap, rows: Rows | None = None, *, parts: tuple[int, ...] = ()
-    ) -> Float[Array, "b r w d"]:
+    def __call__(self, x: SampledMap, rows: Rows | None = None) -> Float[Array, "b r w d"]:
         """Returns all rows of the output, or some.
 
         At a border of `rows` inside the map the outermost `size // 2` rows are not what the whole
@@ -248,26 +246,24 @@ class DeformLayer(nnx.Module):
         Args:
             x: the map; if it is prepared, there is no gradient.
             rows: which rows; by default all.
-            parts: of the map, see `deform_conv`.
         """
-        pixels = x.pixels
-        rows = all_rows(pixels) if rows is None else rows
+        rows = all_rows(x.pixels) if rows is None else rows
         # A map may have more channels than the layer, of zeros.
-        margin = [(0, 0)] * 2 + [(0, pixels.shape[-1] - self.dcn.kernel[...].shape[2]), (0, 0)]
+        margin = [(0, 0)] * 2 + [(0, x.pixels.shape[-1] - self.dcn.kernel[...].shape[2]), (0, 0)]
         predictor, kernel = (
             jnp.pad(kernel[...], margin) for kernel in (self.dcn_offset.kernel, self.dcn.kernel)
         )
         # Coordinates in float32: in bfloat16 a sample 20 pixels away would be off by 1/16.
-        predicted = planes_conv(pixels, predictor, self.dcn_offset.bias[...], rows)
+        predicted = planes_conv(x.pixels, predictor, self.dcn_offset.bias[...], rows)
         predicted = product(predicted)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], 1)
         inputs = offsets, jax.nn.sigmoid(modulation), kernel
         if x.packed is not None:
             sampled = deform_conv_rows(x, *inputs, first_row=rows.start)
         elif spatial.parts() == 1:
-            sampled = deform_conv(pixels, *inputs, first_row=rows.start, parts=parts)
+            sampled = deform_conv(x.pixels, *inputs, first_row=rows.start, parts=x.begins)
         else:
-            sampled = _deform_conv_by_rows(pixels, *inputs)
+            sampled = _deform_conv_by_rows(x.pixels, *inputs)
         return jax.nn.relu(self.dcn_bn(product(sampled)))
 
 
@@ -298,5 +294,5 @@ class UpsamplingDeformLayer(DeformLayer):
         self, x: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"]]:
         """Returns the map of the deformable layer and its upsampled successor."""
-        x = super().__call__(SampledMap(x))
+        x = super().__call__(SampledMap((x,)))
         return x, jax.nn.relu(self.up_bn(self.up_sample(x)))

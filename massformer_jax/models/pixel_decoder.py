@@ -129,7 +129,7 @@ class PixelDecoder(CoarseDecoder):
         rows = all_rows(sources.guide.pixels)
         detail, body = self._detail(sources, rows)
         edge_features, edge_logits = self.edge_conv
-        fused = self.edge_rec(SampledMap(self.edge_rec.gate(detail, body)), body, rows)
+        fused = self.edge_rec(SampledMap((self.edge_rec.gate(detail, body),)), body, rows)
         return Decoded(
             self.mask_features(fused), edge_logits(edge_features(body + detail)), memories
         )
@@ -156,7 +156,7 @@ class PixelDecoder(CoarseDecoder):
         def own(guide, *maps):
             shallow, body = (spatial.with_halo(x, self.halo) for x in maps)
             rows = spatial.own_rows(height, parts)
-            part = Sources(SampledMap(guide), shallow, body, begin=rows.start - 2 * self.halo)
+            part = Sources(SampledMap((guide,)), shallow, body, begin=rows.start - 2 * self.halo)
             return self._fuse(part, rows, count, spatial.gather_rows)
 
         fused, levels = spatial.each_part(
@@ -222,7 +222,7 @@ class PixelDecoder(CoarseDecoder):
         guide.append(
             jnp.zeros((*guide[0].shape[:3], -sum(x.shape[-1] for x in guide) % 8), s2.dtype)
         )
-        return Sources(SampledMap(jnp.concatenate(guide, -1)), shallow, body), memories
+        return Sources(SampledMap(tuple(guide)), shallow, body), memories
 
     def mask_features(self, fused: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
         """Returns the mask features of fused rows."""

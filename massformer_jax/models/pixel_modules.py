@@ -106,7 +106,7 @@ class RFB(nnx.Module):
         self, x: Float[Array, "b h w d"]
     ) -> tuple[Float[Array, "b h w d"], Float[Array, "b 2*h 2*w d"]]:
         """Returns d3 and d3 upsampled to 1/4."""
-        fields = jnp.concatenate([layer(SampledMap(x)) for layer in self.deformaspp], -1)
+        fields = jnp.concatenate([layer(SampledMap((x,))) for layer in self.deformaspp], -1)
         d3 = jax.nn.relu(self.bn(self.conv1(fields)))
         up = resize_bilinear(d3, (2 * x.shape[1], 2 * x.shape[2]))
         return d3, jax.nn.relu(self.bn2(self.upconv(up)))
@@ -139,8 +139,7 @@ class LSE(nnx.Module):
         """
         image = jax.lax.slice_in_dim(take_rows(guide.pixels, rows), 0, 3, axis=-1)
         x1 = self.cbn1(jnp.concatenate([image, shallow], -1))
-        # Nobody trains the image in front, nor the zeros at the end.
-        x2 = self.dcn3(guide, rows, parts=(3, self.dcn3.dcn.kernel[...].shape[2]))
+        x2 = self.dcn3(guide, rows)
         x1 = x1 + x1 * _spatial_weight(self.conv1, x1)
         x2 = x2 + x2 * _spatial_weight(self.conv2, x2)
         return self.cbn2(jnp.concatenate([x1, x2], -1))

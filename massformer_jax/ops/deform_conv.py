@@ -13,6 +13,7 @@ NVIDIA GPUs from Ampere on run it as a kernel of its own, `deform_conv_kernels`,
 form of `deform_conv_packed`. What is here runs everywhere else, and is what both are compared with.
 """
 
+import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -74,16 +75,30 @@ def deform_conv(
 class SampledMap(NamedTuple):
     """A map that deformable convolutions sample from."""
 
-    pixels: Float[Array, "b h w c"]
+    parts: tuple[Float[Array, "b h w _"], ...]  # whose channels lie behind each other
     # The form that TPUs read, if it was prepared; on other devices then zeros that nobody reads.
     packed: Shaped[Array, "b n words"] | None = None
     ready: Shaped[Array, ""] | None = None  # some number that is there when all of it is
+
+    @property
+    def pixels(self) -> Float[Array, "b h w c"]:
+        """The map, joined anew for each reader, which costs nothing.
+
+        So the gradients of several readers are added part by part. If they were added to one whole
+        gradient, the compiler would compute all of it even where nobody needs that of a part.
+        """
+        return self.parts[0] if len(self.parts) == 1 else jnp.concatenate(self.parts, -1)
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The channels at which another part begins."""
+        return tuple(itertools.accumulate(part.shape[-1] for part in self.parts[:-1]))
 
 
 def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     """Prepares a map that is sampled from strip by strip: once, and not for each strip."""
     if not known(x.shape) or named_calls.are_kept():
-        return SampledMap(x, ready=x[0, 0, 0, 0])
+        return SampledMap((x,), ready=x[0, 0, 0, 0])
     shape = jax.eval_shape(_packed, x)
     packed = platform_dependent(
         x, tpu=_packed, default=lambda _: jnp.zeros(shape.shape, shape.dtype)
@@ -91,7 +106,7 @@ def prepared(x: Float[Array, "b h w c"]) -> SampledMap:
     ready = platform_dependent(
         x, packed, tpu=lambda _, p: p[0, 0, 0].astype(x.dtype), default=lambda x, _: x[0, 0, 0, 0]
     )
-    return SampledMap(x, packed, ready)
+    return SampledMap((x,), packed, ready)
 
 
 def deform_conv_rows(

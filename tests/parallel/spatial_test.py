@@ -98,7 +98,7 @@ def test_a_deformable_layer_samples_from_rows_of_other_devices(axes):
     x = noise(2, 32, 12, 4, seed=1)
 
     def run(x):
-        return nnx.merge(graph, state)(SampledMap(spatial.by_rows(x)))
+        return nnx.merge(graph, state)(SampledMap((spatial.by_rows(x),)))
 
     expected = jax.jit(run)(x)
     assert np.ptp(expected) > 1

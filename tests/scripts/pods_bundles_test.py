@@ -265,20 +265,24 @@ find_no_tpu()
 replace_jaxtyping()
 import jax
 import jax.numpy as jnp
-from massformer_jax.ops.deform_conv import deform_conv
+from flax import nnx
+from massformer_jax.models.build import compute_params
+from massformer_jax.models.layers import DeformLayer
+from massformer_jax.ops.deform_conv import SampledMap
 chip = jax.sharding.SingleDeviceSharding(topology_devices("v5e:1x1")[0])
-def step(image, second, kernel, *planes):
-    def layer(second, kernel):
-        x = jnp.concatenate([image, second], -1)
-        return deform_conv(x, *planes, kernel, parts=(3,)).astype(jnp.float32).sum()
-    return jax.grad(layer, (0, 1))(second, kernel)
-shapes = [(2, 64, 64, 3), (2, 64, 64, 8), (3, 3, 11, 8)], [(2, n, 64, 64) for n in (18, 9)]
-dtypes = "bfloat16", "float32"
-arguments = [
-    jax.ShapeDtypeStruct(shape, dtype, sharding=chip)
-    for dtype, of_dtype in zip(dtypes, shapes) for shape in of_dtype
-]
-text = jax.jit(step).trace(*arguments).lower().compile().as_text()
+layer = nnx.eval_shape(lambda: DeformLayer(11, 8, 3, rngs=nnx.Rngs(0)))
+graph, params, stats = nnx.split(layer, nnx.Param, nnx.BatchStat)
+params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+def step(image, second, params, stats):
+    def loss(second, params):
+        layer = nnx.merge(graph, compute_params(params, jnp.bfloat16), stats, copy=True)
+        return layer(SampledMap((image, second))).astype(jnp.float32).sum()
+    return jax.grad(loss, (0, 1))(second, params)
+def placed(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip)
+maps = [jax.ShapeDtypeStruct((2, 64, 64, n), "bfloat16", sharding=chip) for n in (3, 8)]
+weights = jax.tree.map(placed, (params, stats))
+text = jax.jit(step).trace(*maps, *weights).lower().compile().as_text()
 print(json.dumps(re.findall(r"f32.[0-9]+,([0-9]+)]\\S* scatter.", text)))
 """
 

@@ -32,9 +32,8 @@ from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import label_function, show
 from massformer_jax.metrics.counts import add_counts, image_counts, zero_counts
 from massformer_jax.metrics.scores import summarize
-from massformer_jax.models.build import model_graph
+from massformer_jax.models.build import class_head, model_graph
 from massformer_jax.parallel import sharding
-from massformer_jax.training.initial import CLASS_HEAD
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import TrainState, init_state
 from massformer_jax.training.step import training_step
@@ -163,7 +162,8 @@ def begun(weights: tuple[Any, Any], classes: int, seed: int, steps: int) -> Trai
     init = functools.partial(init_state, architecture=architecture, optimizer=optimizer)
     state = jax.jit(init)(jax.random.key(seed, impl="unsafe_rbg"))
     params, batch_stats = jax.tree.map(jnp.copy, weights)
-    params[CLASS_HEAD] = state.params[CLASS_HEAD]
+    head = class_head(architecture)
+    params[head] = state.params[head]
     return state._replace(params=params, batch_stats=batch_stats)
 
 

@@ -11,13 +11,12 @@ from jax.sharding import Mesh
 from massformer_jax.errors import InputError
 from massformer_jax.inference import network
 from massformer_jax.metrics.counts import image_counts
-from massformer_jax.models.build import model_graph
+from massformer_jax.models.build import is_coordformer, model_graph
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel import sharding
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import abstract_state, init_state
 from massformer_jax.training.step import training_step
-from scripts import ROOT
 from scripts.benchmark.networks import check_training, training_batch
 from scripts.benchmark.values import placed
 from tests.helpers import configs
@@ -27,16 +26,16 @@ Program = tuple[Callable, tuple]
 
 
 def load_config(name: str) -> Any:
-    """Returns the configuration of configs/NAME.py.
+    """Returns the configuration of configs/NAME.py, which is one of a MaSSFormer.
 
     Raises:
         InputError: there is no such file.
     """
-    path = ROOT / "configs" / f"{name}.py"
-    if path not in configs.CONFIGS:
-        names = ", ".join(path.stem for path in configs.CONFIGS)
-        raise InputError(f"there is no config {name!r}; use {names}")
-    return configs.load(path)
+    found = {path.stem: configs.load(path) for path in configs.CONFIGS}
+    known = [stem for stem, x in found.items() if not is_coordformer(x.architecture.to_dict())]
+    if name not in known:
+        raise InputError(f"there is no config {name!r} of a MaSSFormer; use {', '.join(known)}")
+    return found[name]
 
 
 class Programs:

@@ -122,10 +122,10 @@ def test_tasks_and_gpus_that_the_command_knows_exist():
 
 
 def test_an_unknown_config():
-    with pytest.raises(
-        InputError, match="no config 'r50'; use finetune, massformer_r18_lite, massformer_r50"
-    ):
-        programs.load_config("r50")
+    names = "finetune, massformer_r18_lite, massformer_r50, sample"
+    for name in ("r50", "coordinates_dinov2_s"):
+        with pytest.raises(InputError, match=f"no config '{name}' of a MaSSFormer; use {names}$"):
+            programs.load_config(name)
 
 
 @pytest.mark.skipif(

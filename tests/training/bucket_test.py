@@ -26,11 +26,11 @@ from massformer_jax.models.checksums import LIST, damage
 from massformer_jax.models.weights import BEST, LAST, steps_in, unfinished_in
 from massformer_jax.training import checkpoint, loop
 from massformer_jax.training.optimizer import recipe_optimizer
-from massformer_jax.training.stopping import Preempted
 from scripts import ROOT
 from scripts.soak import kills
 from tests.helpers import stand_in_training, tiny_config
 from tests.helpers.fake_bucket import NAME, fake_bucket
+from tests.helpers.stopped import stopped_in
 from tests.helpers.tiny_weights import tiny_state, write
 from tests.parallel.processes_test import free_port
 from tests.training.loop_test import scalars
@@ -70,22 +70,9 @@ def undisturbed(data_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(bucket, data):
     """The workdir, in the bucket, of a run that was stopped after step 3 and continued."""
-    workdir, make = bucket / "run", loop.training_step
-
-    def signalled(*args, **kwargs):
-        inner = make(*args, **kwargs)
-
-        def run(state, batch):
-            if int(state.step) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return inner(state, batch)
-
-        return run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "training_step", signalled)
-        with pytest.raises(Preempted, match="after step 3 of 6"):
-            loop.train_and_evaluate(short(data), workdir)
+    workdir = bucket / "run"
+    with stopped_in(3, 6):
+        loop.train_and_evaluate(short(data), workdir)
     assert steps_in(workdir / LAST) == [2, 3]
     loop.train_and_evaluate(short(data), workdir)
     return workdir

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +29,9 @@ from massformer_jax.training.optimizer import (
 )
 from massformer_jax.training.state import abstract_state
 from massformer_jax.training.step import training_step
-from massformer_jax.training.stopping import Preempted
 from tests.helpers import tiny_coordinates
 from tests.helpers.compiling import UNOPTIMIZED
+from tests.helpers.stopped import stopped_in
 from tests.helpers.tiny_weights import tiny_state, write
 from tests.training.loop_test import scalars
 
@@ -121,23 +119,9 @@ def test_it_learns_and_is_evaluated(undisturbed):
     assert (weights.step, weights.pictures, weights.architecture) == (6, None, TINY)
 
 
-def test_stopped_and_continued_it_is_the_same(undisturbed, data_dir, tmp_path, monkeypatch):
-    make = loop.training_step
-
-    def signalled(*args, **kwargs):
-        inner = make(*args, **kwargs)
-
-        def run(state, batch):
-            if int(state.step) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return inner(state, batch)
-
-        return run
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", signalled)
-        with pytest.raises(Preempted, match="after step 3 of 6"):
-            loop.train_and_evaluate(short(data_dir), tmp_path)
+def test_stopped_and_continued_it_is_the_same(undisturbed, data_dir, tmp_path):
+    with stopped_in(3, 6):
+        loop.train_and_evaluate(short(data_dir), tmp_path)
     loop.train_and_evaluate(short(data_dir), tmp_path)
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path), last_state(undisturbed))
 

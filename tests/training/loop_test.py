@@ -19,6 +19,7 @@ from massformer_jax.training.state import TrainState
 from massformer_jax.training.step import keep_finite
 from massformer_jax.training.stopping import NonFiniteLoss, Preempted
 from tests.helpers import stand_in_training, tiny_config
+from tests.helpers.stopped import stopped_in
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,26 +82,10 @@ def scalars(workdir) -> dict[str, dict[int, float]]:
 
 class TestStopping:
     @pytest.mark.parametrize("step", [1, 5])
-    def test_sigterm_saves_and_the_rest_is_the_same(
-        self, config, undisturbed, tmp_path, monkeypatch, step
-    ):
-        make = loop.training_step
-
-        def signalled(*args, **kwargs):
-            inner = make(*args, **kwargs)
-
-            def run(state, batch):
-                if int(state.step) + 1 == step:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return inner(state, batch)
-
-            return run
-
+    def test_sigterm_saves_and_the_rest_is_the_same(self, config, undisturbed, tmp_path, step):
         workdir = tmp_path / "stopped"
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "training_step", signalled)
-            with pytest.raises(Preempted, match=f"after step {step} of 6"):
-                loop.train_and_evaluate(config, workdir)
+        with stopped_in(step, 6):
+            loop.train_and_evaluate(config, workdir)
         assert int(last_state(workdir, config).step) == step
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         loop.train_and_evaluate(config, workdir)

@@ -81,7 +81,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-gpu-compiler sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tensorflow $(VENV)-gpu-compiler node_modules sample build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The files .installed… are stamps, so that packages are installed again only after a change of
@@ -98,7 +98,7 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.installed-torch: pyproject.toml | $(VENV)/.made
 	@echo "Installing massformer_jax, its test tools and PyTorch into $(VENV)"
-	@$(PIP) -e '.[test,torch,transformers,browser,colmap]'
+	@$(PIP) -e '.[test,torch,transformers,browser,colmap,iree]'
 	@touch $(VENV)/.installed $(VENV)/.installed-test $@
 
 # Beam needs other versions than the rest.

@@ -10,6 +10,7 @@ flag `--write` names other formats. Of a video, a video is written for each form
 
 import argparse
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -24,6 +25,7 @@ from massformer_jax.files import check_local, check_outputs, write_atomically
 
 if TYPE_CHECKING:
     from massformer_jax.data.ahead import Stopwatch
+    from massformer_jax.inference.parts import Click, Rectangle
     from massformer_jax.inference.progress import PredictionProgress
     from massformer_jax.inference.segmenter import Segmenter
     from massformer_jax.inference.stream import Answer
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from massformer_jax.inference.flags import add_protocol
+    from massformer_jax.inference.flags import add_part, add_protocol
     from massformer_jax.output.flags import add_formats
 
     parser = command.parser("massformer_jax.predict", __doc__)
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_formats(parser)
     add_protocol(parser)
+    add_part(parser)
     parser.add_argument(
         "images",
         nargs="+",
@@ -98,7 +101,7 @@ def _predict(args: argparse.Namespace) -> int:
     from massformer_jax import compilation
     from massformer_jax.data.ahead import Stopwatch
     from massformer_jax.data.folders import find_photographs
-    from massformer_jax.inference.flags import protocol_of
+    from massformer_jax.inference.flags import part_of, protocol_of
     from massformer_jax.inference.progress import PredictionProgress
     from massformer_jax.inference.segmenter import Segmenter
     from massformer_jax.output import formats
@@ -112,6 +115,7 @@ def _predict(args: argparse.Namespace) -> int:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file; name a folder")
     wanted, options = formats_of(args)
+    part = part_of(args)
     no_clips = clips.why_not(wanted, frames=args.frames)
     found, remarks = find_photographs(args.images, without=output, no_clips=no_clips)
     names = {x.path: x.name for x in found if not x.is_clip}
@@ -123,6 +127,9 @@ def _predict(args: argparse.Namespace) -> int:
             "--smooth needs all photographs of a sequence, and --skip-existing leaves some out; "
             "pass one of the two"
         )
+    if part and (args.smooth or clip_names):
+        what = "--smooth" if args.smooth else next(iter(clip_names))
+        raise InputError(f"--region and --click are of photographs alone; leave out {what}")
     if args.smooth:
         names = dict(sorted(names.items(), key=_natural))
 
@@ -146,10 +153,14 @@ def _predict(args: argparse.Namespace) -> int:
         devices=args.devices,
         **protocol_of(args),
     )
+    if part:
+        segmenter.check_asked()
     groups = formats.all_groups(segmenter.classes)
     if args.classes is not None:
         groups = formats.parse_groups(args.classes, segmenter.classes)
     outputs, of_clips = checked(groups)
+    if args.click is not None and outputs.needs_scores:
+        raise InputError("a click has labels, and no scores; leave out the formats of soft edges")
     for remark in remarks:
         command.say_beside_output(remark)
     output.mkdir(parents=True, exist_ok=True)
@@ -169,7 +180,15 @@ def _predict(args: argparse.Namespace) -> int:
         compilation.waits_said(progress.say),
     ):
         failures = _photographs(
-            segmenter, photographs, names, outputs, progress, stopwatch, sizes, smooth=args.smooth
+            segmenter,
+            photographs,
+            names,
+            outputs,
+            progress,
+            stopwatch,
+            sizes,
+            part=part,
+            smooth=args.smooth,
         )
         damaged = 0
         for path in videos:
@@ -217,10 +236,12 @@ def _photographs(
     stopwatch: "Stopwatch",
     sizes: list[tuple[int, int]],
     *,
+    part: "Rectangle | Click | None",
     smooth: bool,
 ) -> int:
     """Segments photographs and writes what is made of them; notes their sizes, returns failures."""
     from massformer_jax.data.ahead import map_ahead
+    from massformer_jax.inference.parts import part_answers
 
     def write(answer):
         """Writes what is made of one photograph, and tells at once, while others are computed."""
@@ -238,7 +259,8 @@ def _photographs(
         return error is not None
 
     scores = smooth or outputs.needs_scores
-    answers = segmenter.answers(paths, scores=scores, stopwatch=stopwatch)
+    how = functools.partial(part_answers, segmenter, part=part) if part else segmenter.answers
+    answers = how(paths, scores=scores, stopwatch=stopwatch)
     if smooth:
         answers = _steadied(answers, labels=not outputs.needs_scores)
     threads = min(_WRITERS_OF_SCORES if scores else _WRITERS, os.cpu_count() or 1)

@@ -125,7 +125,9 @@ def coordinates_in(coordinates: Any, size: tuple[int, int]) -> Shaped[np.ndarray
     inside = ((places >= -0.5) & (places <= (width - 0.5, height - 0.5))).all(-1)
     if not inside.all():
         x, y = places[np.argmin(inside)]
-        raise InputError(f"({x}, {y}) is not in the photograph, which has {width}x{height} pixels")
+        raise InputError(
+            f"({x:g}, {y:g}) is not in the photograph, which has {width}x{height} pixels"
+        )
     return places.astype(np.int64 if places.dtype.kind in "iu" else np.float64)
 
 

@@ -136,8 +136,7 @@ def ask_where(
     parts = (_places_of(photograph, pixels[i : i + bucket]) for i in range(0, len(pixels), bucket))
     start = 0
     for logits in ask(answer, photograph, parts, bucket=bucket):
-        x, y = _places_of(photograph, pixels[start : start + len(logits)]).T
-        answers[y, x] = finish(logits)
+        answers[np.divmod(pixels[start : start + len(logits)], where.shape[1])] = finish(logits)
         start += len(logits)
 
 

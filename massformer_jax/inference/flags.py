@@ -4,10 +4,13 @@ Like a command, this module imports at its top only what `--help` needs.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from massformer_jax.errors import InputError
 from massformer_jax.inference.protocol import BLENDS, RELEASE_SCALES
+
+if TYPE_CHECKING:
+    from massformer_jax.inference.parts import Click, Rectangle
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +66,57 @@ def add_ask(parser: argparse.ArgumentParser) -> None:
         "follow, whose defaults are those of sefi,stride=8,dilation=4,threshold=0.1 and "
         "entropy,stride=8,share=0.15",
     )
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name a part of each photograph, of which alone something is said."""
+    group = parser.add_argument_group(
+        "a part of each photograph, of a CoordFormer"
+    ).add_mutually_exclusive_group()
+    group.add_argument(
+        "--region",
+        metavar="LEFT,TOP,RIGHT,BOTTOM[,STEP]",
+        help="a rectangle: its first column and row, and those after its last; with 0.25 as STEP "
+        "four times as fine, with 8 every 8th pixel of every 8th row (default: 1)",
+    )
+    group.add_argument(
+        "--click",
+        metavar="X,Y",
+        help="the pixels that are connected with this one and of its class; all others get the "
+        "label 255",
+    )
+
+
+def part_of(args: argparse.Namespace) -> "Rectangle | Click | None":
+    """Returns the part of each photograph that the flags name, None for all of it.
+
+    Raises:
+        InputError: they are no such numbers.
+    """
+    from massformer_jax.inference.parts import Click, Rectangle
+
+    if args.region is not None:
+        sides = _numbers(args.region)
+        if sides is None or len(sides) not in (4, 5):
+            raise InputError(
+                f"--region is {args.region!r}; use LEFT,TOP,RIGHT,BOTTOM and perhaps STEP: "
+                "800,1000,1400,1300"
+            )
+        return Rectangle(sides[:4], *sides[4:])
+    if args.click is not None:
+        place = _numbers(args.click)
+        if place is None or len(place) != 2 or not all(isinstance(x, int) for x in place):
+            raise InputError(f"--click is {args.click!r}; use column and row: 812,1033")
+        return Click(*place)
+    return None
+
+
+def _numbers(text: str) -> tuple[int | float, ...] | None:
+    """Returns numbers with commas between them; None if there is something else."""
+    try:
+        return tuple(int(x) if x.strip().isdecimal() else float(x) for x in text.split(","))
+    except ValueError:
+        return None
 
 
 def protocol_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -167,6 +167,18 @@ class Segmenter:
         pixels = pixels_of(image)
         return coverage(self.scores(pixels), pixels, members)
 
+    def check_asked(self) -> None:
+        """Checks that the network can be asked about coordinates.
+
+        Raises:
+            InputError: it is a MaSSFormer.
+        """
+        if self._asker is None:
+            raise InputError(
+                "the network is a MaSSFormer, which answers for whole photographs; ask, region and "
+                "grown need the weights of a CoordFormer"
+            )
+
     def ask(
         self, image: Any, coordinates: Any, *, scores: bool = False
     ) -> Shaped[np.ndarray, " p *_"]:
@@ -186,7 +198,7 @@ class Segmenter:
                 `predict` raises.
             TooLargeError, OSError: as `predict`.
         """
-        self._check_asked()
+        self.check_asked()
         pixels = pixels_of(image)
         places = coordinates_in(coordinates, pixels.shape[:2])
         if not len(places):
@@ -208,7 +220,7 @@ class Segmenter:
         Raises:
             InputError, TooLargeError, OSError: as `ask`.
         """
-        self._check_asked()
+        self.check_asked()
         pixels = pixels_of(image)
         rows, columns = grid_in(box, step, pixels.shape[:2])
         count, finish = len(rows) * len(columns), _ASKED[scores][0]
@@ -226,7 +238,7 @@ class Segmenter:
         Raises:
             InputError, TooLargeError, OSError: as `ask`.
         """
-        self._check_asked()
+        self.check_asked()
         pixels = pixels_of(image)
         place = coordinates_in([pixel], pixels.shape[:2])
         if place.shape != (1, 2) or (place % 1).any():
@@ -293,13 +305,6 @@ class Segmenter:
             pixels = np.ascontiguousarray(pixels)  # at once, not again for each bucket
             bucket = self._asker.bucket(count)
             return how(self._asker.about(pixels), pixels, *where, **settings, bucket=bucket)
-
-    def _check_asked(self) -> None:
-        if self._asker is None:
-            raise InputError(
-                "the network is a MaSSFormer, which answers for whole photographs; ask, region and "
-                "grown need the weights of a CoordFormer"
-            )
 
     def _padded_size(self, pixels: UInt8[np.ndarray, "h w 3"]) -> tuple[int, int] | None:
         """Returns the size at which the network sees a photograph, if it sees it as it is."""

@@ -96,14 +96,14 @@ def answers(
         try:
             with stopwatch.waiting("network"):  # the first of a size waits for the compiler here
                 return begin(images)
-        except TooLargeError as error:
+        except InputError as error:
             return error
 
     def ended(batch, running):
         try:
             with stopwatch.waiting("network"):
                 found = running if isinstance(running, Exception) else end(running)
-        except TooLargeError as error:
+        except InputError as error:
             found = error
         if not isinstance(found, Exception):
             return [x._replace(answer=y) for x, y in zip(batch, found, strict=False)]

@@ -14,6 +14,7 @@ from massformer_jax.export import __main__ as export
 from massformer_jax.inference import alpha, coordinate_network
 from massformer_jax.inference import segmenter as segmenter_module
 from massformer_jax.inference.coordinates import every_pixel
+from massformer_jax.inference.parts import Rectangle
 from massformer_jax.inference.segmenter import Segmenter, TooLargeError
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.weights import Weights
@@ -108,7 +109,7 @@ def test_the_encoder_sees_a_photograph_once(segmenter, monkeypatch):
     [
         ([(53, 0)], r"^\(53, 0\) is not in the photograph, which has 53x37 pixels$"),
         ([(0, 0), (1.5, -0.6)], r"^\(1.5, -0.6\) is not in"),
-        ([(np.nan, 0.0)], r"^\(nan, 0.0\) is not in"),
+        ([(np.nan, 0.0)], r"^\(nan, 0\) is not in"),
         ([1, 2], r"shape \(2,\) and dtype int64; pass numbers \[n, 2\]"),
         ([(1, 2), (3,)], r"shape \(\)"),
         ([("a", "b")], r"dtype <U1"),
@@ -190,9 +191,46 @@ def test_files_of_two_sizes(checkpoint, segmenter, tmp_path, capsys, monkeypatch
     np.testing.assert_array_equal(decode_mask(out / "a.png"), asked)
 
 
+def test_a_part_of_each_photograph(checkpoint, segmenter, labels, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), PHOTOGRAPH[..., ::-1])
+    cv2.imwrite(str(photos / "small.png"), PHOTOGRAPH[:9, :9])
+    command = ["--checkpoint", checkpoint, "--output", str(out), str(photos)]
+    region = ["--region", "20,10,44,30", "--write", "labels,overlay,probabilities"]
+    assert predict.main([*command, *region]) == 1
+    error = capsys.readouterr().err
+    assert f"{photos / 'small.png'}: (20, 10) is not in the photograph" in error
+    np.testing.assert_array_equal(decode_mask(out / "a.png"), labels[10:30, 20:44])
+    assert not (out / "small.png").exists()
+
+    assert predict.main([*command, "--region", "20,10,26,15,0.5"]) == 1
+    finer = segmenter.region(PHOTOGRAPH, (20, 10, 26, 15), step=0.5)
+    np.testing.assert_array_equal(decode_mask(out / "a.png"), finer)
+
+    assert predict.main([*command, "--click", "20,30", "--write", "labels,overlay"]) == 1
+    selected = segmenter.grown(PHOTOGRAPH, (20, 30))
+    assert 50 < selected.sum() < (labels == labels[30, 20]).sum()
+    expected = np.where(selected, labels[30, 20], 255)
+    np.testing.assert_array_equal(decode_mask(out / "a.png"), expected)
+
+
+def test_a_rectangle_shows_what_lies_there():
+    np.testing.assert_array_equal(Rectangle((3, 4, 9, 8)).of(PHOTOGRAPH), PHOTOGRAPH[4:8, 3:9])
+    twice = Rectangle((3, 4, 9, 8), 0.5).of(PHOTOGRAPH).astype(float)
+    assert twice.shape == (8, 12, 3)
+    between = PHOTOGRAPH[4:8, 3:9].astype(float) / 2 + PHOTOGRAPH[4:8, 4:10] / 2
+    np.testing.assert_allclose(twice[::2, 1::2], between, atol=0.5)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--region", "1,2,3"], "--region is '1,2,3'; use LEFT,TOP,RIGHT,BOTTOM"),
+        (["--click", "1.5,2"], "--click is '1.5,2'; use column and row: 812,1033"),
+        (["--click", "here"], "--click is 'here'; use column and row: 812,1033"),
+        (["--click", "1,2", "--smooth"], "--region and --click are of photographs alone; leave"),
+        (["--click", "1,2", "--write", "probabilities"], "a click has labels, and no scores"),
         (["--ask", "edges"], "ask is 'edges'; use every, sefi, entropy, or stride=8"),
         (["--ask", "sefi", "--window", "512"], "window is '512', and the network is a CoordFormer"),
         (["--flip"], "flip is True, and the network is a CoordFormer"),

@@ -29,9 +29,9 @@ WITH_TENSORFLOW := data_builders tests/data/loading_test.py -k "Mass13kTest or b
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Exits with 0 if what the benchmark named by its argument needs is there.
 HAS_DEVICE := 'import flax, jax, numpy, optax, sys; sys.exit(jax.default_backend() != sys.argv[1])'
-# There are two processes, and each runs whole files of tests. Most of the time goes into compiling,
-# which takes one core.
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# There are two processes, and each runs whole files of tests, in the order of tests/conftest.py. Most
+# of the time goes into compiling, which takes one core.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # All these tests are in one file, so they are distributed one by one. Each waits for a process that
 # compiles on one core.
 PYTEST_GPU_COMPILER := $(VENV)-gpu-compiler/bin/python -m pytest -n 2 --dist worksteal \

@@ -4,6 +4,7 @@ There are eight fake CPU devices, promotion is never silent, matrix products are
 shapes written in public signatures are checked at run time."""
 
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Command lines keep compiled programs in the home directory; those of tests keep none.
@@ -25,6 +26,38 @@ install_import_hook("massformer_jax", "beartype.beartype")
 # Only now: what is imported before the hook stays unchecked.
 from massformer_jax.data.package import build  # noqa: E402
 from massformer_jax.data.sample.release import write_sample  # noqa: E402
+
+# The files that take longest, in this order: two processes share the files, and would not end
+# together if one of these came last.
+LONGEST = (
+    "training/step_test.py",
+    "training/train_parity_test.py",
+    "export/onnx_test.py",
+    "export/page_test.py",
+    "predict_test.py",
+    "predict_folders_test.py",
+    "ops/deform_conv_test.py",
+    "training/bucket_test.py",
+    "training/own_classes_test.py",
+    "parallel/processes_test.py",
+    "finetune_page_test.py",
+    "scripts/benchmark_rehearsal_test.py",
+    "training/mesh_test.py",
+    "training/full_disk_test.py",
+    "training/remat_test.py",
+    "models/inference_parity_test.py",
+    "inference/strips_test.py",
+    "inference/views_test.py",
+    "export/export_test.py",
+    "training/coordinate_run_test.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first."""
+    place = {pathlib.Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 # Odd numbers, so that neither batches nor hosts divide them.
 SAMPLE_COUNTS = {"train": 7, "val": 3, "test": 1}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from massformer_jax.data.records import dataset_classes
 from tests.helpers import own_photographs, tiny_config
+from tests.helpers.compiling import UNOPTIMIZED_FLAG
 from tests.helpers.imports import ROOT
 
 STEPS = 10
@@ -30,7 +31,7 @@ def test_from_a_folder_to_masks_and_back(count, tmp_path):
         environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": UNOPTIMIZED_FLAG,
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         }
         command = [sys.executable, "-m", "massformer_jax", *map(str, arguments)]

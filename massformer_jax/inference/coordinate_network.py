@@ -42,7 +42,7 @@ from massformer_jax.parallel import sharding
 FEW = 1 << 12
 
 # What the first words of `Protocol.ask` stand for.
-_WAYS = {"every": every_pixel, "stride": by_stride, "sefi": by_sefi, "entropy": by_entropy}
+WAYS = {"every": every_pixel, "stride": by_stride, "sefi": by_sefi, "entropy": by_entropy}
 
 # From weights and photographs of one size, on the host, to what is said of each of their pixels.
 WholeAnswer = Callable[[Any, Any, np.ndarray, tuple[int, int]], np.ndarray]
@@ -104,7 +104,7 @@ def _whole(
     def whole(params, batch_stats, photographs, size):
         photographs = np.asarray(photographs)
         found = [
-            _WAYS[way](answer, photograph, **settings, finish=finish, bucket=bucket).answers
+            WAYS[way](answer, photograph, **settings, finish=finish, bucket=bucket).answers
             for answer, photograph in answers(params, batch_stats, photographs)
         ]
         # Scores of one photograph are not copied: of 64 megapixels and seven classes 1.9 GB.

@@ -6,7 +6,7 @@ import json
 import cv2
 import numpy as np
 
-from massformer_jax.classes import CLASSES
+from massformer_jax.classes import IGNORE
 from massformer_jax.data.images import encode_mask
 from massformer_jax.data.pipeline import Decode
 from massformer_jax.models.build import abstract_weights
@@ -44,7 +44,7 @@ def test_a_perfect_answer_has_all_points():
         (i,) = (i for i, truth in enumerate(truths) if np.array_equal(truth["image"], image))
         every = np.ones(image.shape[:2], bool)
         nothing = np.zeros(image.shape[:2], np.uint8)
-        known = np.where(truths[i]["label"] == 255, 0, truths[i]["label"])
+        known = np.where(truths[i]["label"] == IGNORE, 0, truths[i]["label"])
         return {
             "every": coordinates.Asked(known, every),
             "stride=8": coordinates.Asked(nothing, ~every),
@@ -79,10 +79,13 @@ def test_tables_show_means_spreads_and_what_is_lost_by_asking_less(tmp_path):
         runs = {"massformer": made_up(biou - 10, {}), "vit": made_up(biou, {"sefi": biou - 1})}
         for name, scores in runs.items():
             found = {"network": name, "seed": seed, "scores": scores}
+            found |= {"parameters": 1_234_567, "cpu_seconds_of_a_step": 1.0 + seed}
             (tmp_path / f"{name}_{seed}.json").write_text(json.dumps(found))
     text = coordinates.tables(tmp_path)
-    assert "| MaSSFormer | 50.0 (50.0 to 50.0) | 22.0 (20.0 to 24.0) |" in text
-    assert "| coordinates on a ViT from scratch | 50.0 (50.0 to 50.0) | 32.0 (30.0 to 34.0)" in text
+    same = "50.0 (50.0 to 50.0)"
+    assert f"| MaSSFormer | 1.23 M | {same} | 22.0 (20.0 to 24.0) | {same} | {same} | 2 |" in text
+    assert f"| coordinates on a ViT from scratch | 1.23 M | {same} | 32.0 (30.0 to 34.0)" in text
+    assert text.count("| 2 | 1.5 s |\n") == 2
     assert "| `sefi` | 20.0 (20.0 to 20.0) | 50.0" in text
     assert "| -1.00 (-1.00 to -1.00) |\n" in text and "frozen" not in text
     assert text.count("Coordinates on a ViT from scratch:\n\n") == 1
@@ -95,7 +98,6 @@ def test_the_picture_shows_the_answers_that_are_there(tmp_path):
     write_picture(path, tmp_path, {"vit_0": "ViT", "massformer_0": "MaSSFormer"})
     drawn = cv2.imread(str(path))
     height, width = scene["label"].shape
-    assert drawn.shape[1] == 3 * width + 2 * 6
-    sky = drawn[height + 100 :, -width:].reshape(-1, 3).mean(0)
+    assert drawn.shape[1] == (3 * width + 2 * 8) // 2
+    sky = drawn[height // 2 + 50 :, -width // 2 :].reshape(-1, 3).mean(0)
     np.testing.assert_allclose(sky, (255, 0, 0), atol=8)  # blue, the last channel first
-    assert len(CLASSES) == 7

@@ -115,11 +115,15 @@ def step_of(name: str, steps: int):
     return training_step(
         network.architecture,
         optimizer_of(name, steps),
-        sharding.make_mesh(jax.devices()[:1]),
+        _mesh(),
         seed=0,
         dtype="float32",
         **network.settings,
     )
+
+
+def _mesh() -> jax.sharding.Mesh:
+    return sharding.make_mesh(jax.devices()[:1])
 
 
 def optimizer_of(name: str, steps: int):
@@ -136,7 +140,9 @@ def begun(name: str, folder: pathlib.Path, seed: int, steps: int) -> TrainState:
     init = functools.partial(
         init_state, architecture=network.architecture, optimizer=optimizer_of(name, steps)
     )
-    state = jax.jit(init)(jax.random.key(seed, impl="unsafe_rbg"))
+    # Where the step leaves it: else the second step would be compiled anew.
+    init = jax.jit(init, out_shardings=sharding.replicated(_mesh()))
+    state = init(jax.random.key(seed, impl="unsafe_rbg"))
     if not network.begins_with:
         return state
     weights = weights_of(folder, network.begins_with, seed)

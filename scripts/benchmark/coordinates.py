@@ -175,7 +175,7 @@ def _ways(by_way: list[dict[str, dict[str, float]]]) -> str:
         worse = _spread([x[way]["mBIoU"] - x[EVERY]["mBIoU"] for x in by_way], "+.2f")
         cells = [_spread([x[way][score] for x in by_way]) for score in SCORES]
         rows.append([f"`{way}`", shares, *cells, worse])
-    return table(["asked", "of the pixels, %", *SCORES, "mBIoU beside `every`"], rows)
+    return table(["asked", "of the pixels, %", *SCORES, "mBIoU minus that of `every`"], rows)
 
 
 def _spread(values: list[float], form: str = ".1f") -> str:

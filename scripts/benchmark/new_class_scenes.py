@@ -16,7 +16,7 @@ from massformer_jax.data.sample.scenes import render_scene
 
 CAR, TENT = len(CLASSES), len(CLASSES) + 1
 NEW = {"car": CAR, "tent": TENT}
-HEIGHT, WIDTH = 480, 640
+HEIGHT, WIDTH = 256, 384
 
 # What is wrong with a pseudo label, in pixels of the scene.
 EROSION = 2  # radius of the disc that is taken off

@@ -52,7 +52,7 @@ def test_masks_are_wrong_by_known_amounts():
 def test_tables_show_means_and_spreads(tmp_path):
     for seed, biou in enumerate((40.0, 44.0)):
         scores = {name: [*[70.0] * 7, biou + i] for i, name in enumerate(("BIoU", "IoU"))}
-        scores["BIoU of 4 pixels"] = [*[80.0] * 7, biou + 10]
+        scores["BIoU of 2 pixels"] = [*[80.0] * 7, biou + 10]
         way = "(c) less at borders"
         found = {"new": ["car"], "way": way, "seed": seed, "scores": scores}
         (tmp_path / f"car_c_{seed}.json").write_text(json.dumps(found))

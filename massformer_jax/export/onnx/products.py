@@ -1,5 +1,6 @@
 """Products of matrices, convolutions, and what is taken over a side or a window."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,27 +30,31 @@ def _dot_general(writer: Writer, equation: Equation, left: Value, right: Value) 
         [axis for axis in range(len(x.shape)) if axis not in axes]
         for x, axes in zip((left, right), used, strict=True)
     )
-    if len(over_left) != 1 or len(free_right) > 1:
-        equation.refuse("over several axes, or with several free ones on the right")
-    # Axes of the batch, free ones, and the one that is summed over; on the right the last two in
-    # the other order, and as many axes of 1 as there are free ones more on the left.
+    # Axes of the batch, free ones, and those that are summed over; on the right the last two in the
+    # other order, and as many axes of 1 as there are free ones more on the left.
     order = (*batch_left, *free_left, *over_left)
     first = moved(writer, left, order)
+    graph, (shape,) = writer.graph, equation.shapes
+    over = math.prod(left.shape[axis] for axis in over_left)
+    if len(over_left) > 1:
+        first = reshaped(
+            graph, first, [*(left.shape[axis] for axis in order[: -len(over_left)]), over]
+        )
     order = (*batch_right, *over_right, *free_right)
     second = moved(writer, right, order)
-    sides = [right.shape[axis] for axis in order]
-    graph, (shape,) = writer.graph, equation.shapes
     ones, batch = len(free_left) - 1, len(batch_right)
-    if not free_right:
-        sides.append(1)
+    sides = [right.shape[axis] for axis in batch_right]
     if batch and ones > 0:
-        sides[batch:batch] = [1] * ones
+        sides += [1] * ones
+    # A product has one axis that is summed over, and one free one on the right.
+    sides += [over, math.prod(right.shape[axis] for axis in free_right)]
     if sides != [right.shape[axis] for axis in order]:
         second = reshaped(graph, second, sides)
     if not free_left:
         first = graph.add("Unsqueeze", first, graph.integers(batch))
     name = graph.add("MatMul", first, second)
-    return equation.result(name if free_left and free_right else reshaped(graph, name, shape))
+    as_it_is = free_left and len(free_right) == 1
+    return equation.result(name if as_it_is else reshaped(graph, name, shape))
 
 
 def _convolution(writer: Writer, equation: Equation, x: Value, kernel: Value) -> Value:

@@ -10,7 +10,7 @@ import massformer_jax
 from massformer_jax.errors import InputError
 from massformer_jax.export.facts import tensor
 from massformer_jax.export.family import family_of
-from massformer_jax.export.form import Exported, Form, Program
+from massformer_jax.export.form import Exported, Form
 from massformer_jax.files import folder_written_atomically, sha256
 from massformer_jax.models.weights import Weights
 

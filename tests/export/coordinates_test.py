@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from massformer_jax.inference.segmenter import Segmenter
-from massformer_jax.ops import attention
 from tests.helpers.exported_coordformer import answers, exported, photograph, weights
 
 ONNX = "--format", "onnx"

@@ -18,7 +18,7 @@ from tests.helpers import tiny_coordformer
 from tests.helpers.tiny_weights import tiny_weights
 
 ENCODER = tiny_coordformer.TINY["encoder"]
-# As of DINOv3, whose positions turn queries and keys, as of DINOv2, whose positions are learned, and
+# As of DINOv3, whose positions turn queries and keys; as of DINOv2, whose positions are learned; and
 # the maps of a MaSSFormer.
 ARCHITECTURES = {
     "turned": tiny_coordformer.TINY,

@@ -78,33 +78,26 @@ def _facts(
 
 
 def _files(folder: pathlib.Path, form: Form, exported: Exported) -> dict[str, Any]:
-    """Returns what is said of the files: of one program, or of several by their names."""
-    inside = form.format == "onnx"
-    programs = {
-        name: {
-            **_file(folder / _program(name, form)),
-            **program.facts,
-            "computes_in": form.dtype,
-        }
-        for name, program in exported.programs.items()
-    }
-    first = [] if inside else [tensor(name, x) for name, x in exported.weights.items()]
-    arguments = {
-        name: [*first, *(tensor(*each) for each in program.inputs.items())]
-        for name, program in exported.programs.items()
-    }
+    """Returns what is said of the files: `program`, or `programs` by name if there are several."""
+    own = [] if form.format == "onnx" else [tensor(*each) for each in exported.weights.items()]
+    programs, arguments = {}, {}
+    for name, program in exported.programs.items():
+        about = {**program.facts, "computes_in": form.dtype}
+        programs[name] = {**_file(folder / _program(name, form)), **about}
+        arguments[name] = [*own, *(tensor(*each) for each in program.inputs.items())]
     names = [program["file"] for program in programs.values()]
-    kept = {"files": names} if inside else _file(folder / WEIGHTS)
-    kept["count"] = len(exported.weights)
-    if len(programs) == 1:
+    if form.format != "onnx":
+        weights = _file(folder / WEIGHTS)
+    else:
+        weights = {"file": names[0]} if len(names) == 1 else {"files": names}
+    weights["count"] = len(exported.weights)
+    if len(names) == 1:
         (program,), (taken,) = programs.values(), arguments.values()
-        if inside:
-            kept = {"file": names[0], "count": kept["count"]}
-        return {"program": program, "weights": kept, "arguments": taken}
+        return {"program": program, "weights": weights, "arguments": taken}
     for name, program in exported.programs.items():
         programs[name]["arguments"] = arguments[name]
         programs[name]["outputs"] = [tensor(*each) for each in program.outputs.items()]
-    return {"programs": programs, "weights": kept}
+    return {"programs": programs, "weights": weights}
 
 
 def _file(path: pathlib.Path) -> dict[str, Any]:

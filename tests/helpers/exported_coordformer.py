@@ -18,8 +18,8 @@ from tests.helpers import tiny_coordformer
 from tests.helpers.tiny_weights import tiny_weights
 
 ENCODER = tiny_coordformer.TINY["encoder"]
-# As of DINOv3, whose positions turn queries and keys; as of DINOv2, whose positions are learned; and
-# the maps of a MaSSFormer.
+# As of DINOv3, whose positions turn queries and keys; as of DINOv2, whose positions are learned;
+# and the maps of a MaSSFormer.
 ARCHITECTURES = {
     "turned": tiny_coordformer.TINY,
     "learned": tiny_coordformer.TINY | {"encoder": ENCODER | {"grid": 3, "gated": True}},
@@ -57,11 +57,16 @@ def photograph(height: int, width: int) -> np.ndarray:
     return coarse.repeat(8, 0).repeat(8, 1)[:height, :width]
 
 
+def checkpoint(folder: pathlib.Path, own: Weights) -> pathlib.Path:
+    """Returns a new folder of weights."""
+    save_weights(folder / "checkpoint", own)
+    return folder / "checkpoint"
+
+
 def exported(folder: pathlib.Path, own: Weights, *flags: str) -> pathlib.Path:
     """Returns what the command writes, StableHLO for CPUs alone unless flags say otherwise."""
-    save_weights(folder / "checkpoint", own)
     output = folder / "exported"
-    argv = ["--checkpoint", str(folder / "checkpoint"), "--output", str(output), *flags]
+    argv = ["--checkpoint", str(checkpoint(folder, own)), "--output", str(output), *flags]
     assert main([*argv, *([] if "onnx" in flags else ["--platforms", "cpu"])]) == 0
     return output
 

@@ -107,6 +107,7 @@ CASES = {
     "product with several free axes": lambda x: jnp.einsum(
         "abc,adec->abde", x, x.reshape(3, 2, 2, 5)
     ),
+    "product over no axis": lambda x: jnp.einsum("ab,c->acb", x[0], x[0, 0]),
     "product with a vector": lambda x: jnp.einsum("abc,c->ab", x, x[0, 0]),
     "padding": lambda x: lax.pad(x, jnp.float32(7), ((1, -1, 0), (-2, 0, 0), (0, 3, 0))),
     "comparisons": lambda x: jnp.where((x < 0.5) & ~(x == 0) | (x != x), -x, x % 2.0),
@@ -161,7 +162,7 @@ def test_operations_answer_as_in_jax(name):
         (lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), "'while'"),
         (lambda x: lax.pad(x, jnp.float32(0), ((0, 0, 1),) * 3), "with padding between elements"),
         (lambda x: jnp.take(x, jnp.argmax(x[0, 0]), 1), "'gather' at places that may lie outside"),
-        (lambda x: x[jnp.argmax(x[0]), jnp.argmax(x[1])], "'gather' along several axes"),
+        (lambda x: x[jnp.argmax(x[0], 0), jnp.argmax(x[1], 0)], "'gather' along several axes"),
     ],
 )
 def test_what_is_not_known_is_named(function, words):

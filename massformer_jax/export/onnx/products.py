@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from massformer_jax.export.onnx.graph import Value, tensor_type
+from massformer_jax.export.onnx.graph import Side, Value, tensor_type
 from massformer_jax.export.onnx.lowering import Equation, Writer
 from massformer_jax.export.onnx.shapes import reshaped, transposed
 
@@ -30,31 +30,35 @@ def _dot_general(writer: Writer, equation: Equation, left: Value, right: Value) 
         [axis for axis in range(len(x.shape)) if axis not in axes]
         for x, axes in zip((left, right), used, strict=True)
     )
-    # Axes of the batch, free ones, and those that are summed over; on the right the last two in the
-    # other order, and as many axes of 1 as there are free ones more on the left.
-    order = (*batch_left, *free_left, *over_left)
-    first = moved(writer, left, order)
     graph, (shape,) = writer.graph, equation.shapes
     over = math.prod(left.shape[axis] for axis in over_left)
-    if len(over_left) > 1:
-        first = reshaped(
-            graph, first, [*(left.shape[axis] for axis in order[: -len(over_left)]), over]
-        )
-    order = (*batch_right, *over_right, *free_right)
-    second = moved(writer, right, order)
-    ones, batch = len(free_left) - 1, len(batch_right)
-    sides = [right.shape[axis] for axis in batch_right]
-    if batch and ones > 0:
-        sides += [1] * ones
-    # A product has one axis that is summed over, and one free one on the right.
-    sides += [over, math.prod(right.shape[axis] for axis in free_right)]
-    if sides != [right.shape[axis] for axis in order]:
-        second = reshaped(graph, second, sides)
+    beside = math.prod(right.shape[axis] for axis in free_right)
+    # Axes of the batch, free ones, and one that is summed over; on the right that and one free one,
+    # and before them as many axes of 1 as there are free ones more on the left.
+    ones = max(0, len(free_left) - 1) if batch_right else 0
+    first = _arranged(writer, left, (*batch_left, *free_left), over_left, [over])
     if not free_left:
-        first = graph.add("Unsqueeze", first, graph.integers(batch))
+        first = graph.add("Unsqueeze", first, graph.integers(len(batch_left)))
+    second = _arranged(
+        writer, right, batch_right, (*over_right, *free_right), [*[1] * ones, over, beside]
+    )
     name = graph.add("MatMul", first, second)
     as_it_is = free_left and len(free_right) == 1
     return equation.result(name if as_it_is else reshaped(graph, name, shape))
+
+
+def _arranged(
+    writer: Writer,
+    x: Value,
+    kept: Sequence[int],
+    others: Sequence[int],
+    sides: Sequence[Side],
+) -> str:
+    """Returns the name of a value with some axes first, and the others after them as `sides`."""
+    name = moved(writer, x, (*kept, *others))
+    if [x.shape[axis] for axis in others] == list(sides):
+        return name
+    return reshaped(writer.graph, name, [*(x.shape[axis] for axis in kept), *sides])
 
 
 def _convolution(writer: Writer, equation: Equation, x: Value, kernel: Value) -> Value:

@@ -92,7 +92,9 @@ def parts(
 
     (side,) = sizes(architecture).values()
     seen = {"images": jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)}
-    kept = jax.eval_shape(see, *abstract_weights(architecture), *seen.values())
+    # Not of `see`, of which jax would keep what it traced here: a format may want it otherwise.
+    shapes_of = memory_function(graph, dtype=form.dtype)
+    kept = jax.eval_shape(shapes_of, *abstract_weights(architecture), *seen.values())
     # As many coordinates as the caller likes; compilers of text want a number.
     (p,) = (BUCKET,) if form.format == "mlir" else export.symbolic_shape("p")
     asked = {

@@ -120,6 +120,13 @@ def test_models_of_onnx_hold_what_they_need(tmp_path):
     assert sum(x.ByteSize() for model in models for x in model.graph.initializer) < 0.5 * whole
 
 
+def test_deformable_convolutions_are_operators_of_onnx():
+    """Those of a MaSSFormer's coarse maps: none was traced before names were kept."""
+    found = program.lower(weights("massformer"), Form(format="onnx"))
+    model = onnx.load_from_string(found.programs["memory"].serialized)
+    assert [node.op_type for node in model.graph.node].count("DeformConv") == 6
+
+
 def test_mlir_is_for_one_bucket(tmp_path):
     folder = exported(tmp_path, weights(), "--format", "mlir")
     facts = json.loads((folder / "export.json").read_text())

@@ -26,6 +26,7 @@ from massformer_jax.data.stats import __main__ as stats
 from massformer_jax.errors import InputError
 from massformer_jax.export import __main__ as export
 from massformer_jax.export import program
+from massformer_jax.export.form import Exported, Program
 from massformer_jax.inference import segmenter
 from massformer_jax.models import weights
 from scripts.soak import folders, readers
@@ -284,10 +285,11 @@ def test_export(ends_well, tmp_path_factory, monkeypatch):
     )
 
     def lower(weights, form):
-        answer = jax.ShapeDtypeStruct((1, *form.size), jnp.uint8)
-        image = jax.ShapeDtypeStruct((1, *form.size, 3), jnp.uint8)
+        answer = jax.ShapeDtypeStruct((1, *form.sides), jnp.uint8)
+        image = jax.ShapeDtypeStruct((1, *form.sides, 3), jnp.uint8)
         tensors = {"params/colour": np.zeros(3, np.float32)}
-        return program.Program(b"program", tensors, image, answer, {})
+        model = Program(b"program", {"images": image}, {form.answer: answer}, {})
+        return Exported({"model": model}, tensors)
 
     monkeypatch.setattr(program, "lower", lower)
     flags = ("--size", "--answer", "--platforms", "--dtype", "--step", "--format")

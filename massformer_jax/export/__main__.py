@@ -2,9 +2,9 @@
 
     python -m massformer_jax.export --checkpoint DIR --output DIR [--format onnx] [--size HxW|any]
 
-The new folder holds the program (StableHLO or ONNX), its weights, and export.json, which says how
-to call it, and perhaps a page that runs it in a browser. docs/export.md has complete programs that
-do so.
+The new folder holds the program (StableHLO or ONNX), of a CoordFormer two of them, the weights, and
+export.json, which says how to call it, and perhaps a page that runs it in a browser. docs/export.md
+has complete programs that do so.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
@@ -29,10 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--size",
-        default="1024x1024",
         metavar="HxW",
         help="rows and columns of the images that it takes, multiples of 256; or any, for all such "
-        "sizes, which takes more memory",
+        "sizes, which takes more memory; not of a CoordFormer (default: 1024x1024)",
     )
     parser.add_argument(
         "--answer", default="labels", help="labels, the class of each pixel, or scores of all"
@@ -71,6 +71,7 @@ def _export(args: argparse.Namespace) -> None:
     import jax
 
     from massformer_jax.export import folder
+    from massformer_jax.export.family import family_of
     from massformer_jax.export.form import Form
     from massformer_jax.export.program import check_libraries, lower
     from massformer_jax.models.weights import load_weights
@@ -94,17 +95,18 @@ def _export(args: argparse.Namespace) -> None:
     check_libraries(form)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     weights = load_weights(args.checkpoint, device, step=args.step)
-    program = lower(weights, form)
-    folder.write(output, weights, form, program)
-    where = ", ".join(program.facts.get("platforms", ["onnxruntime and others"]))
-    what = f"{form.answer} of {args.size}, for {where}"
+    exported = lower(weights, form)
+    folder.write(output, weights, form, exported)
+    *_, last = exported.programs.values()
+    where = ", ".join(last.facts.get("platforms", ["onnxruntime and others"]))
+    what = f"{form.answer} {family_of(weights.architecture).said_of(form)}, for {where}"
     print(f"{args.checkpoint} (step {weights.step}) -> {args.output}: {what}")
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    """Returns rows and columns of "HxW", None for "any"."""
-    if text == "any":
-        return None
+def _size(text: str | None) -> tuple[int, int] | Literal["any"] | None:
+    """Returns rows and columns of "HxW", or "any", or None if nothing was said."""
+    if text is None or text == "any":
+        return text
     parts = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not parts:
         raise InputError(f"--size is {text!r}; use any, or HxW with multiples of 256: 1024x1024")

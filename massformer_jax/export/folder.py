@@ -1,17 +1,17 @@
-"""The folder that is exported: a program, its weights, and a file that says what both are."""
+"""The folder that is exported: programs, their weights, and a file that says what both are."""
 
 import json
 import pathlib
 from typing import Any
 
-import jax
 import safetensors.numpy
 
 import massformer_jax
 from massformer_jax.errors import InputError
-from massformer_jax.export.form import Form, Program
+from massformer_jax.export.facts import tensor
+from massformer_jax.export.family import family_of
+from massformer_jax.export.form import Exported, Form
 from massformer_jax.files import folder_written_atomically, sha256
-from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights
 
 WEIGHTS, FACTS = "weights.safetensors", "export.json"
@@ -31,7 +31,7 @@ def check_new(folder: pathlib.Path) -> None:
         raise InputError(f"{folder} holds files already; name a new folder")
 
 
-def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) -> None:
+def write(folder: pathlib.Path, weights: Weights, form: Form, exported: Exported) -> None:
     """Writes a folder, which appears when it is complete.
 
     Raises:
@@ -40,64 +40,31 @@ def write(folder: pathlib.Path, weights: Weights, form: Form, program: Program) 
     """
     check_new(folder)
     with folder_written_atomically(folder) as part:
-        (part / _program(form)).write_bytes(program.serialized)
+        for name, program in exported.programs.items():
+            (part / _program(name, form)).write_bytes(program.serialized)
         if form.format != "onnx":
             # Not `save_file`, whose files nobody but their owner may read.
-            (part / WEIGHTS).write_bytes(safetensors.numpy.save(program.weights))
+            (part / WEIGHTS).write_bytes(safetensors.numpy.save(exported.weights))
         if form.page:
             for file in _PAGE.iterdir():
                 (part / file.name).write_bytes(file.read_bytes())
-        text = json.dumps(_facts(part, weights, form, program), indent=1, ensure_ascii=False)
+        text = json.dumps(_facts(part, weights, form, exported), indent=1, ensure_ascii=False)
         (part / FACTS).write_text(text + "\n", encoding="utf-8")
 
 
-def _program(form: Form) -> str:
-    return f"model.{form.format}"
+def _program(name: str, form: Form) -> str:
+    return f"{name}.{form.format}"
 
 
-def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program) -> dict[str, Any]:
+def _facts(
+    folder: pathlib.Path, weights: Weights, form: Form, exported: Exported
+) -> dict[str, Any]:
     """Returns what `export.json` says; docs/export.md explains it."""
-    inside = form.format == "onnx"
-    kept = {"file": _program(form)} if inside else _file(folder / WEIGHTS)
-    arguments = {} if inside else program.weights
     return {
         "format": form.format,
         "written_by": f"massformer_jax {massformer_jax.__version__}",
-        "program": {
-            **_file(folder / _program(form)),
-            **program.facts,
-            "computes_in": form.dtype,
-        },
-        "weights": {**kept, "count": len(program.weights)},
-        "arguments": [
-            *(
-                {"name": name, "dtype": str(x.dtype), "shape": list(x.shape)}
-                for name, x in arguments.items()
-            ),
-            {"name": "images", "dtype": str(program.image.dtype), "shape": _sides(program.image)},
-        ],
-        "input": {
-            "name": "images",
-            "layout": "batch, rows, columns, channels",
-            "channels": "red, green, blue, of sRGB; the photograph upright",
-            "dtype": str(program.image.dtype),
-            "range": [0, 255],
-            "size": None if form.size is None else list(form.size),
-        },
-        "padding": {
-            "multiple": STRIDE,
-            "where": "at the bottom and on the right, up to "
-            + ("the size of the input" if form.size else f"multiples of {STRIDE}"),
-            "how": "the last row and the last column are repeated",
-            "answer": "is cropped to the rows and columns of the photograph",
-        },
-        "output": {
-            "answer": form.answer,
-            "dtype": str(program.answer.dtype),
-            "shape": _sides(program.answer),
-            "meaning": _MEANINGS[form.answer],
-        },
-        "stride": STRIDE,
+        **_files(folder, form, exported),
+        **family_of(weights.architecture).facts(form, weights.architecture, exported.programs),
         "classes": list(weights.classes),
         "palette": [list(rgb) for rgb in weights.palette],
         "architecture": dict(weights.architecture),
@@ -110,15 +77,27 @@ def _facts(folder: pathlib.Path, weights: Weights, form: Form, program: Program)
     }
 
 
-_MEANINGS = {
-    "labels": "the class of every pixel, a position in `classes`",
-    "scores": "of every pixel and class, at least 0, not normalised over the classes",
-}
-
-
-def _sides(array: jax.ShapeDtypeStruct) -> list[int | str]:
-    """Returns a shape; sides that are left open are expressions such as 256*h."""
-    return [side if isinstance(side, int) else str(side) for side in array.shape]
+def _files(folder: pathlib.Path, form: Form, exported: Exported) -> dict[str, Any]:
+    """Returns what is said of the files: `program`, or `programs` by name if there are several."""
+    own = [] if form.format == "onnx" else [tensor(*each) for each in exported.weights.items()]
+    programs, arguments = {}, {}
+    for name, program in exported.programs.items():
+        about = {**program.facts, "computes_in": form.dtype}
+        programs[name] = {**_file(folder / _program(name, form)), **about}
+        arguments[name] = [*own, *(tensor(*each) for each in program.inputs.items())]
+    names = [program["file"] for program in programs.values()]
+    if form.format != "onnx":
+        weights = _file(folder / WEIGHTS)
+    else:
+        weights = {"file": names[0]} if len(names) == 1 else {"files": names}
+    weights["count"] = len(exported.weights)
+    if len(names) == 1:
+        (program,), (taken,) = programs.values(), arguments.values()
+        return {"program": program, "weights": weights, "arguments": taken}
+    for name, program in exported.programs.items():
+        programs[name]["arguments"] = arguments[name]
+        programs[name]["outputs"] = [tensor(*each) for each in program.outputs.items()]
+    return {"programs": programs, "weights": weights}
 
 
 def _file(path: pathlib.Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What a network is exported as, and the result: a program with its weights."""
+"""What a network is exported as, and the result: programs with their weights."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from massformer_jax.ops.precision import computation
 FORMATS = ("stablehlo", "mlir", "onnx")
 ANSWERS = ("labels", "scores")
 PLATFORMS = ("cpu", "cuda", "tpu")
+SIZE = (1024, 1024)  # of the images that a MaSSFormer takes, if nothing else is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Form:
     """What a program is made for.
 
     Attributes:
-        size: (height, width) of the image, multiples of 256; None for any such sides.
-        answer: "labels", uint8 [1, h, w], or "scores", float32 [1, h, w, k].
+        size: (height, width) of the images that a MaSSFormer takes, multiples of 256, or "any" for
+            all such sides; None for `SIZE`, or for a CoordFormer, whose size is its own.
+        answer: "labels", uint8, or "scores" of all classes, float32.
         format: "stablehlo", for jax; "mlir", StableHLO as text for compilers; or "onnx".
         platforms: those that a program of StableHLO runs on, of `PLATFORMS`, by default all, and
             for "mlir" the CPU. Where ONNX runs is a matter of who runs it.
@@ -36,7 +39,7 @@ class Form:
             or dtype of weights, or the format cannot have it.
     """
 
-    size: tuple[int, int] | None
+    size: tuple[int, int] | Literal["any"] | None = None
     answer: str = "labels"
     format: str = "stablehlo"
     platforms: tuple[str, ...] | None = None
@@ -45,9 +48,10 @@ class Form:
     page: bool = False
 
     def __post_init__(self):
-        if self.size and any(side < STRIDE or side % STRIDE for side in self.size):
-            h, w = self.size
-            near = "x".join(str(max(STRIDE, side + -side % STRIDE)) for side in self.size)
+        sides = self.sides or ()
+        if any(side < STRIDE or side % STRIDE for side in sides):
+            h, w = sides
+            near = "x".join(str(max(STRIDE, side + -side % STRIDE)) for side in sides)
             raise InputError(
                 f"size is {h}x{w}; sides are multiples of {STRIDE}: use {near}, and pad photographs"
             )
@@ -72,6 +76,11 @@ class Form:
         if self.format == "mlir":
             self._check_mlir()
 
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of the images that a MaSSFormer takes; None if they are left open."""
+        return None if self.size == "any" else self.size or SIZE
+
     def _check_onnx(self):
         if self.dtype != "float32":
             raise InputError(f"dtype is {self.dtype}; programs of ONNX compute in float32")
@@ -79,7 +88,7 @@ class Form:
             raise InputError("a program of ONNX runs wherever ONNX does; leave out the platforms")
 
     def _check_mlir(self):
-        if self.size is None:
+        if self.sides is None:
             raise InputError("a program of MLIR is of a fixed size; give its size, as HxW")
         if self.platforms is not None and len(self.platforms) > 1:
             raise InputError(f"platforms is {','.join(self.platforms)}; MLIR is for one of them")
@@ -97,20 +106,47 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """A function of a network that becomes a program.
+
+    Attributes:
+        call: from the weights by name, and the inputs in their order, to the output, or a tuple.
+        inputs: shapes and dtypes by name; sides that are left open are expressions.
+        outputs: their names.
+    """
+
+    call: Callable[..., Any]
+    inputs: dict[str, jax.ShapeDtypeStruct]
+    outputs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """A program, and what it is called with.
 
     Attributes:
         serialized: the file.
-        weights: by name, as they are stored. Of StableHLO they are the first arguments, in this
-            order; of ONNX they are part of the program.
-        image: shape and dtype of the last argument; sides that are left open are expressions.
-        answer: shape and dtype of what it returns.
+        inputs: shapes and dtypes by name, of StableHLO after the weights; sides that are left open
+            are expressions.
+        outputs: shapes and dtypes by name.
         facts: what `export.json` says of a program of this format.
     """
 
     serialized: bytes
-    weights: dict[str, np.ndarray]
-    image: jax.ShapeDtypeStruct
-    answer: jax.ShapeDtypeStruct
+    inputs: dict[str, jax.ShapeDtypeStruct]
+    outputs: dict[str, jax.ShapeDtypeStruct]
     facts: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """The programs of a network.
+
+    Attributes:
+        programs: by the names of their files, in the order in which they are called.
+        weights: by name, as they are stored. Of StableHLO they are the first arguments of each
+            program, in this order; of ONNX they are part of the programs.
+    """
+
+    programs: dict[str, Program]
+    weights: dict[str, np.ndarray]

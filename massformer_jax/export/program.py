@@ -1,10 +1,12 @@
-"""Writing the network as a program, in any of the formats there are."""
+"""Writing the network as programs, in any of the formats there are."""
 
+import functools
 import importlib
 
 from massformer_jax.errors import InputError
-from massformer_jax.export.form import Form, Program
-from massformer_jax.models.build import is_coordformer
+from massformer_jax.export.family import family_of
+from massformer_jax.export.form import Exported, Form
+from massformer_jax.export.traced import traceable
 from massformer_jax.models.weights import Weights
 
 
@@ -25,27 +27,28 @@ def check_libraries(form: Form) -> None:
         ) from error
 
 
-def lower(weights: Weights, form: Form) -> Program:
-    """Returns the network as a program.
+def lower(weights: Weights, form: Form) -> Exported:
+    """Returns the network as programs: a MaSSFormer as one, a CoordFormer as two.
 
     Args:
-        weights: whose architecture the program has.
-        form: what it is made for.
+        weights: whose architecture they have.
+        form: what they are made for.
 
     Raises:
-        InputError: a library is missing, or the format has no form of one of its operations; or the
-            network answers at coordinates, which no program here does.
+        InputError: a library is missing, the network cannot have this form, or the format has none
+            of one of its operations.
     """
-    if is_coordformer(weights.architecture):
-        raise InputError(
-            "the weights are of a CoordFormer, for which there is no export yet; use massformer "
-            "predict, or Segmenter from Python"
-        )
     check_libraries(form)
+    network = traceable(weights, form)
     if form.format == "onnx":
         from massformer_jax.export import onnx_model
 
-        return onnx_model.lower(weights, form)
-    from massformer_jax.export import stablehlo
+        sizes = family_of(weights.architecture).sizes(weights.architecture)
+        told = {"classes": weights.classes, "palette": weights.palette, **sizes}
+        write = functools.partial(onnx_model.lower, told=told)
+    else:
+        from massformer_jax.export import stablehlo
 
-    return stablehlo.lower(weights, form)
+        write = functools.partial(stablehlo.lower, form=form)
+    programs = {name: write(part, network.weights) for name, part in network.parts.items()}
+    return Exported(programs, network.weights)

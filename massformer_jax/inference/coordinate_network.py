@@ -195,7 +195,7 @@ def logits_function(
     """
 
     def logits(params, batch_stats, memory, patches, places):
-        announce(f"the decoder for {len(places)} coordinates")
+        announce(f"the decoder for {places.shape[0]} coordinates")
         with computing(dtype) as arrays:
             network = nnx.merge(graph, compute_params(params, arrays), batch_stats)
             seen = normalize(patches, arrays)[None]

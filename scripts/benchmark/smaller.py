@@ -80,7 +80,7 @@ def programs(weights: Weights, folder: pathlib.Path) -> Iterator[tuple[str, path
         path = folder / f"{name}.onnx"
         if not path.exists():
             form = Form(PADDED, format="onnx", weights=dtype)
-            path.write_bytes(lower(own, form).serialized)
+            path.write_bytes(lower(own, form).programs["model"].serialized)
         return path
 
     whole = written("float32", weights).stat().st_size

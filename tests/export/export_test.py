@@ -270,9 +270,9 @@ def test_the_lite_network_gives_the_recorded_labels():
     architecture = release.model_kwargs("r18_lite")
     state = release.state_dict("r18_lite", 3)
     lite = Weights(0, architecture, CLASSES, *from_torch(state, abstract_weights(architecture)))
-    program = lower(lite, Form((256, 512), platforms=("cpu",)))
-    call = export.deserialize(bytearray(program.serialized)).call
+    lowered = lower(lite, Form((256, 512), platforms=("cpu",)))
+    call = export.deserialize(bytearray(lowered.programs["model"].serialized)).call
     folder = release.PARITY / "infer_lite_256x512"
     image = read_photograph(folder / "image.png")
-    found = np.asarray(jax.jit(call)(program.weights, image[None]))[0]
+    found = np.asarray(jax.jit(call)(lowered.weights, image[None]))[0]
     assert (found == release.read_labels(folder / "prediction.png")).mean() >= 0.9999

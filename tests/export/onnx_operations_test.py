@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from massformer_jax.errors import InputError
+from massformer_jax.ops import attention
 from massformer_jax.ops.deform_conv import deform_conv
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.shifted_conv import shifted_conv
@@ -102,6 +103,11 @@ CASES = {
     "product of batches": lambda x: jnp.einsum("bqe,bne->bqn", x, x),
     "product of heads": lambda x: jnp.einsum("bqhd,bnhd->bhqn", x[None], x[None]),
     "product over more axes": lambda x: jnp.einsum("bhwe,bqe->bhwq", x[None], x[:1]),
+    "sum over several axes": lambda x: jnp.einsum("abc,abd->cd", x, x),
+    "product with several free axes": lambda x: jnp.einsum(
+        "abc,adec->abde", x, x.reshape(3, 2, 2, 5)
+    ),
+    "product over no axis": lambda x: jnp.einsum("ab,c->acb", x[0], x[0, 0]),
     "product with a vector": lambda x: jnp.einsum("abc,c->ab", x, x[0, 0]),
     "padding": lambda x: lax.pad(x, jnp.float32(7), ((1, -1, 0), (-2, 0, 0), (0, 3, 0))),
     "comparisons": lambda x: jnp.where((x < 0.5) & ~(x == 0) | (x != x), -x, x % 2.0),
@@ -115,6 +121,10 @@ CASES = {
     ),
     "softmax": lambda x: jax.nn.softmax(x, -1) + jax.nn.sigmoid(x),
     "integers": lambda x: x + ((jnp.arange(4)[None, :, None] - 2) // 3 % 3).astype(x.dtype),
+    "reading along an axis": lambda x: jnp.take_along_axis(
+        x[:1], jnp.argmax(x, -1)[:1, ::2, None] % 4, 1, mode="promise_in_bounds"
+    ),
+    "reading where it is known": lambda x: x[..., jnp.array([3, 0])] + x[..., 1][..., None],
     "largest": lambda x: jnp.argmax(x, -1).astype(jnp.uint8),
     "stacks": lambda x: jnp.stack([x, 2.0 * x], 1) + jnp.split(x, [1, 3], 1)[1].sum(),
     "clipped": lambda x: lax.dynamic_slice(x, (jnp.argmax(x[:, 0, 0]) + 2, 0, 1), (2, 4, 3)),
@@ -151,12 +161,26 @@ def test_operations_answer_as_in_jax(name):
         (lambda x: lax.scan(lambda c, x: (c, x), 0, x, reverse=True)[1], "'scan' backwards"),
         (lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x), "'while'"),
         (lambda x: lax.pad(x, jnp.float32(0), ((0, 0, 1),) * 3), "with padding between elements"),
+        (lambda x: jnp.take(x, jnp.argmax(x[0, 0]), 1), "'gather' at places that may lie outside"),
+        (lambda x: x[jnp.argmax(x[0], 0), jnp.argmax(x[1], 0)], "'gather' along several axes"),
     ],
 )
 def test_what_is_not_known_is_named(function, words):
     with pytest.raises(InputError) as error:
         converted(function, x=X)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_attention_in_blocks_of_queries(monkeypatch):
+    """The last block is filled up."""
+    monkeypatch.setattr(attention, "AT_ONCE", 8)
+    monkeypatch.setattr(attention, "QUERIES", 8)
+    rng = np.random.default_rng(0)
+    named = {name: rng.standard_normal((1, 21, 2, 4), np.float32) for name in "qkv"}
+    expected = attention.attend(*map(jnp.asarray, named.values()))
+    found = converted(attention.attend, **named)
+    assert operators(found).count("Loop") == 1
+    np.testing.assert_allclose(answer(found, **named), expected, rtol=0, atol=2e-6)
 
 
 def test_numbers_that_are_known_are_computed_once():

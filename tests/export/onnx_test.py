@@ -54,8 +54,8 @@ def test_weights_of_fewer_bits_are_what_is_computed_with(dtype, share, tmp_path)
     image = photograph(256, 256)
     found = answer(folder / "model.onnx", images=image[None])[0]
     # The same numbers stored as float32.
-    plain = program.lower(rounded(dtype), Form((256, 256), "scores", "onnx"))
-    want = answer(onnx.load_from_string(plain.serialized), images=image[None])[0]
+    plain = lowered(rounded(dtype), (256, 256))
+    want = answer(plain, images=image[None])[0]
     np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
@@ -65,8 +65,8 @@ def test_any_size_answers_as_fixed_ones(tmp_path):
     folder = exported(tmp_path, "any", *ONNX, "--answer", "scores")
     for height, width in ((256, 256), (512, 256), (256, 768)):
         image = photograph(height, width)
-        fixed = program.lower(weights(), Form((height, width), "scores", "onnx"))
-        want = answer(onnx.load_from_string(fixed.serialized), images=image[None])
+        fixed = lowered(weights(), (height, width))
+        want = answer(fixed, images=image[None])
         found = answer(folder / "model.onnx", images=image[None])
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
         assert (found.argmax(-1) == want.argmax(-1)).mean() >= 0.9999
@@ -101,6 +101,12 @@ def test_the_folder_says_what_it_holds(tmp_path):
     assert told == {key: facts[key] for key in ("classes", "palette", "stride")}
     # Of what all runtimes have: nothing of a runtime's own.
     assert {(x.domain, x.version) for x in model.opset_import} == {("", 19)}
+
+
+def lowered(own, size):
+    """Returns the model of scores for images of this size."""
+    exported = program.lower(own, Form(size, "scores", "onnx"))
+    return onnx.load_from_string(exported.programs["model"].serialized)
 
 
 def traced_weights():
@@ -157,8 +163,8 @@ def test_released_networks_give_the_recorded_labels(manifest, seed, name, tmp_pa
     state = release.state_dict(manifest, seed)
     own = Weights(0, architecture, CLASSES, *from_torch(state, abstract_weights(architecture)))
     image = read_photograph(release.PARITY / name / "image.png")
-    fixed = program.lower(own, Form(image.shape[:2], "scores", "onnx"))
-    found = answer(onnx.load_from_string(fixed.serialized), images=image[None])[0]
+    fixed = lowered(own, image.shape[:2])
+    found = answer(fixed, images=image[None])[0]
     recorded = release.read_labels(release.PARITY / name / "prediction.png")
     assert (found.argmax(-1) == recorded).mean() >= 0.9999
     want = Segmenter(own).scores(image)

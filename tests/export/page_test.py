@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from massformer_jax.inference.segmenter import Segmenter
+from tests.helpers import exported_coordformer
 from tests.helpers.exported import exported, photograph, segmenter, weights
 from tests.helpers.onnx_models import answer
 
@@ -32,6 +33,7 @@ def programs() -> dict[str, str]:
         "photograph.py",
         "onnx_photograph.py",
         "photograph.cpp",
+        "coordinates_photograph.py",
         "iree_photograph.py",
     ]
     return dict(found)
@@ -46,8 +48,8 @@ def run(tmp_path):
     for name, text in programs().items():
         (folder / name).write_text(text)
 
-    def process(*arguments, refused=()):
-        names = dict.fromkeys((*REFUSED, *refused))
+    def process(*arguments, refused=(), allowed=()):
+        names = {name: None for name in (*REFUSED, *refused) if name not in allowed}
         (refusing / "sitecustomize.py").write_text(f"import sys\nsys.modules.update({names})\n")
         kept = [path for path in sys.path if path and not (pathlib.Path(path) / "tests").is_dir()]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -107,6 +109,28 @@ def test_onnxruntime_alone_makes_a_mask_of_a_photograph(size, run, tmp_path):
     refused = "jax", "jaxlib", "onnx", "flatbuffers", "safetensors"
     command = "onnx_photograph.py", folder, tmp_path / "photograph.png", "mask.png"
     mask = Image.open(run(*command, refused=refused) / "mask.png")
+    labels = expected(image, model)
+    assert np.asarray(mask).shape == labels.shape
+    assert (np.asarray(mask) == labels).mean() >= 0.9999
+    agree = np.asarray(mask.convert("RGB")) == model.palette[labels]
+    assert agree.all(-1).mean() >= 0.9999
+
+
+@pytest.mark.parametrize(
+    "form, refused",
+    [
+        ("onnx", ("jax", "jaxlib", "onnx", "flatbuffers", "safetensors")),
+        pytest.param("stablehlo", ("onnx", "onnxruntime"), marks=pytest.mark.slow),
+    ],
+)
+def test_every_pixel_is_asked_by_two_programs(form, refused, run, tmp_path):
+    """Of a photograph of more pixels than a bucket."""
+    image, own = exported_coordformer.photograph(130, 150), exported_coordformer.weights()
+    Image.fromarray(image).save(tmp_path / "photograph.png")
+    folder = exported_coordformer.exported(tmp_path, own, "--format", form)
+    command = "coordinates_photograph.py", folder, tmp_path / "photograph.png", "mask.png"
+    clean = run(*command, refused=refused, allowed=("cv2",))
+    mask, model = Image.open(clean / "mask.png"), Segmenter(own)
     labels = expected(image, model)
     assert np.asarray(mask).shape == labels.shape
     assert (np.asarray(mask) == labels).mean() >= 0.9999

@@ -1,5 +1,8 @@
 """The smallest CoordFormer: its architecture, random weights, and a checkpoint of them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -25,7 +28,7 @@ TINY = {
 }
 
 
-def tiny_weights(seed: int = 3) -> Weights:
+def tiny_weights(seed: int = 3, architecture: Mapping[str, Any] = TINY) -> Weights:
     """Returns random weights; with the seed 3 no class is rare."""
     rng = np.random.default_rng(seed)
 
@@ -35,9 +38,14 @@ def tiny_weights(seed: int = 3) -> Weights:
             numbers = 1 + 0.3 * rng.random(leaf.shape)
         return numbers.astype(np.float32)
 
-    params, batch_stats = jax.tree_util.tree_map_with_path(fill, abstract_weights(TINY))
+    params, batch_stats = jax.tree_util.tree_map_with_path(fill, abstract_weights(architecture))
     return Weights(
-        7, TINY, CLASSES, params, batch_stats, palette=((0, 0, 255), (0, 128, 0), (99, 99, 99))
+        7,
+        architecture,
+        CLASSES,
+        params,
+        batch_stats,
+        palette=((0, 0, 255), (0, 128, 0), (99, 99, 99)),
     )
 
 

@@ -143,9 +143,9 @@ class Graph:
 
     def constant(self, numbers: np.ndarray) -> str:
         """Returns the name of numbers, which become part of the graph."""
-        # Of large ones only those are shared that are one array, and not just equal.
+        # Of large ones only those are shared that are one array, perhaps in other shapes.
         small = numbers.size <= 1024
-        key = numbers.tobytes() if small else id(numbers)
+        key = numbers.tobytes() if small else (numbers.ctypes.data, numbers.strides)
         key = key, numbers.dtype.str, numbers.shape
         if key not in self._constants:
             name = self._names.get(id(numbers)) or self.new("constant")

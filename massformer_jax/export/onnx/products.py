@@ -1,10 +1,11 @@
 """Products of matrices, convolutions, and what is taken over a side or a window."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from massformer_jax.export.onnx.graph import Value, tensor_type
+from massformer_jax.export.onnx.graph import Side, Value, tensor_type
 from massformer_jax.export.onnx.lowering import Equation, Writer
 from massformer_jax.export.onnx.shapes import reshaped, transposed
 
@@ -29,27 +30,35 @@ def _dot_general(writer: Writer, equation: Equation, left: Value, right: Value) 
         [axis for axis in range(len(x.shape)) if axis not in axes]
         for x, axes in zip((left, right), used, strict=True)
     )
-    if len(over_left) != 1 or len(free_right) > 1:
-        equation.refuse("over several axes, or with several free ones on the right")
-    # Axes of the batch, free ones, and the one that is summed over; on the right the last two in
-    # the other order, and as many axes of 1 as there are free ones more on the left.
-    order = (*batch_left, *free_left, *over_left)
-    first = moved(writer, left, order)
-    order = (*batch_right, *over_right, *free_right)
-    second = moved(writer, right, order)
-    sides = [right.shape[axis] for axis in order]
     graph, (shape,) = writer.graph, equation.shapes
-    ones, batch = len(free_left) - 1, len(batch_right)
-    if not free_right:
-        sides.append(1)
-    if batch and ones > 0:
-        sides[batch:batch] = [1] * ones
-    if sides != [right.shape[axis] for axis in order]:
-        second = reshaped(graph, second, sides)
+    over = math.prod(left.shape[axis] for axis in over_left)
+    beside = math.prod(right.shape[axis] for axis in free_right)
+    # Axes of the batch, free ones, and one that is summed over; on the right that and one free one,
+    # and before them as many axes of 1 as there are free ones more on the left.
+    ones = max(0, len(free_left) - 1) if batch_right else 0
+    first = _arranged(writer, left, (*batch_left, *free_left), over_left, [over])
     if not free_left:
-        first = graph.add("Unsqueeze", first, graph.integers(batch))
+        first = graph.add("Unsqueeze", first, graph.integers(len(batch_left)))
+    second = _arranged(
+        writer, right, batch_right, (*over_right, *free_right), [*[1] * ones, over, beside]
+    )
     name = graph.add("MatMul", first, second)
-    return equation.result(name if free_left and free_right else reshaped(graph, name, shape))
+    as_it_is = free_left and len(free_right) == 1
+    return equation.result(name if as_it_is else reshaped(graph, name, shape))
+
+
+def _arranged(
+    writer: Writer,
+    x: Value,
+    kept: Sequence[int],
+    others: Sequence[int],
+    sides: Sequence[Side],
+) -> str:
+    """Returns the name of a value with some axes first, and the others after them as `sides`."""
+    name = moved(writer, x, (*kept, *others))
+    if [x.shape[axis] for axis in others] == list(sides):
+        return name
+    return reshaped(writer.graph, name, [*(x.shape[axis] for axis in kept), *sides])
 
 
 def _convolution(writer: Writer, equation: Equation, x: Value, kernel: Value) -> Value:

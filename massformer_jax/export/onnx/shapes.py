@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from massformer_jax.export.onnx.graph import END, Graph, Side, Value, tensor_type
 from massformer_jax.export.onnx.lowering import Equation, Writer
@@ -159,6 +160,30 @@ def _unstack(writer: Writer, equation: Equation, x: Value) -> list[Value]:
     ]
 
 
+def _gather(writer: Writer, equation: Equation, x: Value, places: Value) -> Value:
+    """Writes what reads along one axis, all of the other ones, where places say."""
+    numbers = equation.params["dimension_numbers"]
+    axis = numbers.start_index_map[0]
+    # The last side of the places is 1: one number for each.
+    rank, count = len(x.shape), len(places.shape) - 1
+    others = [i for i in range(rank) if i != axis]
+    as_in_onnx = (
+        numbers.start_index_map == numbers.collapsed_slice_dims == (axis,)
+        and not numbers.operand_batching_dims
+        and all(equation.params["slice_sizes"][i] == x.shape[i] for i in others)
+        and list(numbers.offset_dims) == [i if i < axis else i + count - 1 for i in others]
+    )
+    if not as_in_onnx:
+        equation.refuse("along several axes, or in parts of others")
+    inside = places.numbers is not None and known([x.shape[axis]])
+    inside = inside and ((places.numbers >= 0) & (places.numbers < x.shape[axis])).all()
+    if not inside and equation.params["mode"] != GatherScatterMode.PROMISE_IN_BOUNDS:
+        equation.refuse("at places that may lie outside")
+    graph = writer.graph
+    index = reshaped(graph, graph.expanded(places), places.shape[:-1])
+    return equation.result(graph.add("Gather", graph.expanded(x), index, axis=axis))
+
+
 def _pad(writer: Writer, equation: Equation, x: Value, filling: Value) -> Value:
     graph, name = writer.graph, writer.graph.expanded(x)
     config = [tuple(map(int, entry)) for entry in equation.params["padding_config"]]
@@ -202,6 +227,7 @@ LOWERINGS = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "expand_dims": _reshape,
+    "gather": _gather,
     "iota": _iota,
     "pad": _pad,
     "reshape": _reshape,

@@ -28,7 +28,6 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from massformer_jax.errors import InputError
@@ -66,7 +65,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     network = architecture(args.model, COORDFORMERS)
     devices = _devices(args.compile_for)
     mesh = sharding.make_mesh(devices)
-    programs = _programs(network, args.dtype, mesh, compile_for=args.compile_for)
+    programs = _programs(network, args.dtype, mesh)
     found = {name: x["report"] for name, x in programs.items()}
     flops = {name: x.pop("flops") for name, x in found.items()}
     result = {"programs": found}
@@ -95,9 +94,7 @@ def _devices(name: str | None) -> list[Any]:
     return topology_devices(name)[:1] if ":" in name else target_devices(name, 1)
 
 
-def _programs(
-    network: dict[str, Any], dtype: str, mesh: Any, *, compile_for: str | None
-) -> dict[str, dict[str, Any]]:
+def _programs(network: dict[str, Any], dtype: str, mesh: Any) -> dict[str, dict[str, Any]]:
     """Returns the programs of encoder and coordinates, compiled, and what is reported of them."""
     import jax
     import jax.numpy as jnp
@@ -105,9 +102,8 @@ def _programs(
     from massformer_jax.inference.coordinate_network import logits_function, memory_function
     from massformer_jax.inference.coordinates import BUCKET
     from massformer_jax.models.build import abstract_weights, model_graph
-    from massformer_jax.models.flops import count_flops
     from massformer_jax.parallel import sharding
-    from scripts.benchmark.run import out_of_memory_in_one_line
+    from scripts.benchmark.run import compile_program
     from scripts.benchmark.values import placed
 
     graph = model_graph(network, training=False)
@@ -120,31 +116,19 @@ def _programs(
     kept = placed(jax.eval_shape(memory, *weights, square), everywhere)
     bucket = shape((BUCKET, 8, 8, 3), jnp.uint8), shape((BUCKET, 2), jnp.float32)
     found = {}
-    for name, function, arguments in (
-        ("encoder", memory, (*weights, square)),
-        ("bucket", logits, (*weights, kept, *bucket)),
-    ):
-        start = time.perf_counter()
-        traced = function.trace(*arguments)
-        with out_of_memory_in_one_line():
-            compiled = _lowered(traced, function, arguments, mesh, compile_for).compile()
-        said = compiled.memory_analysis()
-        report = {
-            "temp_bytes": said.temp_size_in_bytes,
-            "argument_bytes": said.argument_size_in_bytes,
-            "compile_seconds": round(time.perf_counter() - start, 1),
-            "flops": count_flops(traced.jaxpr),
-        }
-        found[name] = {"report": report, "call": compiled, "arguments": arguments}
+    # Kernels for GPUs read from the context for which GPU they are meant.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        for name, function, arguments in (
+            ("encoder", memory, (*weights, square)),
+            ("bucket", logits, (*weights, kept, *bucket)),
+        ):
+            program = compile_program(function, arguments)
+            found[name] = {
+                "report": program.report,
+                "call": program.compiled,
+                "arguments": arguments,
+            }
     return found
-
-
-def _lowered(traced: Any, function: Callable, arguments: tuple, mesh: Any, name: str | None) -> Any:
-    from scripts.gpu_compiler.targets import lower
-
-    if name is None or ":" in name:
-        return traced.lower()
-    return lower(function, arguments, mesh)
 
 
 def _predicted(

@@ -91,10 +91,15 @@ def part_of(args: argparse.Namespace) -> "Rectangle | Click | None":
     """Returns the part of each photograph that the flags name, None for all of it.
 
     Raises:
-        InputError: they are no such numbers.
+        InputError: they are no such numbers, or stand beside a way to ask all of a photograph.
     """
     from massformer_jax.inference.parts import Click, Rectangle
 
+    if (args.region is not None or args.click is not None) and args.ask != "every":
+        raise InputError(
+            "--ask is of whole photographs; --region and --click say by themselves which pixels "
+            "are asked: leave out --ask"
+        )
     if args.region is not None:
         sides = _numbers(args.region)
         if sides is None or len(sides) not in (4, 5):

@@ -228,6 +228,8 @@ def test_a_rectangle_shows_what_lies_there():
         (["--region", "1,2,3"], "--region is '1,2,3'; use LEFT,TOP,RIGHT,BOTTOM"),
         (["--click", "1.5,2"], "--click is '1.5,2'; use column and row: 812,1033"),
         (["--click", "here"], "--click is 'here'; use column and row: 812,1033"),
+        (["--click", "1,2", "--ask", "sefi"], "--ask is of whole photographs; --region and"),
+        (["--region", "1,2,3,4", "--ask", "stride=8"], "--ask is of whole photographs; --region"),
         (["--click", "1,2", "--smooth"], "--region and --click are of photographs alone; leave"),
         (["--click", "1,2", "--write", "probabilities"], "a click has labels, and no scores"),
         (["--ask", "edges"], "ask is 'edges'; use every, sefi, entropy, or stride=8"),

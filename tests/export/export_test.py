@@ -43,7 +43,8 @@ def photograph(height, width):
     return rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("answer", ["labels", pytest.param("scores", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["labels", "scores"])
 def test_strips_answer_as_the_segmenter(answer, tmp_path, monkeypatch):
     """A photograph that is neither square nor of the exported size, in eight strips of 16 rows."""
     monkeypatch.setattr(network, "STRIP", 16 * 256)

@@ -70,6 +70,7 @@ def expected(image: np.ndarray, model: Segmenter) -> np.ndarray:
     return labels
 
 
+@pytest.mark.slow
 def test_jax_alone_gives_the_labels_of_the_segmenter(run, tmp_path):
     image = photograph(200, 300)
     np.save(tmp_path / "image.npy", image)
@@ -101,7 +102,8 @@ def test_a_photograph_becomes_a_mask(size, run, tmp_path):
     np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), model.palette[labels])
 
 
-@pytest.mark.parametrize("size", ["256x512", pytest.param("any", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["256x512", "any"])
 def test_onnxruntime_alone_makes_a_mask_of_a_photograph(size, run, tmp_path):
     image = photograph(250, 401)
     Image.fromarray(image).save(tmp_path / "photograph.png")

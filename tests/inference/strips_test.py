@@ -42,7 +42,7 @@ def whole(weights):
     return run(*weights, photograph(512, 256))
 
 
-@pytest.mark.parametrize("rows", [37, 256])
+@pytest.mark.parametrize("rows", [pytest.param(37, marks=pytest.mark.slow), 256])
 def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
     monkeypatch.setattr(attention, "KEYS", 512)
     graph = model_graph(MODEL, training=False)
@@ -52,12 +52,8 @@ def test_scores_equal_those_of_whole_maps(weights, whole, rows, monkeypatch):
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-5)
 
 
-SLOW = pytest.mark.slow  # compiles for some twenty seconds
-
-
-@pytest.mark.parametrize(
-    "size", [(300, 250), pytest.param((333, 222), marks=SLOW), pytest.param((711, 301), marks=SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(300, 250), (333, 222), (711, 301)])
 def test_labels_at_any_size_are_those_of_the_scores(weights, size):
     """They are cropped, shrunk and enlarged; strips of 20 rows give the same as one strip."""
     graph = model_graph(MODEL, training=False)

@@ -81,6 +81,7 @@ def assert_released(segmenter, kind):
     assert (scores.argmax(-1) == labels).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_windows_equal_the_release(released):
     assert_released(released(window="256x512", stride="171x341"), "slide")
 

@@ -40,7 +40,13 @@ def record_outputs(model: nnx.Module, monkeypatch) -> dict[str, object]:
     return recorded
 
 
-@pytest.fixture(scope="module", params=FIXTURES)
+# The largest image takes as long as the other two, which have the same networks.
+SLOW = {"infer_512x768": pytest.mark.slow}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in FIXTURES]
+)
 def answers(request):
     """Returns (name, reference probes, our outputs by the same names, scores [h, w, k])."""
     name = request.param

@@ -40,6 +40,7 @@ def test_scenes_are_functions_of_their_seed(name):
     np.testing.assert_allclose(scene.probabilities.sum(-1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ours_is_better_than_blurred_masks():
     scene = render("hair", 768, 1024, 3)
     ours = errors(coverage(scene.probabilities, scene.image, [1]), scene.truth)

@@ -78,6 +78,7 @@ def test_a_donated_argument_is_replaced_by_the_result():
     assert run.measure(step, [state, state], runs=2, donated=0)["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_inference_runs_at_any_size():
     mesh = sharding.make_mesh(jax.devices()[:2])
     function, arguments = networks.inference(TINY, (250, 256), 2, "float32", mesh)

@@ -61,6 +61,7 @@ def test_what_a_reader_does_is_judged(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"\0"
 
 
+@pytest.mark.slow
 def test_hangs_crashes_and_memory_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "SECONDS", 2)
     monkeypatch.setattr(files, "KINDS", {"odd": "tests.helpers.odd_readers:Ending"})

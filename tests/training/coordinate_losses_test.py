@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from massformer_jax.models.coordformer import CoordFormer
@@ -68,6 +69,7 @@ def test_a_perfect_answer_has_almost_no_loss():
     assert sum(coordinate_losses(logits, labels).values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_tiny_network_learns_what_it_can_only_see_in_the_surroundings():
     """The encoder, the decoder and the losses together; the normalisation is that of training."""
     encoder = {"patch": 16, "features": 8, "blocks": 4, "heads": 2, "hidden": 8, "gated": False}

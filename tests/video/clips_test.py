@@ -382,6 +382,7 @@ def test_clips_without_pyav(monkeypatch, tmp_path, run, clip):
     assert status == 0 and f"{tmp_path}: left out clip.mp4: pip install it\n" in err
 
 
+@pytest.mark.slow
 def test_the_network_sees_the_frames_as_they_are(clip, tmp_path, monkeypatch):
     """Through the stream of photographs, with the weights of the smallest network."""
     with Checkpoints(tmp_path / "run", TINY, every=1) as checkpoints:

@@ -16,7 +16,7 @@ Keys that matter, beside these:
     frozen_statistics        "none" for many photographs that look unlike those before
     patience                 evaluations without a better mIoU, after which the run ends
 
-Hardware: one device with the memory for two crops of 1024 pixels. What to expect: see the page.
+Hardware: one device with the memory for two crops of 1024 pixels; the page says how much that is.
 
 Differences from the released recipe, all deliberate:
 - A batch is computed in parts (accumulate), since a small device holds few crops. So BatchNorms
@@ -26,6 +26,8 @@ Differences from the released recipe, all deliberate:
   half as fast as the one after it, and the class head ten times as fast as what was trained before.
 - The evaluated weights are a moving average.
 - Pixels of the label 255 are left out. The release counts them as outside of every mask.
+- Evaluations show photographs as they are, as `massformer predict` does; the release enlarges
+  small ones to 4096x3072.
 - Evaluations are frequent, and the run ends after four of them without a better mIoU.
 """
 
@@ -52,6 +54,7 @@ def get_config(model: str = "massformer_r50") -> ml_collections.ConfigDict:
         (r"^backbone/layer2/", 1 / 4),
         (r"^backbone/layer3/", 1 / 2),
     )
+    config.eval.resolution = "native"
     config.checkpoint_every, config.eval_every = 200, 200
     config.patience = 4
     return config

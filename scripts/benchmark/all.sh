@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what docs/performance.md shows: bash scripts/benchmark/all.sh cpu|memory|compare|tpu…
+# Measures what docs/performance.md shows: bash scripts/benchmark/all.sh cpu|memory|compare…
 # A GPU: make benchmark-gpu. PYTHON may be a command with arguments, such as "taskset -c 0,1 python".
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -38,18 +38,8 @@ for part in "$@"; do
         measure "cpu_deform_conv_massformer_r50_$size" --task deform_conv --size $size --compare
       done
       ;;
-    tpu)
-      for dtype in float32 bfloat16; do
-        for model in massformer_r50 massformer_r18_lite; do
-          measure "v5e_inference_${model}_3072x4096_$dtype" --task inference --model $model \
-            --size 3072x4096 --dtype $dtype --topology v5e:1x1
-        done
-        measure "v5e_train_massformer_r50_1024x1024_$dtype" --task train --batch 16 \
-          --dtype $dtype --topology v5e:4x4
-      done
-      ;;
     *)
-      echo "error: $part is none of cpu, memory, compare, tpu" >&2
+      echo "error: $part is none of cpu, memory, compare" >&2
       exit 2
       ;;
   esac

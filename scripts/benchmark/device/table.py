@@ -132,12 +132,17 @@ def _layers(records: Iterable[Record]) -> str:
             r["layer"] if rows == r["height"] else f"{r['layer']}, {rows} rows",
             f"{r['height']}x{r['width']}",
             *(f"{r['features_in']} → {r['features_out']}", whose, r["dtype"]),
-            *(seconds(forward["seconds"]), seconds(both["seconds"]), memory, conditions(r)),
+            *(_median_and_fastest(forward), _median_and_fastest(both), memory, conditions(r)),
         )
 
     head = ("layer", "map", "channels", "by", "dtype", "forward", "with backward", "temporaries")
     order = sorted(records, key=lambda r: (r["layer"], r["task"], _DTYPES.index(r["dtype"])))
     return table((*head, "measured on"), map(row, order))
+
+
+def _median_and_fastest(found: Record) -> str:
+    fastest = f" ({seconds(found['fastest'])})" if "fastest" in found else ""
+    return seconds(found["seconds"]) + fastest
 
 
 def _checks(records: Iterable[Record]) -> str:

@@ -25,7 +25,8 @@ Differences from the released recipe, all deliberate:
 - 2,000 steps instead of 80,000, with a third of the learning rate. Each stage of the encoder learns
   half as fast as the one after it, and the class head ten times as fast as what was trained before.
 - The evaluated weights are a moving average.
-- Pixels of the label 255 are left out. The release counts them as outside of every mask.
+- Pixels of the label 255 are left out of all losses. The release counts them as outside of every
+  mask, as the matching of queries does here, too.
 - Evaluations show photographs as they are, as `massformer predict` does; the release enlarges
   small ones to 4096x3072.
 - Evaluations are frequent, and the run ends after four of them without a better mIoU.

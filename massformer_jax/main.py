@@ -9,8 +9,9 @@
     --workdir=DIR    folder of the run, or gs://BUCKET/FOLDER; the same command continues what it
                      holds
     --mode=MODE      train, or eval: evaluates the best weights of the workdir (default: train)
-    --step=N         continues from, or evaluates, the state of this step (default: the newest, or
-                     the best)
+    --step=N         evaluates the state of this step; or goes back and continues from it, once: say
+                     it again, and what came after is set aside again (default: the best, or the
+                     newest)
     --compilation_cache=DIR    where compiled programs are kept: '' for nowhere (default:
                      JAX_COMPILATION_CACHE_DIR, or ~/.cache/massformer_jax)
 

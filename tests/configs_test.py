@@ -12,10 +12,11 @@ import pytest
 from massformer_jax.evaluation.evaluate import evaluation_function
 from massformer_jax.models.build import is_coordformer
 from massformer_jax.parallel import sharding
+from massformer_jax.training.average import begun
 from massformer_jax.training.config import validate
+from massformer_jax.training.loop import step_of
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import init_state
-from massformer_jax.training.step import training_step
 from tests.helpers.configs import CONFIGS, load
 
 MASKS = [path for path in CONFIGS if not is_coordformer(load(path).architecture.to_dict())]
@@ -42,9 +43,9 @@ def test_training_step(path):
         "image": jax.ShapeDtypeStruct((*crop, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(crop, jnp.uint8),
     }
-    step = training_step(
-        config.architecture.to_dict(), tx, mesh, seed=config.seed, dtype=config.dtype, **config.loss
-    )
+    if config.average:
+        state = begun(state)
+    step = step_of(config, tx, mesh)()
     after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

@@ -10,9 +10,9 @@ from massformer_jax.models.build import is_coordformer
 from massformer_jax.models.flops import network_size
 from massformer_jax.parallel import sharding
 from massformer_jax.training.config import validate
+from massformer_jax.training.loop import step_of
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import init_state
-from massformer_jax.training.step import training_step
 from tests.helpers.configs import CONFIGS, load
 
 FOUND = {
@@ -47,7 +47,7 @@ def test_training_step(name):
         "label": ((b, asked), jnp.uint8),
     }
     batch = {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()}
-    step = training_step(architecture, tx, mesh, seed=config.seed, dtype=config.dtype)
+    step = step_of(config, tx, mesh)()
     with jax.numpy_dtype_promotion("standard"):  # norms are float32, the rest bfloat16
         after, scalars = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(

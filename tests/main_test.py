@@ -42,6 +42,10 @@ def refused(capsys, *arguments) -> str:
         ("--config.data.crop_size=300", "data.crop_size"),
         ("--config.loss.edge_target=all", "loss.edge_target"),
         ("--config.log_every=0", "log_every"),
+        ("--config.data.crops_per_decode=0", "data.crops_per_decode is 0; it must be at least 1"),
+        ("--config.data.short_edges=()", "data.short_edges is ()"),
+        ("--config.optimizer.clip_norm=-1", "optimizer.clip_norm is -1.0; it must be at least 0"),
+        ("--config.labels.pseudo=(('skye', 6),)", "did you mean sky?"),
         ("--config.eval.resolution=huge", "config.eval: resolution is 'huge'"),
         ("--config.eval.window=1024by1024", "config.eval: window is '1024by1024'"),
         ("--config.eval.stride=512", "config.eval: stride and blend are of windows"),
@@ -145,6 +149,7 @@ def test_damaged_files_of_a_workdir(tmp_path, name, content, named):
         ({"seed": 8}, "seed is 8 there and 0 here; "),
         ({"mesh": None}, "mesh is None there and missing here; "),
         ({"mesh": {"data": 2, "fsdp": 1, "spatial": 1}}, None),
+        ({"remat": True}, None),
     ],
 )
 def test_a_workdir_belongs_to_one_config(tmp_path, change, named):

@@ -75,7 +75,7 @@ class Checkpoints:
         states, best = (workdir / name for name in (LAST, BEST))
         if processes.is_first():
             set_aside(states, step=step, needed=True)
-            set_aside(best, step=None, needed=False)
+            set_aside(best, step=step, needed=False)
         processes.wait_for_all()
         self._states = ocp.CheckpointManager(orbax_path(states), options=_options(states, KEPT))
         best_of = {"best_fn": lambda metrics: metrics["mIoU"], "best_mode": "max"}
@@ -100,12 +100,16 @@ class Checkpoints:
         _save(self._states, state, _meta(self._architecture, self._pictures, self._classes))
 
     def save_best(self, state: TrainState, miou: float) -> None:
-        """Writes the weights, and waits; they stay if no other step has a higher mIoU (0..1)."""
-        step = int(state.step)
+        """Writes the weights, and waits, if their mIoU (0..1) is higher than that of the best.
+
+        Release: mmengine, too, keeps the earlier of two that are equal.
+        """
+        best = self.best_step()
         # A run that was killed after this, before the evaluation was noted, comes here twice, with
         # equal weights.
-        if step in self._best.all_steps():
+        if best is not None and miou <= self._best.metrics(best)["mIoU"]:
             return
+        step = int(state.step)
         items = ocp.args.Composite(
             model=weights_item(*evaluated(state)),
             meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures, self._classes)),
@@ -172,13 +176,13 @@ def set_aside(folder: Place, *, step: int | None, needed: bool) -> None:
     Args:
         folder: of checkpoints.
         step: the one to continue from; later ones are set aside, too. None for the newest.
-        needed: whether it is an error if all are damaged.
+        needed: whether it is an error if all are damaged, or if there is none of `step`.
 
     Raises:
         InputError: all are damaged, or there is none of `step`, or that one is damaged.
     """
     steps = steps_in(folder)
-    if step is not None and step not in steps:
+    if needed and step is not None and step not in steps:
         there = f"those of {', '.join(map(str, steps))}" if steps else "none"
         raise InputError(f"{folder} holds no state of step {step}, but {there}")
     later = [number for number in steps if step is not None and number > step]
@@ -189,7 +193,7 @@ def set_aside(folder: Place, *, step: int | None, needed: bool) -> None:
         problem = damage(folder / str(number))
         if not problem:
             break
-        if number == step:
+        if needed and number == step:
             raise InputError(f"{folder / str(step)} is damaged: {problem}; name another --step")
         aside[number] = f"is damaged: {problem}"
     else:
@@ -248,10 +252,16 @@ def save_nonfinite(
 ) -> Place:
     """Writes the state before a failed step, and this process's share of its batch.
 
+    Those of another step are kept under another name. The same step has the same state, which is
+    not written twice.
+
     Returns:
         The folder: of the state, like those of `checkpoints`, and of `batch_PROCESS.npz` beside.
     """
     folder = workdir / NONFINITE
+    if processes.is_first() and (steps := steps_in(folder)) and int(state.step) not in steps:
+        rename_folder(folder, _free_name(workdir / f"{NONFINITE}.earlier"))
+    processes.wait_for_all()
     with ocp.CheckpointManager(orbax_path(folder)) as manager:
         _save(manager, state, _meta(architecture, None, classes))
     if processes.is_first():

@@ -5,6 +5,8 @@ configs/ takes them and changes what differs.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,11 +44,27 @@ CHANGEABLE = (
     "patience",
     "on_nonfinite",
     "profile_steps",
+    "remat",
     "mesh.data",
     "mesh.fsdp",
     "mesh.spatial",
     "shardings",
 )
+
+# The least value that each of these keys may have.
+_LEAST = {
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "eval_every": 1,
+    "total_steps": 1,
+    "patience": 0,
+    "data.threads": 0,
+    "optimizer.peak_learning_rate": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.encoder_multiplier": 0,
+    "optimizer.clip_norm": 0,
+}
+_LEAST_OF_MASKS = {"data.crops_per_decode": 1, "data.max_long_edge": 1, "loss.points": 4}
 
 
 def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
@@ -212,11 +230,7 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     for rule in config.shardings:
         if not is_placement(rule):
             raise InputError(f"shardings has {rule!r}; a rule is (regular expression, axes)")
-    for key in ("log_every", "checkpoint_every", "eval_every", "total_steps"):
-        if config[key] < 1:
-            raise InputError(f"{key} is {config[key]}; it must be at least 1")
-    if config.patience < 0:
-        raise InputError(f"patience is {config.patience}; it must be at least 0")
+    _check_least(config, _LEAST)
     if not 0 <= config.average < 1:
         raise InputError(f"average is {config.average}; it must be 0, or less than 1")
     for rule in config.optimizer.multipliers:
@@ -238,6 +252,13 @@ def validate(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         raise InputError(f"on_nonfinite is {config.on_nonfinite!r}; use 'halt' or 'skip'")
     parse_steps(config.profile_steps)
     evaluation_protocol(config)
+
+
+def _check_least(config: ml_collections.ConfigDict, least: Mapping[str, int]) -> None:
+    for key, lowest in least.items():
+        value = functools.reduce(operator.getitem, key.split("."), config)
+        if not value >= lowest:
+            raise InputError(f"{key} is {value}; it must be at least {lowest}")
 
 
 def _check_keys(config: ml_collections.ConfigDict, *, coordinates: bool) -> None:
@@ -269,8 +290,10 @@ def _check_masks(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"data.crop_size is {crop}; it must be a multiple of {STRIDE}")
     if config.loss.edge_target not in ("edges", "ones"):
         raise InputError(f"loss.edge_target is {config.loss.edge_target!r}; use 'edges' or 'ones'")
-    if config.loss.points < 4:
-        raise InputError(f"loss.points is {config.loss.points}; it must be at least 4")
+    edges = config.data.short_edges
+    if not edges or min(edges) < 1:
+        raise InputError(f"data.short_edges is {edges}; it must hold one size in pixels or more")
+    _check_least(config, _LEAST_OF_MASKS)
 
 
 def _check_coordinates(config: ml_collections.ConfigDict) -> None:

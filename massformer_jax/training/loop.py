@@ -1,6 +1,7 @@
 """Training, from top to bottom: mesh, data, model, state, steps, evaluation."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,22 +65,11 @@ def train_and_evaluate(
     shapes = abstract_state(architecture, optimizer)
     if config.average:
         shapes = begun(shapes)
+    step_of_state = step_of(config, optimizer, mesh)
+    # Only now that all of the config was looked at: what is claimed refuses another one.
     claim(workdir, config, write=processes.is_first())
     shardings = placement(mesh, shapes, config.shardings, workdir)
-    step = training_step(
-        architecture,
-        optimizer,
-        mesh,
-        seed=config.seed,
-        dtype=config.dtype,
-        on_nonfinite=config.on_nonfinite,
-        remat=config.remat,
-        frozen_statistics=config.frozen_statistics,
-        accumulate=config.accumulate,
-        average=config.average,
-        shardings=shardings,
-        **step_settings(config),
-    )
+    step = step_of_state(shardings=shardings)
     with (
         stop_notice() as notice,
         Checkpoints(
@@ -140,6 +130,32 @@ def train_and_evaluate(
                         break
             if over:
                 say(f"no better mIoU than that of step {checkpoints.best_step()}: the run ends")
+
+
+def step_of(
+    config: ml_collections.ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> Callable[..., Callable[[TrainState, dict], tuple[TrainState, dict]]]:
+    """Returns `training_step` with all that a config says of it; `shardings` is left to be given.
+
+    Raises:
+        InputError: `config.labels` asks for what is not possible; names the key.
+    """
+    return functools.partial(
+        training_step,
+        config.architecture.to_dict(),
+        optimizer,
+        mesh,
+        seed=config.seed,
+        dtype=config.dtype,
+        on_nonfinite=config.on_nonfinite,
+        remat=config.remat,
+        frozen_statistics=config.frozen_statistics,
+        accumulate=config.accumulate,
+        average=config.average,
+        **step_settings(config),
+    )
 
 
 def to_devices(local: dict[str, Any], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

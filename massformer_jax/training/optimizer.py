@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from massformer_jax.errors import InputError
 from massformer_jax.models.build import marked_paths
 
 
@@ -53,6 +54,9 @@ def parameter_groups(
         encoder_multiplier: learning rate of the encoder, relative to the rest; 0 freezes it.
         multipliers: (regular expression, factor): the learning rate of the parameters in whose path
             it is found is multiplied by the factor; of several that are found the first counts.
+
+    Raises:
+        InputError: a regular expression is found in no path.
     """
     # First match wins. Paths of norms end in "norm.scale" and "norm.bias": see `marked_paths`.
     rules = (
@@ -76,6 +80,12 @@ def parameter_groups(
         path: next(group for pattern, group in rules if re.search(pattern, marked))
         for path, marked in marked_paths(params).items()
     }
+    for pattern, _ in multipliers:
+        if not any(re.search(pattern, path) for path in groups):
+            raise InputError(
+                f"optimizer.multipliers has {pattern!r}, which is found in no parameter's path; "
+                "shardings.txt of a workdir lists all paths"
+            )
     for path, group in groups.items():
         factor = next((x for pattern, x in multipliers if re.search(pattern, path)), 1)
         groups[path] = group._replace(learning_rate=group.learning_rate * factor)

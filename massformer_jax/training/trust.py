@@ -23,8 +23,8 @@ class Trust(NamedTuple):
             to `reach` pixels of a crop.
         strength: λ in the weight 1 / (1 + λ |W|) at such a border, on both of its sides. Exact
             labels weigh 1 + 5 |W| at theirs.
-        leave_out_unknown: whether pixels of the label 255 count nowhere. As released, such a pixel
-            is outside of every mask, and masks that cover it are punished.
+        leave_out_unknown: whether pixels of the label 255 count in no loss. As released, such a
+            pixel is outside of every mask, and masks that cover it are punished.
     """
 
     borders: tuple[tuple[int, int], ...] = ()

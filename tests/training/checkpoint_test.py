@@ -13,7 +13,7 @@ from massformer_jax.errors import InputError
 from massformer_jax.models.checksums import LIST, damage, write_checksums
 from massformer_jax.models.weights import BEST, LAST, Weights, load_weights, save_weights
 from massformer_jax.parallel import sharding
-from massformer_jax.training.checkpoint import Checkpoints
+from massformer_jax.training.checkpoint import Checkpoints, save_nonfinite
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import TrainState
 from tests.helpers import tiny_config
@@ -108,6 +108,35 @@ def test_a_step_can_be_chosen(workdir, capsys):
     assert restored(workdir, step=2) == 2
     assert "4 is later than step 2; it is now 4.later" in capsys.readouterr().out
     assert (workdir / LAST / "4.later").is_dir()
+
+
+def test_best_weights_that_are_later_than_the_chosen_step_give_way(workdir, capsys):
+    with Checkpoints(workdir, TINY, every=2, step=2) as checkpoints:
+        assert checkpoints.best_step() is None
+        checkpoints.save_best(state_of(3), 0.3)
+        checkpoints.save_best(state_of(4), 0.4)
+        assert checkpoints.best_step() == 4
+    assert f"{workdir / BEST / '4'} is later than step 2" in capsys.readouterr().out
+    assert sorted(path.name for path in (workdir / BEST).iterdir()) == ["4", "4.later"]
+
+
+@pytest.mark.parametrize("miou", [0.4, 0.5])
+def test_weights_that_are_not_better_are_not_written(workdir, miou):
+    with Checkpoints(workdir, TINY, every=2) as checkpoints:
+        checkpoints.save_best(state_of(6), miou)
+        assert checkpoints.best_step() == 4
+        checkpoints.save_best(state_of(8), 0.6)
+        assert checkpoints.best_step() == 8
+
+
+def test_states_before_steps_that_are_not_finite_are_all_kept(tmp_path):
+    for step in (5, 3, 3):
+        batch = {"image": np.full((1, 2), step, np.uint8)}
+        folder = save_nonfinite(tmp_path, state_of(step), batch, TINY)
+        assert damage(folder / str(step)) == ""
+    for name, step in (("nonfinite", 3), ("nonfinite.earlier", 5)):
+        assert damage(tmp_path / name / str(step)) == ""
+        assert np.load(tmp_path / name / "batch_0.npz")["image"][0, 0] == step
 
 
 def test_a_damaged_step_is_not_chosen(workdir):

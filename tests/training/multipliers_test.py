@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from massformer_jax.errors import InputError
 from massformer_jax.training.optimizer import Group, parameter_groups, recipe_optimizer
 
 PARAMS = {
@@ -28,6 +30,12 @@ def test_factors_multiply_what_the_recipe_says():
         "cls_embed/kernel": Group(10.0, True),
         "mask_embed/0/kernel": Group(1.0, True),
     }
+
+
+def test_a_factor_of_no_parameter_is_refused():
+    rules = ((r"^class_embed/", 10.0), *RULES)
+    with pytest.raises(InputError, match=r"'\^class_embed/', which is found in no param"):
+        parameter_groups(PARAMS, multipliers=rules)
 
 
 def test_a_frozen_encoder_stays_bit_for_bit():

@@ -1,5 +1,7 @@
 """The server of the page, without a browser: answers, files, refusals, and the order of work."""
 
+import concurrent.futures
+import gc
 import gzip
 import http.client
 import io
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import weakref
 
 import cv2
 import numpy as np
@@ -266,7 +269,16 @@ def test_the_oldest_are_forgotten(client, monkeypatch):
     for path in ("", "/labels", "/photograph.jpg", "/alpha.png?classes=1"):
         status, told = client.json("GET", f"/photographs/{keys[0]}{path}")
         assert status == 410 and "drop it again" in told["error"]
-    monkeypatch.setattr(studio_module, "KEPT_PIXELS", 2 * 60 * 80 - 1)
+    every = ",".join(map(str, range(len(CLASSES))))
+    assert client.ask("GET", f"/photographs/{keys[2]}/alpha.png?classes={every}")[0] == 200
+    known = client.server.studio.photograph(keys[2])
+    arrays = [*known.images.values(), *known.labels.values(), known.scores, known.alpha[1]]
+    size = sum(array.nbytes for array in arrays)
+    monkeypatch.setattr(studio_module, "KEPT_BYTES", 2 * size)
+    last = client.send(photograph())
+    assert client.ask("GET", f"/photographs/{keys[2]}")[0] == 200
+    keys[2] = last
+    monkeypatch.setattr(studio_module, "KEPT_BYTES", 2 * size - 1)
     last = client.send(photograph())
     client.until(last, state="done")
     assert client.ask("GET", f"/photographs/{keys[2]}")[0] == 410
@@ -283,6 +295,28 @@ def test_nothing_is_computed_for_what_is_forgotten(client):
         client.ask("DELETE", f"/photographs/{second}")
     client.until(third, state="done")
     assert client.segmenter.seen == [(10, 80), (30, 80)]
+
+
+def test_what_is_forgotten_takes_no_memory(client):
+    """Not even while the segmenter or an alpha is waited for."""
+    studio = client.server.studio
+    first = client.send(photograph())
+    client.until(first, state="done")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with client.segmenter.held():
+            client.until(client.send(photograph(10, 80)), state="running")
+            keys = [first, *(client.send(photograph(20, 80)) for _ in range(3))]
+            path = f"/photographs/{first}/alpha.png?classes={RED}"
+            alpha = pool.submit(client.json, "GET", path)
+            # The one that runs, three that wait for the segmenter, and the alpha.
+            while studio._numbered - studio._ended < 5:
+                time.sleep(0.01)
+            forgotten = [weakref.ref(studio.photograph(key)) for key in keys]
+            for key in keys:
+                client.ask("DELETE", f"/photographs/{key}")
+            gc.collect()
+            assert [kept() for kept in forgotten] == [None] * 4
+        assert alpha.result()[0] == 410
 
 
 def test_an_error_is_of_one_photograph(client, capfd):

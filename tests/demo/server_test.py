@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from massformer_jax.classes import CLASSES
 from massformer_jax.demo import __main__ as demo
 from massformer_jax.demo import server as server_module
 from massformer_jax.demo import studio as studio_module
-from massformer_jax.demo.downloads import file_name
+from massformer_jax.demo.downloads import file_name, shown_jpeg
 from massformer_jax.demo.server import Server
 from massformer_jax.demo.studio import Studio
 from massformer_jax.errors import InputError
@@ -365,14 +366,29 @@ def test_other_pages_are_refused(client):
     assert client.segmenter.seen == []
 
 
+def test_uploads_that_stall_and_malformed_addresses_print_nothing(client, monkeypatch, capfd):
+    monkeypatch.setattr(server_module._Handler, "timeout", 0.2)
+    for request, answer in (
+        ("POST /photographs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf", b""),
+        ("GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 400 "),
+        ("GET /model HTTP/1.1\r\nHost: [\r\n\r\n", b"HTTP/1.1 400 "),
+    ):
+        address = "127.0.0.1", client.server.server_port
+        with socket.create_connection(address, timeout=30) as connection:
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as file:
+                assert file.read()[: len(b"HTTP/1.1 400 ")] == answer, request
+    assert capfd.readouterr().err == ""
+
+
 def test_a_connection_serves_many_requests(client):
     connection = http.client.HTTPConnection("127.0.0.1", client.server.server_port, timeout=30)
     for path in ("/model", "/nothing", "/model"):
         connection.request("GET", path)
         answer = connection.getresponse()
         assert answer.version == 11 and answer.read() and not answer.will_close
-        socket = connection.sock
-    assert connection.sock is socket
+        first = connection.sock
+    assert connection.sock is first
     connection.close()
 
 
@@ -386,6 +402,14 @@ def test_names_and_addresses(client):
     assert (
         server_module.downloads.file_name("a.b.jpg", "alpha", many) == "a.b_150 classes_alpha.png"
     )
+
+
+def test_a_photograph_that_no_jpeg_can_hold_is_shown_smaller():
+    """OpenCV writes JPEGs of up to 65,500 pixels a side."""
+    shown = shown_jpeg(np.full((4, 66_000, 3), (200, 90, 20), np.uint8))
+    assert pixels(shown).shape == (4, 65_500, 3)
+    np.testing.assert_allclose(pixels(shown)[0, -1], (200, 90, 20), atol=4)
+    assert pixels(shown_jpeg(np.zeros((66_000, 1, 3), np.uint8))).shape == (65_500, 1, 3)
 
 
 def test_wrong_arguments_are_one_line(client, tmp_path, capsys):

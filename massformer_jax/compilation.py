@@ -8,6 +8,7 @@ Commands do both. In Python, nothing is kept unless you ask for it by one line:
 import contextlib
 import contextvars
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -90,26 +91,31 @@ def waits_said(say: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 class Waits:
-    """The program that is waited for, and since when."""
+    """The program that is waited for, in which thread, and since when.
+
+    JAX tells of all threads. While one of them waits, what the others wait for is not said.
+    """
 
     def __init__(self, say: Callable[[str], None]):
         self._say = say
         self._since: float | None = None
+        self._thread: int | None = None
         self._read = False
 
     def begin(self, program: str) -> None:
         """Notes that a program is being traced; next it is compiled, or read from the disk."""
         if self._since is None:
             self._since, self._read = time.monotonic(), False
+            self._thread = threading.get_ident()
             self._say(f"preparing {program}…")
 
     def happened(self, event: str, **_) -> None:
         """Notes an event of JAX, for instance that it has read a program that was kept."""
-        self._read |= event == _READ
+        self._read |= event == _READ and self._thread == threading.get_ident()
 
     def lasted(self, event: str, seconds: float, **_) -> None:
         """Notes how long an event of JAX took, for instance compiling or reading a program."""
-        if event != _COMPILED or self._since is None:
+        if event != _COMPILED or self._since is None or self._thread != threading.get_ident():
             return
         seconds, self._since = time.monotonic() - self._since, None
         folder = jax.config.jax_compilation_cache_dir

@@ -1,5 +1,6 @@
 """Tests that compiled programs are kept for later, and named while somebody waits for them."""
 
+import concurrent.futures
 import types
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from massformer_jax import compare, compilation, evaluate_files, main, predict
+from massformer_jax.data.ahead import map_ahead
 from massformer_jax.training import loop
 from tests.helpers import tiny_config
 
@@ -90,6 +92,35 @@ def test_only_what_is_waited_for_is_named(stopped):
         assert said[2:] == ["preparing doubling…", "… compiled, 0 s"]
     program(jnp.zeros(5))
     assert len(said) == 4, "nothing is said outside of the context"
+
+
+def test_programs_of_threads_are_named(stopped):
+    """As those of the soft edges, which are computed while files are written."""
+    said = []
+    program, x = double("doubling")
+    with compilation.waits_said(said.append):
+        list(map_ahead(program, [x], threads=1))
+    assert said == ["preparing doubling…", "… compiled, 0 s"]
+
+
+def test_another_thread_ends_no_wait(stopped):
+    """Neither by compiling a program nor by reading one that was kept."""
+    said, x = [], jnp.zeros(3)
+
+    def elsewhere():
+        jax.jit(lambda x: x + 1)(x)
+        jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+
+    def run(x):
+        compilation.announce("doubling")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(elsewhere).result()
+        assert said == ["preparing doubling…"]
+        return 2 * x
+
+    with compilation.waits_said(said.append):
+        jax.jit(run)(x)
+    assert said == ["preparing doubling…", "… compiled, 0 s"]
 
 
 def test_what_was_kept_is_read(tmp_path, monkeypatch, stopped):

@@ -1,6 +1,7 @@
 """Calls in threads, a bounded number of them ahead of the results that are taken."""
 
 import contextlib
+import contextvars
 import os
 import time
 from collections import Counter, deque
@@ -18,7 +19,8 @@ def map_ahead(
     """Yields the result of `function` for each item, in the order of the items.
 
     Work begins when the first result is asked for. At any time there are at most `threads` calls
-    that run, or that have ended and whose result has not been taken: this bounds the memory.
+    that run, or that have ended and whose result has not been taken: this bounds the memory. Each
+    runs in a copy of the caller's context, so that it has the caller's context variables.
 
     What a call raises is raised in the place of its result. Then, and when the caller stops early,
     the calls that have not begun are cancelled.
@@ -35,7 +37,7 @@ def map_ahead(
             for item in items:
                 if len(waiting) == threads:
                     yield waiting.popleft().result()
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(contextvars.copy_context().run, function, item))
             while waiting:
                 yield waiting.popleft().result()
         finally:

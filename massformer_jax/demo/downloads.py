@@ -8,10 +8,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 _LONGEST = 120  # letters of the names of classes in a file's name
+_JPEG_SIDE = 65_500  # pixels of a side at most, since OpenCV writes no longer ones
 
 
 def shown_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Returns a photograph, RGB, as a JPEG for the screen."""
+    """Returns a photograph, RGB, as a JPEG for the screen, shrunk if no JPEG is so long."""
+    h, w = image.shape[:2]
+    factor = _JPEG_SIDE / max(h, w)
+    if factor < 1:
+        size = max(1, round(w * factor)), max(1, round(h * factor))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 

@@ -128,9 +128,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, work: Callable[[list[str], dict[str, str]], None]) -> None:
         """Calls a function with the parts of the path and the query, or says what is wrong."""
-        address = urllib.parse.urlsplit(self.path)
-        query = dict(urllib.parse.parse_qsl(address.query))
         try:
+            address = self._split(self.path)
+            query = dict(urllib.parse.parse_qsl(address.query))
             self._check_sender()
             work(urllib.parse.unquote(address.path).split("/")[1:], query)
         except _Refused as error:
@@ -146,7 +146,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except MemoryError:
             line = "There is not the memory for it."
             self._send_json({"error": line}, HTTPStatus.INSUFFICIENT_STORAGE)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
             raise
         except Exception:
             traceback.print_exc()
@@ -161,7 +162,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         machine. What a page sends without reading carries its `Origin`.
         """
         host = self.headers.get("Host", "")
-        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        name = self._split(f"//{host}").hostname or ""
         origin = self.headers.get("Origin")
         site = self.headers.get("Sec-Fetch-Site", "none")
         if not (name in ("localhost", self.server.host.lower()) or _is_address(name)):
@@ -172,6 +173,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.close_connection = True
         raise _Refused(HTTPStatus.FORBIDDEN, line)
+
+    def _split(self, address: str) -> urllib.parse.SplitResult:
+        """Returns the parts of an address that the request carries; raises _Refused if it is none.
+
+        A body that may follow is not read, so the connection ends.
+        """
+        try:
+            return urllib.parse.urlsplit(address)
+        except ValueError as error:
+            self.close_connection = True
+            line = f"{address!r} is no address."
+            raise _Refused(HTTPStatus.BAD_REQUEST, line) from error
 
     def _get(self, path: list[str], query: dict[str, str]) -> None:
         studio = self.server.studio
@@ -290,7 +303,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send_soft(self, key: str, kind: str, members: list[int]) -> None:
         """Sends the alpha or the cutout of some classes of a photograph."""
         studio = self.server.studio
-        photograph = studio.photograph(key)
+        photograph = studio.photograph(key).name
         alpha = studio.alpha(key, members)
         if kind == "alpha.png":
             data = grey_png(alpha, bits=16)
@@ -298,7 +311,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = cutout_png(studio.foreground(key, alpha), alpha)
         what = kind.removesuffix(".png")
         names = [studio.classes[label] for label in members]
-        self._send_download(data, downloads.file_name(photograph.name, what, names))
+        self._send_download(data, downloads.file_name(photograph, what, names))
 
     def _send_file(self, name: str) -> None:
         files = importlib.resources.files("massformer_jax.demo")

@@ -21,9 +21,9 @@ from massformer_jax.inference.segmenter import Segmenter
 
 COARSE_ROWS, COARSE_COLUMNS = 768, 1024  # a photograph is shrunk until it fits into them
 COARSE, FULL = "coarse", "full"
-# What is kept at most: so many photographs, and so many pixels unless one photograph has more. A
-# pixel takes 4 bytes, and 4 more for each class: 32 bytes for seven.
-KEPT, KEPT_PIXELS = 6, 40_000_000
+# What is kept at most: so many photographs, and so many bytes unless one photograph takes more. A
+# pixel takes 8, its colour, label and alpha, and 4 more for each class: 36 bytes for seven.
+KEPT, KEPT_BYTES = 6, 1_500_000_000
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 
@@ -61,7 +61,6 @@ class Photograph:
         # The members and the alpha that were asked for last: a cutout often follows its alpha.
         self.alpha: tuple[tuple[int, ...], Float[np.ndarray, "h w"]] | None = None
         self.state, self.told = WAITING, ""
-        self.kept = True
         self.turn = 0  # the number of the job that it waits for
         self.began = time.monotonic()  # when the present pass began, or the waiting
         self.took = 0.0  # seconds of the pass over all pixels
@@ -114,17 +113,16 @@ class Studio:
         with self._lock:
             self._photographs[key] = photograph
             while len(self._photographs) > KEPT or (
-                len(self._photographs) > 1 and self._pixels() > KEPT_PIXELS
+                len(self._photographs) > 1 and self._bytes() > KEPT_BYTES
             ):
-                self._photographs.popitem(last=False)[1].kept = False
-        self._enqueue(photograph)
+                self._photographs.popitem(last=False)
+        self._enqueue(key, photograph)
         return key
 
     def forget(self, key: str) -> None:
         """Forgets a photograph, if it is there, and skips what remains to be done for it."""
         with self._lock:
-            if photograph := self._photographs.pop(key, None):
-                photograph.kept = False
+            self._photographs.pop(key, None)
 
     def photograph(self, key: str) -> Photograph:
         """Returns a photograph; raises Forgotten if it is not kept."""
@@ -166,14 +164,15 @@ class Studio:
             Forgotten: the photograph is not kept.
             NotYet: not all of its pixels have been answered.
         """
-        photograph, members = self.photograph(key), tuple(members)
+        members = tuple(members)
         # The labels come last.
-        if FULL not in photograph.labels:
+        if FULL not in self.photograph(key).labels:
             raise NotYet
 
         def compute():
             from massformer_jax.inference.alpha import coverage
 
+            photograph = self.photograph(key)
             if photograph.alpha is None or photograph.alpha[0] != members:
                 answer = coverage(photograph.scores, photograph.images[FULL], members)
                 photograph.alpha = members, answer
@@ -187,17 +186,18 @@ class Studio:
         Raises:
             Forgotten: the photograph is not kept.
         """
-        image = self.photograph(key).images[FULL]
 
         def compute():
             from massformer_jax.inference.alpha import foreground
 
-            return foreground(image, alpha)
+            return foreground(self.photograph(key).images[FULL], alpha)
 
         return self._wait_for(compute)
 
-    def _pixels(self) -> int:
-        return sum(kept.images[FULL][..., 0].size for kept in self._photographs.values())
+    def _bytes(self) -> int:
+        """Returns what the photographs take when all is known of them, but for coarse copies."""
+        pixels = sum(kept.images[FULL][..., 0].size for kept in self._photographs.values())
+        return pixels * (8 + 4 * len(self.classes))
 
     def _wait_for(self, compute: Callable[[], Any]) -> Any:
         """Returns what a function returns when its turn has come, or raises what it raises."""
@@ -212,13 +212,16 @@ class Studio:
         self._append(job)
         return future.result()
 
-    def _enqueue(self, photograph: Photograph) -> None:
+    def _enqueue(self, key: str, photograph: Photograph) -> None:
         photograph.state, photograph.told = WAITING, ""
         photograph.began = time.monotonic()
-        photograph.turn = self._append(lambda: self._segment(photograph))
+        photograph.turn = self._append(lambda: self._segment(key))
 
     def _append(self, job: Callable[[], None]) -> int:
-        """Puts a job at the end of the queue, and returns its number."""
+        """Puts a job at the end of the queue, and returns its number.
+
+        It holds no photograph but its key: one that is forgotten takes no memory while it waits.
+        """
         with self._lock:
             self._numbered += 1
             self._jobs.put(job)
@@ -229,9 +232,11 @@ class Studio:
             self._jobs.get()()
             self._ended += 1
 
-    def _segment(self, photograph: Photograph) -> None:
+    def _segment(self, key: str) -> None:
         """Computes the next level of a photograph, and puts it back if that is not the last."""
-        if not photograph.kept:
+        try:
+            photograph = self.photograph(key)
+        except Forgotten:
             return
         level = photograph.running
         photograph.state, photograph.began = RUNNING, time.monotonic()
@@ -249,7 +254,7 @@ class Studio:
             self._fail(photograph, "The program failed; its terminal shows where.")
         else:
             if level == COARSE:
-                self._enqueue(photograph)
+                self._enqueue(key, photograph)
             else:
                 h, w = photograph.images[FULL].shape[:2]
                 photograph.told, photograph.state = self._segmenter.size_remark([(h, w)]), DONE

@@ -264,7 +264,7 @@ def _turns(size: tuple[int, int], features: int) -> tuple[Array, Array]:
     Centres of patches run from -1 to 1 along both sides, whatever their lengths. The first quarter
     of the features is turned by the row, the second by the column, and the other half likewise.
     """
-    frequency = 2 * np.pi / 100.0 ** np.arange(0, 1, 4 / features)
+    frequency = 2 * np.pi / 100.0 ** (np.arange(features // 4) * 4 / features)
 
     def angles(n: int) -> Array:
         centres = (2 * np.arange(n) + 1) / n - 1

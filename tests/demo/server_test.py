@@ -1,16 +1,20 @@
 """The server of the page, without a browser: answers, files, refusals, and the order of work."""
 
+import concurrent.futures
+import gc
 import gzip
 import http.client
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.parse
+import weakref
 
 import cv2
 import numpy as np
@@ -22,7 +26,7 @@ from massformer_jax.classes import CLASSES
 from massformer_jax.demo import __main__ as demo
 from massformer_jax.demo import server as server_module
 from massformer_jax.demo import studio as studio_module
-from massformer_jax.demo.downloads import file_name
+from massformer_jax.demo.downloads import file_name, shown_jpeg
 from massformer_jax.demo.server import Server
 from massformer_jax.demo.studio import Studio
 from massformer_jax.errors import InputError
@@ -266,7 +270,16 @@ def test_the_oldest_are_forgotten(client, monkeypatch):
     for path in ("", "/labels", "/photograph.jpg", "/alpha.png?classes=1"):
         status, told = client.json("GET", f"/photographs/{keys[0]}{path}")
         assert status == 410 and "drop it again" in told["error"]
-    monkeypatch.setattr(studio_module, "KEPT_PIXELS", 2 * 60 * 80 - 1)
+    every = ",".join(map(str, range(len(CLASSES))))
+    assert client.ask("GET", f"/photographs/{keys[2]}/alpha.png?classes={every}")[0] == 200
+    known = client.server.studio.photograph(keys[2])
+    arrays = [*known.images.values(), *known.labels.values(), known.scores, known.alpha[1]]
+    size = sum(array.nbytes for array in arrays)
+    monkeypatch.setattr(studio_module, "KEPT_BYTES", 2 * size)
+    last = client.send(photograph())
+    assert client.ask("GET", f"/photographs/{keys[2]}")[0] == 200
+    keys[2] = last
+    monkeypatch.setattr(studio_module, "KEPT_BYTES", 2 * size - 1)
     last = client.send(photograph())
     client.until(last, state="done")
     assert client.ask("GET", f"/photographs/{keys[2]}")[0] == 410
@@ -283,6 +296,28 @@ def test_nothing_is_computed_for_what_is_forgotten(client):
         client.ask("DELETE", f"/photographs/{second}")
     client.until(third, state="done")
     assert client.segmenter.seen == [(10, 80), (30, 80)]
+
+
+def test_what_is_forgotten_takes_no_memory(client):
+    """Not even while the segmenter or an alpha is waited for."""
+    studio = client.server.studio
+    first = client.send(photograph())
+    client.until(first, state="done")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with client.segmenter.held():
+            client.until(client.send(photograph(10, 80)), state="running")
+            keys = [first, *(client.send(photograph(20, 80)) for _ in range(3))]
+            path = f"/photographs/{first}/alpha.png?classes={RED}"
+            alpha = pool.submit(client.json, "GET", path)
+            # The one that runs, three that wait for the segmenter, and the alpha.
+            while studio._numbered - studio._ended < 5:
+                time.sleep(0.01)
+            forgotten = [weakref.ref(studio.photograph(key)) for key in keys]
+            for key in keys:
+                client.ask("DELETE", f"/photographs/{key}")
+            gc.collect()
+            assert [kept() for kept in forgotten] == [None] * 4
+        assert alpha.result()[0] == 410
 
 
 def test_an_error_is_of_one_photograph(client, capfd):
@@ -331,14 +366,29 @@ def test_other_pages_are_refused(client):
     assert client.segmenter.seen == []
 
 
+def test_uploads_that_stall_and_malformed_addresses_print_nothing(client, monkeypatch, capfd):
+    monkeypatch.setattr(server_module._Handler, "timeout", 0.2)
+    for request, answer in (
+        ("POST /photographs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf", b""),
+        ("GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 400 "),
+        ("GET /model HTTP/1.1\r\nHost: [\r\n\r\n", b"HTTP/1.1 400 "),
+    ):
+        address = "127.0.0.1", client.server.server_port
+        with socket.create_connection(address, timeout=30) as connection:
+            connection.sendall(request.encode())
+            with connection.makefile("rb") as file:
+                assert file.read()[: len(b"HTTP/1.1 400 ")] == answer, request
+    assert capfd.readouterr().err == ""
+
+
 def test_a_connection_serves_many_requests(client):
     connection = http.client.HTTPConnection("127.0.0.1", client.server.server_port, timeout=30)
     for path in ("/model", "/nothing", "/model"):
         connection.request("GET", path)
         answer = connection.getresponse()
         assert answer.version == 11 and answer.read() and not answer.will_close
-        socket = connection.sock
-    assert connection.sock is socket
+        first = connection.sock
+    assert connection.sock is first
     connection.close()
 
 
@@ -352,6 +402,14 @@ def test_names_and_addresses(client):
     assert (
         server_module.downloads.file_name("a.b.jpg", "alpha", many) == "a.b_150 classes_alpha.png"
     )
+
+
+def test_a_photograph_that_no_jpeg_can_hold_is_shown_smaller():
+    """OpenCV writes JPEGs of up to 65,500 pixels a side."""
+    shown = shown_jpeg(np.full((4, 66_000, 3), (200, 90, 20), np.uint8))
+    assert pixels(shown).shape == (4, 65_500, 3)
+    np.testing.assert_allclose(pixels(shown)[0, -1], (200, 90, 20), atol=4)
+    assert pixels(shown_jpeg(np.zeros((66_000, 1, 3), np.uint8))).shape == (65_500, 1, 3)
 
 
 def test_wrong_arguments_are_one_line(client, tmp_path, capsys):

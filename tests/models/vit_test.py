@@ -89,6 +89,15 @@ def test_maps_are_those_of_evenly_spaced_blocks():
         np.testing.assert_allclose(x, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("features", [48, 196, 392])
+def test_rotary_positions_turn_every_feature_of_a_head(features):
+    """For some widths, such as the latter two, steps of 4 / features are one too many below 1."""
+    tiny = {**TINY["dinov3"], "features": features, "heads": 1}
+    images = jax.ShapeDtypeStruct((1, 32, 48, 3), jnp.float32)
+    maps = nnx.eval_shape(lambda images: ViT(**tiny, rngs=nnx.Rngs(0))(images), images)
+    assert [x.shape for x in maps] == [(1, 2, 3, features)] * 4
+
+
 def test_a_side_must_have_whole_patches():
     encoder = random_network(lambda: ViT(**TINY["dinov2"], rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="56x55 pixels has no whole patches of 14"):

@@ -202,8 +202,8 @@ def _check_settings(args: argparse.Namespace, tolerances: Sequence[float]) -> No
         raise InputError(f"--boundary-ratio {args.boundary_ratio}: a share up to 0.1")
     if len(tolerances) > MOST_TOLERANCES:
         raise InputError(
-            f"--tolerance is given {len(tolerances)} times; at most {MOST_TOLERANCES} are counted at "
-            "once: leave some out, and score again with those"
+            f"--tolerance is given {len(tolerances)} times; at most {MOST_TOLERANCES} are counted "
+            "at once: leave some out, and score again with those"
         )
     for tolerance in tolerances:
         if not (0 <= tolerance <= 0.05 or 1 <= tolerance <= 256):

@@ -9,6 +9,7 @@ and with the folder of the photographs these, too.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -29,10 +30,7 @@ def read_evaluation(path: str) -> dict[str, Any]:
 
     summary = read_summary(path)
     # For the same image, one evaluation may name the photograph and the other the label map.
-    images = {
-        composed(pathlib.Path(name).with_suffix("")): scores
-        for name, scores in summary["images"].items()
-    }
+    images = {composed(_without_suffix(name)): scores for name, scores in summary["images"].items()}
     return {**summary, "images": dict(sorted(images.items()))}
 
 
@@ -47,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("first", metavar="A.json", help="the first evaluation")
     parser.add_argument("second", metavar="B.json", help="the second evaluation")
     parser.add_argument("--output", required=True, help="HTML file to write")
-    parser.add_argument("--names", nargs=2, help="names of the two (default: those of the files)")
+    parser.add_argument(
+        "--names",
+        nargs=2,
+        help="names of the two (default: those of the files, or of folders where these are equal)",
+    )
     parser.add_argument("--labels", help="folder of the label maps")
     parser.add_argument("--predictions", nargs=2, help="folders of the predictions")
     parser.add_argument("--images", help="folder of the photographs")
@@ -71,13 +73,11 @@ def _compare(args: argparse.Namespace) -> None:
     check_comparable(first, second)
     pictures = {}
     if args.labels:
-        names = [f"{name}.png" for name in changed_most(first, second)]
+        names = _label_maps(args.labels, changed_most(first, second))
         photographs = find_photographs(args.images, args.labels) if args.images else {}
         read = [*photographs.values()]
         for folder in (args.labels, *args.predictions):
-            if not pathlib.Path(folder).is_dir():
-                raise InputError(f"{folder} is no folder; name one of label maps")
-            there = pngs_below(folder)
+            there = _found(folder)
             read += there.values()
             for name in names:
                 if name not in there:
@@ -92,11 +92,37 @@ def _compare(args: argparse.Namespace) -> None:
             num_classes=len(first["classes"]),
             classes=named_classes(first["classes"], first["palette"]) if "palette" in first else (),
         )
-        pictures = {name.removesuffix(".png"): picture for name, picture in drawn.items()}
-    names = args.names or (pathlib.Path(args.first).stem, pathlib.Path(args.second).stem)
+        pictures = {_without_suffix(name): picture for name, picture in drawn.items()}
+    names = args.names or _names(args.first, args.second)
     page = comparison_page(tuple(names), (first, second), pictures)
     write_atomically(args.output, page.encode())
     print(f"wrote {args.output}")
+
+
+def _label_maps(folder: str, names: Sequence[str]) -> list[str]:
+    """Returns the names of images as the folder of label maps has them, with their suffixes."""
+    by_name = {_without_suffix(name): name for name in _found(folder)}
+    return [by_name.get(name, f"{name}.png") for name in names]
+
+
+def _found(folder: str) -> dict[str, pathlib.Path]:
+    """Returns the label maps below a folder; raises InputError if it is none."""
+    if not pathlib.Path(folder).is_dir():
+        raise InputError(f"{folder} is no folder; name one of label maps")
+    return pngs_below(folder)
+
+
+def _without_suffix(name: str) -> str:
+    return str(pathlib.Path(name).with_suffix(""))
+
+
+def _names(first: str, second: str) -> tuple[str, str]:
+    """Returns what to call two files: their stems, or the first folders that tell them apart."""
+    stems = pathlib.Path(first).stem, pathlib.Path(second).stem
+    if stems[0] != stems[1]:
+        return stems
+    parts = (pathlib.Path(os.path.abspath(path)).parts for path in (first, second))
+    return next((pair for pair in zip(*parts, strict=False) if pair[0] != pair[1]), stems)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         action="append",
         help="a tolerance of BF1, a share of the diagonal if below 1, else pixels; for several "
-        "tolerances, give the flag several times (default: 0.0075, 0.001 and 1)",
+        "tolerances, at most six, give the flag several times (default: 0.0075, 0.001 and 1)",
     )
     parser.add_argument(
         "--published",
@@ -103,7 +103,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     pairs, _ = find_pairs(args.predictions, args.labels)
     check_outputs(
         [path for path in (args.output, args.report) if path],
-        [*photographs.values(), *(path for pair in pairs for path in pair[1:])],
+        [
+            *photographs.values(),
+            *(path for pair in pairs for path in pair[1:]),
+            *([args.classes] if classes else []),
+        ],
     )
     names, pool = evaluate_files(
         args.predictions,
@@ -190,12 +194,17 @@ def _classes(given: int | pathlib.Path) -> "tuple[Class, ...]":
 
 def _check_settings(args: argparse.Namespace, tolerances: Sequence[float]) -> None:
     from massformer_jax.classes import IGNORE
-    from massformer_jax.metrics.counts import BOUNDARY_RATIO
+    from massformer_jax.metrics.counts import BOUNDARY_RATIO, MOST_TOLERANCES
 
     if isinstance(args.classes, int) and not 1 <= args.classes <= IGNORE:
         raise InputError(f"--classes {args.classes}: 1..{IGNORE} can be told apart in a PNG")
     if not 0 < args.boundary_ratio <= 0.1:
         raise InputError(f"--boundary-ratio {args.boundary_ratio}: a share up to 0.1")
+    if len(tolerances) > MOST_TOLERANCES:
+        raise InputError(
+            f"--tolerance is given {len(tolerances)} times; at most {MOST_TOLERANCES} are counted "
+            "at once: leave some out, and score again with those"
+        )
     for tolerance in tolerances:
         if not (0 <= tolerance <= 0.05 or 1 <= tolerance <= 256):
             raise InputError(f"--tolerance {tolerance}: a share up to 0.05, or 1..256 pixels")

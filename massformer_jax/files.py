@@ -286,6 +286,18 @@ def check_outputs(
             raise InputError(f"{path} is read{same} and would be written over; write elsewhere")
 
 
+def check_new(folder: Place) -> None:
+    """Checks that there is no such folder yet, or an empty one, so that nothing is written over.
+
+    Raises:
+        InputError: there is something, be it a link.
+    """
+    if (not in_bucket(folder) and folder.is_symlink()) or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{folder} is no folder; name a new one")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds files already; name a new folder")
+
+
 def _identity(path: pathlib.Path) -> tuple[int, int]:
     """Returns what tells a file from all others, whatever path leads to it."""
     status = path.stat()

@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(line: CommandLine) -> int:
     from massformer_jax.compilation import keep_compiled, waits_said
     from massformer_jax.evaluation.progress import say_beside_bar
+    from massformer_jax.models.full_disk import is_full, leave_it_to_the_command
     from massformer_jax.parallel import processes
     from massformer_jax.training.evaluation import evaluate_workdir
-    from massformer_jax.training.full_disk import is_full, leave_it_to_the_command
     from massformer_jax.training.loop import train_and_evaluate
     from massformer_jax.training.stopping import NonFiniteLoss, Preempted
 

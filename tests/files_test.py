@@ -6,7 +6,14 @@ import pathlib
 import pytest
 
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_outputs, composed, files_below, pngs_below, some_of
+from massformer_jax.files import (
+    check_new,
+    check_outputs,
+    composed,
+    files_below,
+    pngs_below,
+    some_of,
+)
 
 
 @pytest.fixture
@@ -55,6 +62,30 @@ def test_two_outputs_are_two_files_and_no_folders(tmp_path):
         check_outputs([tmp_path / "a", tmp_path / "b" / ".." / "a"], [])
     with pytest.raises(InputError, match="is a folder"):
         check_outputs([tmp_path], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("read/a.png", "a.png is no folder; name a new one"),
+        ("read", "read holds files already; name a new folder"),
+        ("link", "link is no folder"),
+        ("gone", "gone is no folder"),
+        ("empty", None),
+        ("missing", None),
+        ("missing/too", None),
+    ],
+)
+def test_what_a_new_folder_is(source, tmp_path, name, message):
+    """The renaming that ends the writing would replace a link, and not what it leads to."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    if message is None:
+        check_new(tmp_path / name)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_new(tmp_path / name)
 
 
 def test_files_are_found_through_links_which_may_lead_round(tmp_path):

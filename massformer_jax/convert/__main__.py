@@ -15,12 +15,20 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_local, in_bucket, place
+from massformer_jax.files import (
+    check_local,
+    check_new,
+    folder_written_atomically,
+    in_bucket,
+    names_below,
+    place,
+)
 
 if TYPE_CHECKING:
     from massformer_jax.models.weights import Weights
@@ -70,7 +78,7 @@ def _convert(args: argparse.Namespace) -> None:
     _check_flags(args)
     if args.to_torch:
         weights = _to_torch(args)
-    elif args.push:
+    elif args.push is not None:
         weights = _push(args)
     else:
         weights = _from_torch(args)
@@ -84,13 +92,13 @@ def _convert(args: argparse.Namespace) -> None:
     if "classes" in weights.architecture:
         what = family_name(weights.architecture)
     arguments = ", ".join(f"{key} {value}" for key, value in weights.architecture.items())
-    target = args.push or args.output
+    target = args.output if args.push is None else args.push
     print(f"{args.input} -> {target}: {what}, {count:,} parameters ({arguments})")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     """Raises InputError if flags do not belong together."""
-    if args.push and args.to_torch:
+    if args.push is not None and args.to_torch:
         raise InputError("--push uploads what PyTorch reads, too; leave --to-torch out")
     if args.push is None and args.license is not None:
         raise InputError("--license is of what is pushed; pass --push with it")
@@ -109,6 +117,7 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
     from massformer_jax.convert.weights import write_safetensors
     from massformer_jax.files import check_outputs, files_below
     from massformer_jax.models.build import is_coordformer
+    from massformer_jax.models.exchange import is_exchanged
 
     check_local(args.output)
     output = place(args.output)
@@ -118,8 +127,10 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
     folder = pathlib.Path(args.input)
     local = not in_bucket(args.input) and folder.is_dir()
     read = [folder / path for path in files_below(folder)] if local else []
-    # A checkpoint has no such files: one there may be what this command wrote before.
-    check_outputs([output], [path for path in read if path.suffix != ".safetensors"])
+    if not (local and is_exchanged(folder)):
+        # A checkpoint has no such files: one there may be what this command wrote before.
+        read = [path for path in read if path.suffix != ".safetensors"]
+    check_outputs([output], read)
     weights = _checkpoint(args.input, args.step)
     if is_coordformer(weights.architecture):
         raise InputError(
@@ -130,15 +141,42 @@ def _to_torch(args: argparse.Namespace) -> "Weights":
 
 
 def _from_torch(args: argparse.Namespace) -> "Weights":
-    """Writes a folder of our weights."""
+    """Writes a folder of our weights; on a disk it appears when it is complete."""
+    from massformer_jax.models.full_disk import leave_it_to_the_command, why_no_more
     from massformer_jax.models.weights import save_weights
 
     check_local(args.input)  # our weights may be in a bucket, files of PyTorch are read here
     output = place(args.output)
-    _check_new(output)
+    check_new(output)
     weights = _weights(args)
-    save_weights(output, weights)
+    leave_it_to_the_command()
+    try:
+        if in_bucket(output):
+            save_weights(output, weights)
+        else:
+            with folder_written_atomically(pathlib.Path(output).absolute()) as part:
+                try:
+                    save_weights(part, weights)
+                except Exception:
+                    _wait_for_the_others(part)
+                    raise
+    except Exception as error:  # Orbax's have many types
+        if reason := why_no_more(error):
+            raise InputError(f"{output} cannot be written: {reason}; make room") from error
+        raise
     return weights
+
+
+def _wait_for_the_others(folder: pathlib.Path) -> None:
+    """Waits until nothing new appears in a folder for a second.
+
+    When an array cannot be written, Orbax leaves the others behind; they would make the folder
+    again after it is removed.
+    """
+    before = None
+    while (now := names_below(folder)) != before:
+        before = now
+        time.sleep(1)
 
 
 def _push(args: argparse.Namespace) -> "Weights":
@@ -152,7 +190,7 @@ def _push(args: argparse.Namespace) -> "Weights":
     name = hub.parse_name(args.push)
     hub.library()
     if args.output is not None:
-        _check_new(place(args.output))
+        check_new(place(args.output))
     weights = _weights(args)
     summary = _evaluation(args.input, weights)
     with _folder(args.output) as folder:
@@ -201,7 +239,8 @@ def _evaluation(path: str, weights: "Weights") -> dict | None:
     if not file.is_file():
         return None
     summary = read_summary(file)
-    step = summary.get("provenance", {}).get("step")
+    provenance = summary.get("provenance")
+    step = provenance.get("step") if isinstance(provenance, Mapping) else None
     if step == weights.step:
         return summary
     print(f"{file} is of step {step} and not of {weights.step}: the model card tells no scores")
@@ -210,9 +249,10 @@ def _evaluation(path: str, weights: "Weights") -> dict | None:
 
 @contextlib.contextmanager
 def _folder(output: str | None) -> Iterator[pathlib.Path]:
-    """Yields the folder that is named, or else one that is removed at the end."""
+    """Yields a folder, which then gets the name that is given, or else is removed at the end."""
     if output is not None:
-        yield pathlib.Path(output)
+        with folder_written_atomically(pathlib.Path(output).absolute()) as part:
+            yield part
         return
     with tempfile.TemporaryDirectory() as folder:
         yield pathlib.Path(folder)
@@ -222,11 +262,6 @@ def _refuse_file_flags(args: argparse.Namespace, when: str) -> None:
     for option in ("key", "model"):
         if getattr(args, option) is not None:
             raise InputError(f"--{option} is of files of PyTorch; leave it out {when}")
-
-
-def _check_new(output: pathlib.PurePath) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output} exists; name a new folder")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import massformer_jax
+from massformer_jax.errors import InputError
+from massformer_jax.inference.protocol import DEFAULT_PROTOCOL, Protocol
 from massformer_jax.models.build import family_name, is_coordformer
 from massformer_jax.models.hub import HubName
 from massformer_jax.models.weights import Weights
@@ -116,7 +118,7 @@ def _scores(summary: Mapping[str, Any] | None) -> dict[str, float]:
 
 def _dataset(summary: Mapping[str, Any]) -> tuple[str, str]:
     """Returns the dataset and the split that an evaluation was made on, as people call them."""
-    dataset = summary.get("provenance", {}).get("dataset", {})
+    dataset = _mapping(_mapping(summary.get("provenance")).get("dataset"))
     if dataset.get("mass13k"):
         return "MaSS13K", str(dataset["mass13k"])
     return str(dataset.get("name") or "label maps"), str(dataset.get("split") or "all")
@@ -142,18 +144,36 @@ def _index(name: HubName, summary: Mapping[str, Any], scores: Mapping[str, float
 def _scores_text(summary: Mapping[str, Any] | None, scores: Mapping[str, float]) -> str:
     if not scores:
         return "## Scores\n\nNo evaluation came with these weights.\n"
-    facts = summary.get("provenance", {})
+    facts = _mapping(summary.get("provenance"))
+    told = _mapping(facts.get("dataset"))
     dataset, split = _dataset(summary)
-    images = facts.get("dataset", {}).get("images")
+    images, reason = told.get("images"), told.get("reason")
     whole = f"MaSS13K's {split}" if dataset == "MaSS13K" else f"`{split}` of {dataset}"
-    reason = facts.get("dataset", {}).get("reason")
     lines = "\n".join(f"| {key} | {100 * scores[key]:.2f} | {_SCORES[key]} |" for key in scores)
     return (
-        f"## Scores\n\nOf {whole}, {images} photographs, at their own resolution"
+        f"## Scores\n\nOf {whole}, {images} photographs, counted at their own resolution"
+        + _seen(summary.get("protocol"))
         + (f"; this is not a whole split of MaSS13K ({reason})" if reason else "")
         + f". Measured by massformer_jax {facts.get('version')} on {facts.get('date')}.\n\n"
         + f"| score | percent | what it is |\n|---|---|---|\n{lines}\n"
     )
+
+
+def _seen(protocol: Any) -> str:
+    """Returns how the network saw the photographs, as the end of a clause; "" if it is unknown."""
+    if not isinstance(protocol, Mapping):
+        return ""
+    try:
+        known = Protocol(**{**protocol, "scales": tuple(protocol["scales"])})
+    except (InputError, KeyError, TypeError):  # of another version, or damaged
+        return ""
+    how = "as they are" if known == DEFAULT_PROTOCOL else f"with {known.in_words()}"
+    return f"; the network saw them {how}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Returns what JSON holds if it is a mapping, else one without anything."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _usage(name: HubName) -> str:

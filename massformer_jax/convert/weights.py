@@ -14,7 +14,7 @@ import safetensors.numpy
 from massformer_jax.classes import class_names, class_palette
 from massformer_jax.convert.weights_file import WeightsFile
 from massformer_jax.errors import InputError
-from massformer_jax.files import sha256, write_atomically, written_atomically
+from massformer_jax.files import sha256, write_atomically
 from massformer_jax.models.build import (
     ARCHITECTURES,
     abstract_encoder,
@@ -193,10 +193,11 @@ def write_safetensors(weights: Weights, path: str | os.PathLike) -> None:
         "palette": weights.palette,
         "pictures": weights.pictures,
     }
-    with written_atomically(path) as part:
-        safetensors.numpy.save_file(
-            to_torch(weights), part, {"format": "pt", "massformer": json.dumps(meta)}
-        )
+    # Not `save_file`, whose files nobody but their owner may read, and whose errors are no OSError.
+    data = safetensors.numpy.save(
+        to_torch(weights), {"format": "pt", "massformer": json.dumps(meta)}
+    )
+    write_atomically(path, data)
 
 
 def write_exchanged(weights: Weights, folder: pathlib.Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,8 +107,9 @@ def evaluate(
     maps go into `predictions/`, which `massformer_jax.evaluate_files` reads.
 
     While the devices compute, the host reads the next photographs, fetches the counts of those
-    before, and writes files. With several processes, each passes its own share of the examples;
-    the counts of all are pooled, and the first process writes.
+    before, and writes files. With several processes, each passes its own share of the examples,
+    and writes the label maps of these; the counts of all are pooled, and the first process writes
+    everything else.
 
     Args:
         evaluate_batch: what `evaluation_function` returned for this mesh and protocol.
@@ -134,7 +135,8 @@ def evaluate(
         for each record that was left out, and `provenance`.
 
     Raises:
-        InputError: no photograph is left, in any process.
+        InputError: no photograph is left, in any process; or label maps of two would have the same
+            name, as photographs of two splits may.
     """
 
     def start(batch):
@@ -144,7 +146,9 @@ def evaluate(
     names, sizes, pool = [], [], zero_counts(len(classes))
     palette = tuple(palette) or class_palette(len(classes))
     gallery = Gallery(len(classes), BOUNDARY_RATIO, palette)
-    batches = batches_by_size(examples, sharding.photographs_at_once(mesh), protocol)
+    batches = batches_by_size(
+        _of_other_names(examples), sharding.photographs_at_once(mesh), protocol
+    )
     with Writer() as writer, EvaluationProgress(total, shown=first_process) as progress:
         photographs = PhotographFiles(
             writer,
@@ -162,6 +166,7 @@ def evaluate(
             progress.update(batch.count, mean_iou(pool))
             photographs.write(batch.examples, predictions, gallery.choose(names, pool))
     names, pool = pool_processes(names, pool)
+    check_names(names)  # each process has seen its own share alone
     sizes = [tuple(size) for size in _of_all_processes(sizes)]
     skipped = _of_all_processes(bad_records.messages if bad_records else [])
     if not names:
@@ -181,6 +186,31 @@ def evaluate(
     if first_process:
         write_results(output, summary, drawn, protocol=protocol)
     return summary
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Checks that no two label maps have the same name: one would be lost in silence.
+
+    Raises:
+        InputError: two have; names the first.
+    """
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InputError(
+            f"{twice} is the label map of two photographs; evaluate one split at a time, or give "
+            "the photographs different names and build the dataset again"
+        )
+
+
+def _of_other_names(examples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the examples; raises InputError at the first whose label map has an earlier name."""
+    seen = set()
+    for example in examples:
+        name = mask_name(example)
+        if name in seen:
+            check_names([name, name])
+        seen.add(name)
+        yield example
 
 
 def pool_processes(names: list[str], pool: Counts) -> tuple[list[str], Counts]:

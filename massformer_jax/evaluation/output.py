@@ -136,7 +136,7 @@ def draw_comparison(
 ) -> None:
     """Writes the photograph, the truth and the prediction side by side, as one PNG."""
     factor = min(1.0, PICTURE_HEIGHT / labels.shape[0])
-    size = tuple(round(side * factor) for side in labels.shape[::-1])
+    size = tuple(max(1, round(side * factor)) for side in labels.shape[::-1])
     image = cv2.resize(example["image"], size, interpolation=cv2.INTER_AREA)
     truth, prediction = (
         cv2.resize(x, size, interpolation=cv2.INTER_NEAREST) for x in (example["label"], labels)

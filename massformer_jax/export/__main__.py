@@ -16,7 +16,7 @@ from typing import Literal
 
 from massformer_jax import command
 from massformer_jax.errors import InputError
-from massformer_jax.files import check_local
+from massformer_jax.files import check_local, check_new
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def _export(args: argparse.Namespace) -> None:
     )
     check_local(args.output)
     output = pathlib.Path(args.output).absolute()
-    folder.check_new(output)
+    check_new(output)
     check_libraries(form)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     weights = load_weights(args.checkpoint, device, step=args.step)

@@ -7,28 +7,15 @@ from typing import Any
 import safetensors.numpy
 
 import massformer_jax
-from massformer_jax.errors import InputError
 from massformer_jax.export.facts import tensor
 from massformer_jax.export.family import family_of
 from massformer_jax.export.form import Exported, Form
-from massformer_jax.files import folder_written_atomically, sha256
+from massformer_jax.files import check_new, folder_written_atomically, sha256
 from massformer_jax.models.weights import Weights
 
 WEIGHTS, FACTS = "weights.safetensors", "export.json"
 # A page that runs the program in a browser; it works in every folder of a program of ONNX.
 _PAGE = pathlib.Path(__file__).with_name("page")
-
-
-def check_new(folder: pathlib.Path) -> None:
-    """Checks that a folder can be written without anything being written over.
-
-    Raises:
-        InputError: there is something.
-    """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder} is no folder; name a new one")
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds files already; name a new folder")
 
 
 def write(folder: pathlib.Path, weights: Weights, form: Form, exported: Exported) -> None:

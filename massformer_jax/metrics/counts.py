@@ -22,6 +22,8 @@ from massformer_jax.ops.boundaries import boundary, class_bits, contours, spread
 BOUNDARY_RATIO = 0.001
 # Distances by which a contour may be off, see `tolerance_pixels`.
 TOLERANCES = (0.0075, 0.001, 1.0)
+# So many are counted at once: of a pixel's byte, two bits are its boundary and its contour.
+MOST_TOLERANCES = 6
 
 _TILE = 1120  # pixels along each side at most, unless the margins are wider
 _ROWS_PER_BYTE = 8
@@ -96,13 +98,18 @@ def image_counts(
         num_classes: number of classes k.
         boundary_ratio: width of the boundaries as a share of the diagonal: 0.001 as in the released
             evaluator, 0.02 as in the paper of Boundary IoU.
-        tolerances: distances by which contours may be off, at most six, each a share of the
-            diagonal (below 1) or a number of pixels. The widest takes most of the time; without
-            any, no contour is matched.
+        tolerances: distances by which contours may be off, at most `MOST_TOLERANCES`, each a share
+            of the diagonal (below 1) or a number of pixels. The widest takes most of the time;
+            without any, no contour is matched.
 
     Returns:
         int32 counts, for images below 2^31 pixels.
+
+    Raises:
+        ValueError: there are too many tolerances.
     """
+    if len(tolerances) > MOST_TOLERANCES:
+        raise ValueError(f"{len(tolerances)} tolerances; {MOST_TOLERANCES} can be counted at once")
     size = label.shape
     radius = boundary_radius(*size, boundary_ratio)
     distances = [tolerance_pixels(*size, tolerance) for tolerance in tolerances]

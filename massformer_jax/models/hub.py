@@ -58,7 +58,7 @@ def parse_name(text: str | os.PathLike) -> HubName:
     text = os.fspath(text)
     found = _NAME.fullmatch(text)
     if not found:
-        raise InputError(f"{text} is no name of the Hub; write {_FORM}, as text")
+        raise InputError(f"{text!r} is no name of the Hub; write {_FORM}, as text")
     repository, revision, path = found.group("repository", "revision", "path")
     owner = repository.split("/")[0]
     if owner in _OTHER_KINDS:

@@ -86,7 +86,8 @@ def comparison_page(
         (names[1], ("photo", "prediction_b")),
         (f"Errors of {names[1]}", ("photo", "errors_b")),
     )
-    chosen, colours = document.told_classes(first, measures), document.colours_of(first)
+    chosen = document.told_classes(first, measures, runs=2)
+    colours = document.colours_of(first)
     told = [classes[k] for k in chosen], [colours[k] for k in chosen]
     told_tables = [table[:, :, [0, *(1 + k for k in chosen)]] for table in both]
     sections = [

@@ -17,7 +17,7 @@ from massformer_jax.report.tables import swatch
 from massformer_jax.report.worst import WORST
 
 MOST_BYTES = 4_900_000  # size of a page at most, whatever it shows
-_MOST_SCORES = 400_000  # of images, by score and class: about half of what a page may have
+_MOST_SCORES = 400_000  # of images, by score and class: two thirds of what a page may have
 _MARGIN = 20_000  # bytes around the pictures that are not counted one by one
 _SCRIPTS = ("viewer.js", "page.js")
 
@@ -98,14 +98,19 @@ def in_percent(table: Float[np.ndarray, "n c k1"]) -> list[list[list[float | Non
     return [[[told(v) for v in row] for row in column] for column in table.swapaxes(0, 1).tolist()]
 
 
-def told_classes(summary: Mapping[str, Any], measures: Sequence[str]) -> list[int]:
+def told_classes(summary: Mapping[str, Any], measures: Sequence[str], *, runs: int) -> list[int]:
     """Returns the labels of the classes whose scores a page tells of each image, in order.
 
     They are all classes, unless these would take more than a page may have. Then they are those
     with the most pixels.
+
+    Args:
+        summary: an evaluation.
+        measures: names of the scores.
+        runs: number of evaluations whose scores the page tells.
     """
     count = len(summary["classes"])
-    room = _MOST_SCORES // max(1, len(summary["images"]) * len(measures)) - 1
+    room = _MOST_SCORES // max(1, runs * len(summary["images"]) * len(measures)) - 1
     if count <= room:
         return list(range(count))
     pixels = np.array(summary["confusion"], np.float64).sum(1)

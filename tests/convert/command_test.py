@@ -1,7 +1,9 @@
 """The command makes checkpoints that predict from files, and the same files again, bit for bit."""
 
+import contextlib
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ import safetensors.numpy
 from PIL import Image
 
 from massformer_jax.convert import __main__ as convert_command
-from massformer_jax.convert.weights import to_torch
+from massformer_jax.convert.weights import to_torch, write_exchanged
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.data.images import decode_mask
 from massformer_jax.inference.segmenter import Segmenter
@@ -154,6 +156,66 @@ def test_a_checkpoint_is_never_written_over(tmp_path, capsys):
     output = tmp_path / "ours" / "back.safetensors"
     for _ in range(2):
         assert run(capsys, "--to-torch", "--input", tmp_path / "ours", "--output", output)[0] == 0
+
+
+def test_exchanged_weights_are_never_written_over(tmp_path, capsys):
+    """They are in a .safetensors, as what is written."""
+    source = write(tmp_path / "in.safetensors", tiny_state())
+    assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0
+    exchanged = tmp_path / "exchanged"
+    exchanged.mkdir()
+    write_exchanged(load_weights(tmp_path / "ours", DEVICE), exchanged)
+    output = exchanged / "model.safetensors"
+    before = output.read_bytes()
+    status, printed = run(capsys, "--to-torch", "--input", exchanged, "--output", output)
+    assert status == 2 and "would be written over" in printed and printed.count("\n") == 1
+    assert output.read_bytes() == before
+
+
+@contextlib.contextmanager
+def small_disk():
+    """Lets files grow to a megabyte, as where the disk is full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_does_not_fit_is_one_line_and_leaves_nothing(tmp_path, capfd, caplog):
+    """With the same command once there is room, both files and folders are written."""
+    source, ours = write(tmp_path / "in.safetensors", tiny_state()), tmp_path / "ours"
+    back = tmp_path / "back.safetensors"
+    there = {source}
+    for argv in (
+        ("--input", source, "--output", ours),
+        ("--to-torch", "--input", ours, "--output", back),
+    ):
+        with small_disk():
+            status, printed = run(capfd, *argv)
+        assert status == 2 and printed.startswith("error: ") and printed.count("\n") == 1, printed
+        assert "File too large" in printed and set(tmp_path.iterdir()) == there
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        status, printed = run(capfd, *argv)
+        assert status == 0, printed
+        there.add(argv[-1])
+    umask = os.umask(0)
+    os.umask(umask)
+    assert back.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert_equal(safetensors.numpy.load_file(back), tiny_state())
+
+
+@pytest.mark.parametrize("flags", [(), ("--to-torch",)])
+def test_what_cannot_be_written_is_one_line(flags, tmp_path, capsys):
+    source = write(tmp_path / "in.safetensors", tiny_state())
+    if flags:
+        assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0
+        source = tmp_path / "ours"
+    argv = (*flags, "--input", source, "--output", "/proc/nothing.safetensors")
+    status, printed = run(capsys, *argv)
+    assert status == 2 and printed.startswith("error: /proc/"), printed
+    assert printed.count("\n") == 1
 
 
 def test_an_output_that_exists_is_left_alone(tmp_path, capsys):

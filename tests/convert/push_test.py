@@ -1,5 +1,6 @@
 """Weights are pushed to a Hub with their card, and the names read what was pushed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,11 +18,13 @@ from huggingface_hub import ModelCard, constants
 from massformer_jax.convert import __main__ as convert_command
 from massformer_jax.convert.weights import to_torch, write_exchanged
 from massformer_jax.errors import InputError
+from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.models.exchange import read_exchanged
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.training.initial import read_initial
-from tests.helpers import release
+from tests.helpers import release, tiny_coordformer
 from tests.helpers.fake_hub import TOKEN, fake_hub
 from tests.helpers.tiny_weights import TINY, tiny_state, tiny_train_state, write
 
@@ -209,7 +212,9 @@ def test_nothing_is_pushed_if_something_is_wrong(hub, run, tmp_path, capsys, mon
     assert "--to-torch" in refused(capsys, "--input", run, "--to-torch", *push)
     assert "is of what is pushed" in refused(capsys, "--input", run, *push[2:])
     assert "--output is missing" in refused(capsys, "--input", run)
-    assert "no name of the Hub" in refused(capsys, "--input", run, "--push", "me", *push[2:])
+    for name in ("me", ""):
+        command = ("--input", run, "--push", name, *push[2:], "--output", tmp_path / "kept")
+        assert f"{name!r} is no name of the Hub" in refused(capsys, *command)
     assert "--key is of files" in refused(capsys, "--input", run, *push, "--key", "a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -225,22 +230,27 @@ def test_nothing_is_pushed_if_something_is_wrong(hub, run, tmp_path, capsys, mon
     assert "an encoder alone" in refused(capsys, "--input", path, *push)
     assert not hub.repositories and not hub.requests
     monkeypatch.setenv("HF_TOKEN", "hf_of_someone_else")
-    assert "cannot be uploaded" in refused(capsys, "--input", run, *push)
-    assert not hub.repositories
+    kept = ("--output", tmp_path / "kept")
+    assert "cannot be uploaded" in refused(capsys, "--input", run, *push, *kept)
+    assert not hub.repositories and not (tmp_path / "kept").exists()
 
 
 def test_what_is_pushed_is_kept_where_output_says(hub, run, tmp_path, capsys):
-    kept = tmp_path / "kept"
-    status, printed = convert(
-        capsys, "--input", run, "--push", NAME, "--license", "mit", "--output", kept
-    )
+    kept, before = tmp_path / "kept", os.umask(0o027)
+    try:
+        status, printed = convert(
+            capsys, "--input", run, "--push", NAME, "--license", "mit", "--output", kept
+        )
+    finally:
+        os.umask(before)
     assert status == 0, printed
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == files(hub)
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o640}
     assert load_weights(kept, DEVICE).pictures == (30, 40)
 
 
-def evaluation(step: int) -> dict:
-    """A `metrics.json` of two classes, as small as it is accepted."""
+def evaluation(step: int | None, **protocol) -> dict:
+    """A `metrics.json` of two classes, as small as it is accepted; of no step, of no origin."""
     by_class = ("IoU", "Acc", "Dice", "Fscore", "Precision", "Recall", "BIoU", "BF1@0.75%")
     return {
         "classes": ["a|b", "c"],
@@ -252,7 +262,10 @@ def evaluation(step: int) -> dict:
         "aAcc": 0.75,
         **{name: [0.5, None] for name in by_class},
         **{f"m{name}": 0.5 for name in by_class},
-        "provenance": {
+        "protocol": dataclasses.asdict(Protocol(**protocol)),
+        "provenance": step
+        if step is None
+        else {
             "step": step,
             "date": "2026-11-27",
             "version": "0.1.0",
@@ -270,11 +283,19 @@ def evaluation(step: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("step", [0, 9])
-def test_the_card_tells_what_is_known(hub, run, capsys, step):
+@pytest.mark.parametrize(
+    ("step", "protocol", "seen"),
+    [
+        (0, {}, "them as they are"),
+        (0, {"resolution": "release", "scales": (0.5, 1.0)}, "them with resolution='release', sc"),
+        (9, {}, ""),
+        (None, {}, ""),
+    ],
+)
+def test_the_card_tells_what_is_known(hub, run, capsys, step, protocol, seen):
     """The library accepts it; scores are of these weights, and no path of the disk is told."""
     (run / "eval").mkdir()
-    (run / "eval" / "metrics.json").write_text(json.dumps(evaluation(step)))
+    (run / "eval" / "metrics.json").write_text(json.dumps(evaluation(step, **protocol)))
     status, printed = convert(capsys, "--input", run, "--push", NAME, "--license", "cc-by-nc-4.0")
     assert status == 0, printed
     text = files(hub)["README.md"].decode()
@@ -290,6 +311,7 @@ def test_the_card_tells_what_is_known(hub, run, capsys, step):
         assert {r.dataset_split for r in card.data.eval_results} == {"validation"}
         assert "| mIoU | 50.00 |" in text and "8 photographs" in text
         assert "not a whole split of MaSS13K" in text
+        assert f"photographs, counted at their own resolution; the network saw {seen}" in text
     else:
         assert "tells no scores" in printed and "No evaluation came" in text
         assert card.data.eval_results is None
@@ -302,6 +324,17 @@ def exchanged(tmp_path, state):
     names = tuple(f"name {i}" for i in range(TINY["classes"]))
     write_exchanged(Weights(5, TINY, names, state.params, state.batch_stats), folder)
     return folder
+
+
+def test_a_coordformer_is_exchanged_too(tmp_path):
+    """Its architecture is nested, and tensors of its encoder have names of their own."""
+    weights = tiny_coordformer.tiny_weights()
+    write_exchanged(weights, tmp_path)
+    found = read_exchanged(tmp_path)
+    for field in ("step", "architecture", "classes", "palette", "pictures", "source"):
+        assert getattr(found, field) == getattr(weights, field), field
+    jax.tree.map(np.testing.assert_array_equal, found.params, weights.params)
+    jax.tree.map(np.testing.assert_array_equal, found.batch_stats, weights.batch_stats)
 
 
 def change(path, **facts):

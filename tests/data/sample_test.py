@@ -59,7 +59,7 @@ def test_an_occupied_folder_is_left_alone(tmp_path, capsys):
     (tmp_path / "out" / "mine.txt").write_text("kept")
     assert main(["--output", str(tmp_path / "out"), "--train", "1"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "out is not empty; remove it" in error
+    assert error.startswith("error: ") and "out holds files already" in error
     assert error.count("\n") == 1
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
 

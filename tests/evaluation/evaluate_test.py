@@ -170,6 +170,37 @@ def test_nothing_left_is_an_error_and_no_score(tmp_path, monkeypatch):
     assert not (tmp_path / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("shape", [(2000, 1), (1, 2000)])
+def test_the_thinnest_photographs_are_drawn(shape, tmp_path):
+    example = {
+        "image": np.zeros((*shape, 3), np.uint8),
+        "label": np.zeros(shape, np.uint8),
+        "file_name": "thin.jpg",
+    }
+    output.draw_comparison(tmp_path, example, example["label"], CLASSES, PALETTE)
+    with Image.open(tmp_path / "thin.png") as picture:
+        assert min(picture.size) > 0
+
+
+def test_two_photographs_of_one_name_are_refused_before_anything_is_lost(
+    examples, tmp_path, monkeypatch
+):
+    """As in two splits, where they also may differ in their suffix; no later one is read."""
+
+    def read():
+        yield from examples[:2]
+        yield {**examples[2], "file_name": "00001_photo.png"}
+        pytest.fail("too late")
+
+    settings = {"devices": 1, "protocol": Protocol(), "patch": monkeypatch}
+    with pytest.raises(InputError, match=r"^00001_photo\.png is the label map of two photographs"):
+        run(read(), tmp_path, **settings)
+    assert not (tmp_path / "metrics.json").exists()
+    # Where they are in shares of two processes, it is found when these are put together.
+    with pytest.raises(InputError, match=r"^b\.png is the label map of two"):
+        evaluate.check_names(["a.png", "b.png", "c.png", "b.png"])
+
+
 def test_the_next_batch_is_started_before_one_is_finished():
     happened = []
 

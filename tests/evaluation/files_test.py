@@ -158,6 +158,7 @@ def test_a_wrong_file_found_late_stops_the_counting(folders, capsys, monkeypatch
         (("--boundary-ratio", "nan"), "--boundary-ratio nan"),
         (("--tolerance", "-1"), "--tolerance -1"),
         (("--tolerance", "0.2"), "--tolerance 0.2"),
+        (("--tolerance", "3") * 7, "--tolerance is given 7 times; at most 6"),
         (("--boundary-ratio", "0.02", "--published", "val"), "leave --boundary-ratio out"),
         (("--labels", "nowhere"), "nowhere is no folder"),
     ],
@@ -246,6 +247,10 @@ def test_nothing_that_is_scored_is_written_over(folders, tmp_path, capsys, monke
         assert path.read_bytes() == before
     assert run(folders, "--output", str(tmp_path / "x"), "--report", str(tmp_path / "x")) == 2
     assert "are the same file" in capsys.readouterr().err
+    listed = tmp_path / "classes.json"
+    listed.write_text(json.dumps(CLASSES))
+    assert run(folders, "--classes", str(listed), option, str(listed)) == 2
+    assert f"{listed} is read and would be written over" in capsys.readouterr().err
 
 
 def test_a_folder_without_labels(tmp_path, capsys):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from massformer_jax.evaluation.batches import batches_by_size
 from massformer_jax.inference.protocol import DEFAULT_PROTOCOL
 from massformer_jax.metrics.counts import (
+    MOST_TOLERANCES,
     Counts,
     add_counts,
     boundary_radius,
@@ -119,6 +120,17 @@ def test_wider_boundaries_and_tolerances_equal_the_obvious_ones(ratio, tolerance
         counts = image_counts(prediction, label, boundary_ratio=ratio, tolerances=tolerances)
         expected = obvious_counts(prediction, label, 7, boundary_ratio=ratio, tolerances=tolerances)
         assert_equal(counts, expected)
+
+
+def test_as_many_tolerances_as_a_byte_has_room_for():
+    """Beside the bits of the boundary and of the contour; one more would never be matched."""
+    prediction, label = maps_of(2, (20, 30), 4)
+    most = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    assert len(most) == MOST_TOLERANCES
+    counts = image_counts(prediction, label, tolerances=most)
+    assert_equal(counts, obvious_counts(prediction, label, 7, tolerances=most))
+    with pytest.raises(ValueError, match="7 tolerances; 6 can be counted"):
+        image_counts(prediction, label, tolerances=(*most, 7.0))
 
 
 @pytest.mark.parametrize("shape", [(1300, 12), (12, 1300), (130, 125)])

@@ -1,6 +1,7 @@
 """The commands that write pages: what the pages show, and what is refused."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from massformer_jax import compare, evaluate_files
 from massformer_jax.data.images import encode_mask
 from massformer_jax.errors import InputError
-from massformer_jax.report import comparison, document
+from massformer_jax.report import comparison
 from tests.helpers.report_files import carried, write_runs
 
 
@@ -208,4 +209,21 @@ def test_masks_of_any_case_are_found(tmp_path, capsys):
         (tmp_path / folder / "x.PNG").write_bytes(encode_mask(np.eye(40, dtype=np.uint8)))
     assert score(tmp_path, "a", "--report", tmp_path / "r.html") == 0
     assert list(carried((tmp_path / "r.html").read_text())["pictures"]) == ["x.PNG"]
-    assert document.MOST_BYTES < 5_000_000
+
+
+def test_runs_whose_files_are_called_alike_are_called_as_their_folders(runs, tmp_path, capsys):
+    """Label maps of any case are found, as evaluate_files finds them."""
+    for run in ("a", "b"):
+        shutil.copytree(runs / run, tmp_path / run / "eval" / "predictions")
+        shutil.copy(runs / f"{run}.json", tmp_path / run / "eval" / "metrics.json")
+    shutil.copytree(runs / "labels", tmp_path / "labels")
+    folders = [tmp_path / "labels", *(tmp_path / run / "eval" / "predictions" for run in "ab")]
+    for folder in folders:
+        (folder / "1.png").rename(folder / "1.PNG")
+    output = tmp_path / "page.html"
+    argv = [*(tmp_path / run / "eval" / "metrics.json" for run in "ab"), "--output", output]
+    argv += ["--labels", folders[0], "--predictions", *folders[1:]]
+    assert compare.main(list(map(str, argv))) == 0, capsys.readouterr().err
+    data = carried(output.read_text())
+    assert data["runs"] == ["a", "b"] and set(data["pictures"]) == {"0", "1", "deep/2"}
+    assert compare._names("x/metrics.json", "x/metrics.json") == ("metrics", "metrics")

@@ -11,6 +11,7 @@ import numpy as np
 
 from massformer_jax.data.images import encode_mask
 from massformer_jax.data.sample.scenes import render_scene
+from massformer_jax.files import check_new
 
 # (height, width) of the scenes, in turn. All are padded to 512x768 or 768x512, so that few programs
 # are compiled.
@@ -29,12 +30,11 @@ def write_sample(output: str | os.PathLike, counts: dict[str, int], seed: int = 
         seed: decides every pixel.
 
     Raises:
-        FileExistsError: the folder holds something already.
+        InputError: the folder holds something already, or is none.
         OSError: the folder cannot be written.
     """
     output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty; remove it or name another folder")
+    check_new(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:

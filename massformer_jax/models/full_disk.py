@@ -7,26 +7,32 @@ import sys
 import warnings
 
 _LOGGERS = ("absl", "asyncio")  # of orbax and of the event loop in which it writes
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_MORE = (*_FULL, errno.EFBIG)  # a file may also be larger than the disk, or a limit, allows
 
 
 def is_full(error: BaseException | None) -> bool:
     """Tells whether an error comes from a disk that is full, or from a quota that is used up."""
+    return why_no_more(error) in map(os.strerror, _FULL)
+
+
+def why_no_more(error: BaseException | None) -> str:
+    """Returns the system's words if an error comes from a disk that takes no more, else ""."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if os.strerror(errno.ENOSPC) in str(error) or os.strerror(errno.EDQUOT) in str(error):
-            return True
+        for number in _NO_MORE:
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return os.strerror(number)
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def leave_it_to_the_command() -> None:
     """Keeps libraries from printing tracebacks of a full disk, some of which have 500 lines.
 
     The same error reaches whoever waits for the thread: the training loop waits for each state
-    before it writes the next one, and before it ends.
+    before it writes the next one, and before it ends; so does who saves weights alone.
     """
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_is_of_something_else)
@@ -43,7 +49,7 @@ _others = []  # the hook that was there before
 
 def _is_of_something_else(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not is_full(error) and not is_full(Exception(record.getMessage()))
+    return not why_no_more(error) and not why_no_more(Exception(record.getMessage()))
 
 
 def _hook(unraisable) -> None:

@@ -93,7 +93,7 @@ def test_some_of():
 
 
 def test_a_folder_that_is_replaced_is_never_lost(tmp_path, monkeypatch):
-    """Not even if an interrupt comes when the old one is moved away and the new one is not there."""
+    """Not even by an interrupt when the old one is moved away and the new one is not there yet."""
     folder, rename, calls = tmp_path / "clip", pathlib.Path.rename, []
     folder.mkdir()
     (folder / "a").write_bytes(b"older")

@@ -232,8 +232,8 @@ def written_atomically(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def folder_written_atomically(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields an empty folder to write to, beside the wanted one; renames it at the end.
 
-    It takes the place of an older folder. After an error the unfinished one is removed, and what
-    was at the wanted path stays. Folders around it are made if they are missing.
+    It takes the place of an older folder. After an error or an interrupt the unfinished one is
+    removed, and what was at the wanted path stays. Folders around it are made if they are missing.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("part", "old"))
@@ -244,6 +244,8 @@ def folder_written_atomically(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             folder.rename(old)
         part.rename(folder)
     finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from massformer_jax.files import (
     check_outputs,
     composed,
     files_below,
+    folder_written_atomically,
     pngs_below,
     some_of,
 )
@@ -114,3 +115,22 @@ def test_names_are_composed(tmp_path):
 def test_some_of():
     assert some_of(["a", "b"]) == "a, b"
     assert some_of(["a", "b", "c", "d"], most=2) == "a, b and 2 more"
+
+
+def test_a_folder_that_is_replaced_is_never_lost(tmp_path, monkeypatch):
+    """Not even by an interrupt when the old one is moved away and the new one is not there yet."""
+    folder, rename, calls = tmp_path / "clip", pathlib.Path.rename, []
+    folder.mkdir()
+    (folder / "a").write_bytes(b"older")
+
+    def interrupted(path, target):
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), folder_written_atomically(folder) as part:
+        (part / "a").write_bytes(b"newer")
+    assert [x.name for x in tmp_path.iterdir()] == ["clip"]
+    assert (folder / "a").read_bytes() == b"older"

@@ -10,6 +10,7 @@ from massformer_jax.output.prediction import Prediction
 
 # Of the format. Twice the photograph's pixels have to fit as well, which compress little.
 _MOST_PIXELS_ALONG_A_SIDE, _MOST_BYTES = 30_000, 2 * 10**9
+_MOST_LETTERS = 255  # of a layer's name
 
 
 def check_psd() -> None:
@@ -30,8 +31,9 @@ def layered_psd(prediction: Prediction, opacity: float) -> bytes:
     """Returns a PSD file whose layer masks are the alphas of the groups.
 
     The lowest layer is the photograph. Each layer above it is filled with the colour of its group,
-    has the group's name and its alpha as layer mask, and is hidden. So the file looks as the
-    photograph does, and a mask can be loaded, painted on, or dragged to another layer.
+    has the group's name (its first 255 letters) and its alpha as layer mask, and is hidden. So the
+    file looks as the photograph does, and a mask can be loaded, painted on, or dragged to another
+    layer.
 
     Args:
         prediction: of the photograph.
@@ -51,8 +53,10 @@ def layered_psd(prediction: Prediction, opacity: float) -> bytes:
     for group in prediction.groups:
         colour = tuple(int(value) for value in prediction.palette[group.members[0]])
         layer = document.create_pixel_layer(
-            Image.new("RGB", (w, h), colour), name=group.name, opacity=round(255 * opacity)
+            Image.new("RGB", (w, h), colour), name="group", opacity=round(255 * opacity)
         )
+        # Names that are set later are written in Unicode, too; those above in Mac Roman alone.
+        layer.name = group.name[:_MOST_LETTERS]
         layer.create_mask(Image.fromarray(eight_bits(prediction.alphas[group.name])))
         layer.visible = False
     buffer = io.BytesIO()

@@ -25,6 +25,10 @@ _MATROSKA, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _UNTOLD, _BT709 = 2, 1
 _HD_ROWS = 720  # from here on, a clip that tells no colours has those of high definition
 
+# Times that fall back by more seconds than this have started again, as where files were joined.
+# Those of damaged packets fall back by less, most often.
+STARTED_AGAIN = Fraction(1, 2)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
@@ -54,6 +58,8 @@ class Clip:
         aspect: width of a pixel by its height, upright or not; 1 if it does not tell.
         turned: whether its rows become columns when it is turned upright; known at its first frame.
         damage: after the last frame: what is wrong with the rest of the clip, or None.
+        shifts: for each time that its times have started again, up to the last frame: by how many
+            seconds they are shifted from there on, so that they go on.
     """
 
     path: pathlib.Path
@@ -63,6 +69,7 @@ class Clip:
     aspect: Fraction
     turned: bool = False
     damage: str | None = None
+    shifts: list[Fraction] = dataclasses.field(default_factory=list)
     _container: "av.container.InputContainer | None" = None
     _stream: "av.VideoStream | None" = None
 
@@ -74,7 +81,7 @@ class Clip:
         Raises:
             InputError: a frame has more pixels than are read.
         """
-        last, size = None, None
+        last, size, shift = None, None, 0
         step = max(1, round(1 / (self.rate * self.time_base)))
         for frame in self._decoded():
             _check_size(self.path, frame.width, frame.height)
@@ -83,7 +90,12 @@ class Clip:
                 self.damage = f"its size changes from {_by(size)} to {frame.width}x{frame.height}"
                 break
             # Streams without a container have no times, and damaged ones some that stand still.
-            pts = frame.pts if frame.pts is not None else (0 if last is None else last + step)
+            next_one = 0 if last is None else last + step
+            pts = next_one if frame.pts is None else frame.pts + shift
+            if last is not None and (last - pts) * self.time_base > STARTED_AGAIN:
+                shift += next_one - pts
+                self.shifts.append(shift * self.time_base)
+                pts = next_one
             last = pts if last is None else max(pts, last + 1)
             matrix = _display_matrix(frame)
             self.turned = bool(matrix[0, 1])
@@ -96,9 +108,14 @@ class Clip:
         import av
 
         seen, whole = 0, True
+        # The header of an AVI counts steps of time, of which some have no frame.
+        counts_steps = self._container.format.name == "avi"
         try:
             for packet in self._container.demux(self._stream):
-                seen += packet.size > 0
+                if not counts_steps:
+                    seen += packet.size > 0
+                elif packet.dts is not None:
+                    seen = packet.dts + 1
                 whole = whole and not packet.is_corrupt
                 try:
                     frames = packet.decode()
@@ -123,8 +140,9 @@ def opened(path: pathlib.Path) -> Iterator[Clip]:
     """Opens a clip, and closes it at the end.
 
     Raises:
-        InputError: it may not be read, is no video that FFmpeg reads, holds sound alone, or has
-            more pixels than are read; or PyAV is missing.
+        InputError: it may not be read, is no video that FFmpeg reads, holds sound alone, or
+            pictures that FFmpeg has no decoder for, or has more pixels than are read; or PyAV is
+            missing.
     """
     av = check_av()
     with _container(path) as container:
@@ -133,7 +151,9 @@ def opened(path: pathlib.Path) -> Iterator[Clip]:
         streams = [s for s in container.streams.video if not s.disposition & cover]
         if not streams:
             raise InputError(f"{path} holds no video")
-        stream = streams[0]
+        stream = next((s for s in streams if s.codec_context is not None), None)
+        if stream is None:
+            raise InputError(f"{path}: there is no decoder for its pictures")
         _check_size(path, stream.width, stream.height)
         # With a thread for each frame, it would depend on their turns which damage is noticed.
         stream.thread_type = "SLICE"

@@ -12,7 +12,7 @@ from jaxtyping import UInt8, UInt16
 
 from massformer_jax.errors import InputError
 from massformer_jax.files import folder_written_atomically, written_atomically
-from massformer_jax.video.reading import Clip, Frame, opened_sound, reason
+from massformer_jax.video.reading import STARTED_AGAIN, Clip, Frame, opened_sound, reason
 
 if TYPE_CHECKING:
     import av
@@ -72,7 +72,7 @@ def video(
             nonlocal stream, tracks
             if stream is None:
                 stream = _stream(out, clip, pixels)
-                tracks = stack.enter_context(_Sound.of(clip.path, out, say)) if sound else None
+                tracks = stack.enter_context(_Sound.of(clip, out, say)) if sound else None
             out.mux(stream.encode(_picture(frame, pixels, clip.time_base)))
             if tracks:
                 tracks.copy(until=frame.pts * clip.time_base)
@@ -156,17 +156,50 @@ def _picture(frame: Frame, pixels: "Pixels", time_base: Fraction) -> "av.VideoFr
     return picture
 
 
+class _Track:
+    """One stream of sound that is copied.
+
+    Attributes:
+        target: the stream of the other file.
+        read: the time of the packet that was read last, in seconds, as the clip has it.
+        written: the time of the packet that was written last, in seconds.
+        restarts: how often the times of the clip have started again.
+    """
+
+    def __init__(self, target: "av.AudioStream"):
+        self.target = target
+        self.read: Fraction | None = None
+        self.written: Fraction | None = None
+        self.restarts = 0
+
+    def note(self, packet: "av.Packet") -> None:
+        """Notes the time of a packet that was read."""
+        time = packet.dts * packet.time_base
+        self.restarts += self.read is not None and self.read - time > STARTED_AGAIN
+        self.read = time
+
+
 class _Sound:
     """The sound of a clip, which is copied between the pictures of another file.
 
     Args:
         source: the clip, opened for this alone.
+        clip: the clip, opened for its pictures, whose times tell how those of sound are shifted.
         targets: the streams of the other file, by the numbers of the clip's.
         out: the other file.
+        say: is told a line if a part of the sound is left out.
     """
 
-    def __init__(self, source, targets: dict, out: "av.container.OutputContainer"):
-        self._targets, self._out = targets, out
+    def __init__(
+        self,
+        source: "av.container.InputContainer",
+        clip: Clip,
+        targets: dict,
+        out: "av.container.OutputContainer",
+        say: Callable[[str], None],
+    ):
+        self._clip, self._out, self._say = clip, out, say
+        self._tracks = {index: _Track(target) for index, target in targets.items()}
         streams = [source.streams[index] for index in targets]
         self._packets = source.demux(streams) if streams else iter(())
         self._next = None
@@ -175,22 +208,26 @@ class _Sound:
     @contextlib.contextmanager
     def of(
         cls,
-        path: pathlib.Path,
+        clip: Clip,
         out: "av.container.OutputContainer",
         say: Callable[[str], None],
     ) -> Iterator["_Sound"]:
         """Opens the clip once more, and adds its streams of sound to the other file."""
         import av
 
-        with opened_sound(path) as source:
+        with opened_sound(clip.path) as source:
             targets = {}
             for stream in source.streams.audio:
-                name = stream.codec_context.name
+                known = stream.codec_context is not None
+                name = stream.codec_context.name if known else "of an unknown kind"
                 try:
-                    targets[stream.index] = out.add_stream_from_template(stream)
+                    if known:
+                        targets[stream.index] = out.add_stream_from_template(stream)
+                        continue
                 except (ValueError, av.error.FFmpegError):
-                    say(f"{path}: its sound ({name}) does not fit into an overlay; left out")
-            yield cls(source, targets, out)
+                    pass
+                say(f"{clip.path}: its sound ({name}) does not fit into an overlay; left out")
+            yield cls(source, clip, targets, out, say)
 
     def copy(self, until: Fraction | None) -> None:
         """Copies the packets up to a time in seconds, or all that are left."""
@@ -198,15 +235,41 @@ class _Sound:
 
         try:
             while True:
-                self._next = self._next or next(self._packets, None)
-                packet = self._next
-                if packet is None:
-                    return
-                if packet.dts is not None:  # the last, empty one has no time
-                    if until is not None and packet.dts * packet.time_base > until:
+                if self._next is None:
+                    self._next = next(self._packets, None)
+                    if self._next is None:
                         return
-                    packet.stream = self._targets[packet.stream.index]
-                    self._out.mux(packet)
+                    if self._next.dts is None:  # the last, empty one has no time
+                        self._next = None
+                        continue
+                    self._tracks[self._next.stream.index].note(self._next)
+                packet, shifts = self._next, self._clip.shifts
+                track = self._tracks[packet.stream.index]
+                if track.restarts > len(shifts):
+                    if until is None:
+                        self._say(
+                            f"{self._clip.path}: the times of its sound start again where those of "
+                            "its pictures do not; the rest of the sound is left out"
+                        )
+                    return  # until the pictures have come to this place
+                shift = shifts[track.restarts - 1] if track.restarts else Fraction()
+                time = packet.dts * packet.time_base + shift
+                if until is not None and time > until:
+                    return
                 self._next = None
+                # Of two parts that were joined, the sound of the first may be longer than its
+                # pictures; then the second begins where it ends.
+                if not track.restarts or time > track.written:
+                    _shift(packet, shift)
+                    packet.stream, track.written = track.target, time
+                    self._out.mux(packet)
         except av.error.InvalidDataError:
             self._packets, self._next = iter(()), None  # damaged: what is before it is kept
+
+
+def _shift(packet: "av.Packet", seconds: Fraction) -> None:
+    """Moves the times of a packet."""
+    units = round(seconds / packet.time_base)
+    packet.dts += units
+    if packet.pts is not None:
+        packet.pts += units

@@ -32,6 +32,14 @@ def test_layers_have_the_alphas_as_masks():
         assert (np.asarray(layer.topil())[..., :3] == colour).all()
 
 
+def test_names_of_layers_in_any_letters_and_of_any_length():
+    """The format has room for 255 letters, of any script beside the older name in Mac Roman."""
+    groups = Group("небо+天空", (5, 1)), Group("a+" * 150, (3, 2))
+    document = PSDImage.open(io.BytesIO(layered_psd(random_prediction(groups), 0.5)))
+    names = [layer.name for layer in document]
+    assert names == ["photograph", "небо+天空", ("a+" * 150)[:255]]
+
+
 def test_a_viewer_that_knows_no_layers_shows_the_photograph():
     prediction = random_prediction()
     shown = Image.open(io.BytesIO(layered_psd(prediction, 0.5)))

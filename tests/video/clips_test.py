@@ -141,6 +141,16 @@ def test_what_cannot_be_read_does_not_stop_the_others(run, clip, tmp_path, conte
     assert run(tmp_path / "a.mp4")[0] == 2
 
 
+def test_pictures_without_a_decoder_do_not_stop_the_others(run, clip, tmp_path):
+    """As those of Blackmagic's cameras (braw)."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(clip.read_bytes().replace(b"avc1", b"braw").replace(b"avcC", b"xxxx"))
+    status, out, err = run(path, clip)
+    assert status == 1 and out.count("\n") == 1
+    assert err.splitlines()[0] == f"error: {path}: there is no decoder for its pictures"
+    assert written(tmp_path / "out") == ["clip_labels.mkv"]
+
+
 def test_a_clip_without_frames_is_an_error(run, clip, tmp_path):
     with av.open(str(clip)) as source, av.open(str(tmp_path / "a.mp4"), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])

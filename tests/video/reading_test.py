@@ -103,6 +103,32 @@ def test_a_variable_rate_is_kept(tmp_path):
     assert seconds(clip, frames) == [Fraction(time, 25) for time in times]
 
 
+@pytest.mark.parametrize("suffix", [".m2ts", ".mpg"])
+def test_times_that_start_again_go_on(tmp_path, suffix):
+    """As in files that were joined."""
+    codec = {".mpg": "mpeg1video"}.get(suffix, "libx264")
+    one = write_clip(tmp_path / f"a{suffix}", blocks(*SIZE, 25), codec=codec)
+    path = tmp_path / f"b{suffix}"
+    path.write_bytes(one.read_bytes() * 3)
+    clip, frames = read(path)
+    times = seconds(clip, frames)
+    assert len(times) == 75 and clip.shifts == [1, 2]
+    assert {b - a for a, b in itertools.pairwise(times)} == {Fraction(1, 25)}
+
+
+def test_an_avi_counts_times_without_frames(tmp_path):
+    times = [*range(20), *range(30, 50)]
+    path = write_clip(tmp_path / "a.avi", noise(40), codec="mpeg4", times=times)
+    clip, frames = read(path)
+    assert clip.damage is None and len(frames) == 40
+    assert seconds(clip, frames) == [Fraction(time, 25) for time in times]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 8 // 10])
+    clip, frames = read(path)
+    assert 20 < len(frames) < 40
+    assert clip.damage == f"it ends after {10 + len(frames)} of 50 frames"
+
+
 def noise(count):
     """Pictures that no codec makes small, so that cutting a file cuts frames."""
     return np.random.default_rng(0).integers(0, 255, (count, *SIZE, 3), np.uint8)

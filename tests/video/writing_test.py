@@ -130,6 +130,46 @@ def test_sound_that_does_not_fit_is_told(tmp_path):
     assert len(read_clip(tmp_path / "b.mkv")[0]) == 5
 
 
+def test_sound_without_a_decoder_is_told(tmp_path):
+    """Phones store a second track of sound, as Apple's spatial one (apac)."""
+    source = write_clip(tmp_path / "a.mov", blocks(48, 64, 5), sound="pcm_s16le")
+    content = source.read_bytes()
+    assert content.count(b"sowt") == 1
+    source.write_bytes(content.replace(b"sowt", b"apac"))
+    (said,) = rewritten(source, tmp_path / "b.mov", sound=True)
+    words = "its sound (of an unknown kind) does not fit into an overlay; left out"
+    assert said == f"{source}: {words}"
+    assert len(read_clip(tmp_path / "b.mov")[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound"), [(".m2ts", "libx264", "ac3"), (".mpg", "mpeg1video", "mp2")]
+)
+@pytest.mark.parametrize("seconds", [1.0, 1.5])
+def test_sound_whose_times_start_again_goes_on(tmp_path, suffix, codec, sound, seconds):
+    """Each part of it stays with its pictures, or begins after a part that is longer than these."""
+    one = tmp_path / f"a{suffix}"
+    write_clip(one, blocks(48, 64, 25), codec=codec, sound=sound, seconds=seconds)
+    source, target = tmp_path / f"b{suffix}", tmp_path / "c.mkv"
+    source.write_bytes(one.read_bytes() * 2)
+    assert rewritten(source, target, sound=True) == []
+    _, times = read_clip(target)
+    first, alone, found = times[0], sound_packets(one), sound_packets(target)
+    assert [x - first for x in times] == [Fraction(i, 25) for i in range(50)]
+    expected = [*alone, *((x, t + 1) for x, t in alone if t + 1 > alone[-1][1])]
+    assert [x for x, _ in found] == [x for x, _ in expected]
+    moved = [t - u for (_, t), (_, u) in zip(found, expected, strict=True)]
+    assert max(moved) - min(moved) <= 0.0011  # milliseconds in .mkv
+
+
+def test_sound_that_starts_again_alone_is_left_out_from_there(tmp_path, monkeypatch):
+    source = write_clip(tmp_path / "a.mkv", blocks(48, 64, 5), sound="flac")
+    monkeypatch.setattr(writing, "STARTED_AGAIN", -1)  # with its second packet
+    (said,) = rewritten(source, tmp_path / "b.mkv", sound=True)
+    assert said.startswith(f"{source}: the times of its sound start again where those of its pict")
+    assert sound_packets(tmp_path / "b.mkv") == sound_packets(source)[:1]
+
+
 def test_what_ffmpeg_cannot_write_is_one_clear_error(tmp_path):
     """Its muxer for .mov says that it takes Opus, and does not."""
     source = write_clip(tmp_path / "a.mkv", blocks(48, 64, 25), sound="libopus")

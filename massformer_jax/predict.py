@@ -140,7 +140,7 @@ def _predict(args: argparse.Namespace) -> int:
             path: [output / x for x in clips.clip_files(name, wanted, groups, frames=args.frames)]
             for path, name in clip_names.items()
         }
-        _check(output, files, names, [*names, *clip_names])
+        _check(output, files, names, [*names, *clip_names], skip_existing=args.skip_existing)
         clips.check_clips(of_clips, files, [*names, *clip_names], frames=args.frames)
         return outputs, of_clips
 
@@ -242,6 +242,7 @@ def _photographs(
     """Segments photographs and writes what is made of them; notes their sizes, returns failures."""
     from massformer_jax.data.ahead import map_ahead
     from massformer_jax.inference.parts import part_answers
+    from massformer_jax.inference.stream import TooLargeError
 
     def write(answer):
         """Writes what is made of one photograph, and tells at once, while others are computed."""
@@ -250,6 +251,8 @@ def _photographs(
             if error is None:
                 sizes.append(answer.image.shape[:2])
                 outputs.write(names[path], answer, segmenter.classes, segmenter.palette)
+        except TooLargeError as other:
+            error = other  # which gets its path with its advice
         except InputError as other:
             error = InputError(f"{path}: {other}")
         if error is None:
@@ -287,7 +290,9 @@ def _advised(path: pathlib.Path, error: Exception) -> Exception | str:
     """Returns an error, and if the memory does not suffice, which flag needs less of it."""
     from massformer_jax.inference.stream import TooLargeError
 
-    return f"{path}: {error}, with {error.flag}" if isinstance(error, TooLargeError) else error
+    if not isinstance(error, TooLargeError):
+        return error
+    return f"{path}: {error}" + (f", with {error.flag}" if error.flag else "")
 
 
 def _check(
@@ -295,15 +300,26 @@ def _check(
     files: Sequence[pathlib.Path],
     names: Names,
     inputs: Iterable[pathlib.Path],
+    *,
+    skip_existing: bool,
 ) -> None:
-    """Checks that nothing but older files of this command is written over.
+    """Checks that neither what is read is written over, nor what people may have made themselves.
+
+    That is a Photoshop file, unless it is left as it is, and what is no mask in the place of one.
+    Files of other formats are replaced.
 
     Raises:
-        InputError: what is read would be written over, or what is no mask is in the place of one.
+        InputError: something of the kind would be written over.
     """
     from massformer_jax.output.formats import FORMATS
 
     check_outputs(files, inputs)
+    for file in files:
+        if file.suffix == ".psd" and file.exists() and not skip_existing:
+            raise InputError(
+                f"{file} is there and may have been edited; move it, name another --output, or "
+                "pass --skip-existing"
+            )
     label_maps = {
         folder / file for name in names.values() for file in FORMATS["labels"].files(name, ())
     }

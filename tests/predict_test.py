@@ -21,7 +21,8 @@ from massformer_jax.errors import InputError
 from massformer_jax.inference import protocol
 from massformer_jax.inference.image_pixels import pixels_of
 from massformer_jax.inference.protocol import Protocol, network_size
-from massformer_jax.inference.segmenter import Segmenter, TooLargeError
+from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.inference.stream import TooLargeError
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.massformer import normalize
 from massformer_jax.models.weights import Weights, load_weights
@@ -114,6 +115,8 @@ def test_released_weights_give_the_released_label_map():
         ("release", (6000, 8000), (3072, 4096)),
         ("512x768", (1024, 1024), (512, 512)),
         ("512x768", (100, 300), (256, 768)),
+        ("release", (1, 9000), (1, 4096)),
+        ("release", (9000, 1), (4096, 1)),
     ],
 )
 def test_network_size(resolution, size, expected):
@@ -295,6 +298,21 @@ def test_older_masks_are_written_over(tmp_path, quick):
     command = ["--checkpoint", "x", "--output", str(tmp_path), str(tmp_path / "a.jpg")]
     assert predict.main(command) == predict.main(command) == 0
     assert (decode_mask(tmp_path / "a.png") == 3).all()
+
+
+def test_photoshop_files_that_people_may_have_edited_stay(tmp_path, quick, capsys):
+    photo, edited = tmp_path / "a.jpg", tmp_path / "out" / "a.psd"
+    cv2.imwrite(str(photo), photograph(40, 50))
+    edited.parent.mkdir()
+    edited.write_bytes(b"edited")
+    quick._scores = None  # nothing is computed
+    command = ["--checkpoint", "x", "--write", "psd", "--output", str(edited.parent), str(photo)]
+    assert predict.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {edited} is there and may have been edited")
+    assert error.count("\n") == 1
+    assert predict.main(["--skip-existing", *command]) == 0
+    assert edited.read_bytes() == b"edited"
 
 
 def test_photographs_of_other_sizes_than_the_weights_are_meant_for_are_counted(

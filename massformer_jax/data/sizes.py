@@ -14,4 +14,4 @@ def resized_size(height: int, width: int, *, long_edge: int, short_edge: int) ->
         short_edge: the largest length of the shorter side.
     """
     factor = min(long_edge / max(height, width), short_edge / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))

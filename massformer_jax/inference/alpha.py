@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from massformer_jax.compilation import announce
 from massformer_jax.errors import InputError
+from massformer_jax.inference.stream import Remedy
 from massformer_jax.models.massformer import STRIDE
 from massformer_jax.ops import matting
 from massformer_jax.ops.matting import BLOCK
@@ -54,6 +55,14 @@ _PURITIES = (8, 8, 4)
 # Of the pixels whose label agrees with all labels up to eight blocks away, this share is usual.
 _FAR = 4
 _USUAL = 0.95
+
+# What helps where the memory does not suffice: the size alone decides how much is needed.
+HALVED = Remedy("pass the photograph at half its size, or leave soft edges out", "")
+
+
+def soft_edges_of(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Returns what is computed of a photograph, for an error message."""
+    return "the soft edges of {} rows of {} pixels".format(*image.shape)
 
 
 def coverage(

@@ -14,6 +14,8 @@ from massformer_jax.inference import stream
 from massformer_jax.inference.image_pixels import pixels_of
 from massformer_jax.inference.segmenter import Segmenter
 
+_STRIP = 1 << 16  # pixels that are interpolated together, for each of which are up to 152 bytes
+
 
 class Rectangle(NamedTuple):
     """A rectangle of a photograph, as `Segmenter.region` takes it.
@@ -33,9 +35,13 @@ class Rectangle(NamedTuple):
             InputError: the rectangle is not in the photograph.
         """
         rows, columns = grid_in(self.box, self.step, image.shape[:2])
-        grid = np.stack(np.meshgrid(columns, rows), -1)
-        found = patches(image, grid.reshape(-1, 2), side=1)
-        return np.rint(found).astype(np.uint8).reshape(*grid.shape[:2], 3)
+        shown = np.empty((len(rows), len(columns), 3), np.uint8)
+        count = max(1, _STRIP // len(columns))
+        for first in range(0, len(rows), count):
+            strip = shown[first : first + count]
+            grid = np.stack(np.meshgrid(columns, rows[first : first + count]), -1)
+            strip[:] = np.rint(patches(image, grid.reshape(-1, 2), side=1)).reshape(strip.shape)
+        return shown
 
 
 class Click(NamedTuple):

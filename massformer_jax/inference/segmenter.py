@@ -1,10 +1,8 @@
 """A trained model that segments photographs: the interface from Python."""
 
-import contextlib
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +16,12 @@ from massformer_jax.data.coordinates import coordinates_in, grid_in
 from massformer_jax.errors import InputError
 from massformer_jax.inference import coordinates as at
 from massformer_jax.inference import stream
-from massformer_jax.inference.alpha import coverage
+from massformer_jax.inference.alpha import HALVED, coverage, soft_edges_of
 from massformer_jax.inference.coordinate_network import Asker
 from massformer_jax.inference.image_pixels import pixels_of
 from massformer_jax.inference.network import pad_to_stride
 from massformer_jax.inference.protocol import Protocol, network_size
-from massformer_jax.inference.stream import Answer, TooLargeError
+from massformer_jax.inference.stream import Answer, Remedy, lack_of_memory
 from massformer_jax.inference.views import label_function, score_function, show
 from massformer_jax.models import picture_size
 from massformer_jax.models.build import answers_at_coordinates, family_name, model_graph
@@ -31,9 +29,6 @@ from massformer_jax.models.massformer import STRIDE
 from massformer_jax.models.weights import Weights, load_weights
 from massformer_jax.ops.precision import computation
 from massformer_jax.parallel import sharding
-
-# What devices say: accelerators the first, CPUs the second, as an internal error.
-_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
 class Segmenter:
@@ -165,7 +160,9 @@ class Segmenter:
         """
         members = labels_of_union(classes, self.classes)
         pixels = pixels_of(image)
-        return coverage(self.scores(pixels), pixels, members)
+        scores = self.scores(pixels)
+        with lack_of_memory(soft_edges_of(pixels), HALVED):
+            return coverage(scores, pixels, members)
 
     def check_asked(self) -> None:
         """Checks that the network can be asked about coordinates.
@@ -301,7 +298,7 @@ class Segmenter:
         self, how, pixels: UInt8[np.ndarray, "h w 3"], *where, count: int, **settings
     ) -> np.ndarray:
         """Asks for so many coordinates, by one of the functions of `inference.coordinates`."""
-        with _lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
+        with lack_of_memory(self._what(pixels.shape[:2]), self._remedy):
             pixels = np.ascontiguousarray(pixels)  # at once, not again for each bucket
             bucket = self._asker.bucket(count)
             return how(self._asker.about(pixels), pixels, *where, **settings, bucket=bucket)
@@ -317,7 +314,7 @@ class Segmenter:
         """Gives photographs of one padded size to the device, and does not wait for its answer."""
         sizes = [image.shape[:2] for image in images]
         what = self._what(sizes[0])
-        with _lack_of_memory(what, self._remedy):
+        with lack_of_memory(what, self._remedy):
             # Padded and cropped here, all photographs of one padded size have one program.
             size = self._padded_size(images[0])
             if size:
@@ -332,19 +329,12 @@ class Segmenter:
         return f"{size[0]} rows of {size[1]} pixels in {how}"
 
     @property
-    def _remedy(self) -> "_Remedy":
+    def _remedy(self) -> Remedy:
         return _LESS_PRECISE if self._asker else _WINDOWS
 
 
-class _Remedy(NamedTuple):
-    """What to do where the memory does not suffice, and the flag that does it."""
-
-    advice: str
-    flag: str
-
-
-_WINDOWS = _Remedy("show smaller windows, for instance of 1024x1024", "--window")
-_LESS_PRECISE = _Remedy("compute in bfloat16", "--dtype")
+_WINDOWS = Remedy("show smaller windows, for instance of 1024x1024", "--window")
+_LESS_PRECISE = Remedy("compute in bfloat16", "--dtype")
 
 # By whether scores are asked for: what is made of logits, and its dtype.
 _ASKED = ((at.highest, np.uint8), (at.probabilities, np.float32))
@@ -356,27 +346,14 @@ class _Running(NamedTuple):
     answer: jax.Array | np.ndarray
     sizes: Sequence[tuple[int, int]]
     what: str
-    remedy: _Remedy
+    remedy: Remedy
 
 
 def _end(running: _Running) -> list[np.ndarray]:
     """Waits for an answer, and returns that of each photograph, which may be read-only."""
-    with _lack_of_memory(running.what, running.remedy):
+    with lack_of_memory(running.what, running.remedy):
         answers = np.asarray(running.answer)
     return [answer[:h, :w] for answer, (h, w) in zip(answers, running.sizes, strict=True)]
-
-
-@contextlib.contextmanager
-def _lack_of_memory(what: str, remedy: _Remedy) -> Iterator[None]:
-    """Raises TooLargeError if the memory does not suffice for the body."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
-            raise
-        raise TooLargeError(
-            f"{what} need more memory than there is; {remedy.advice}", remedy.flag
-        ) from error
 
 
 def _protocol(settings: dict[str, Any]) -> Protocol:

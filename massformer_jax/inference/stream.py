@@ -4,12 +4,15 @@ The device is given the next photographs before the answer of the last ones is t
 for nothing unless they cannot be read as fast as it computes.
 """
 
+import contextlib
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -23,18 +26,46 @@ _MOST_TOGETHER = 8
 _READERS = 8  # threads at most: each may hold a photograph, 38 MB at 12 megapixels
 _IN_FLIGHT = 2  # batches that have been given to the device and whose answers have not been taken
 
+# What devices say: accelerators the first, CPUs the second, as an internal error.
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+
 
 class TooLargeError(InputError):
     """The error of a photograph for which the memory does not suffice.
 
     Args:
         message: what it says.
-        flag: of commands, that needs less.
+        flag: of commands, that needs less; "" if none does.
     """
 
     def __init__(self, message: str, flag: str = "--window"):
         super().__init__(message)
         self.flag = flag
+
+
+class Remedy(NamedTuple):
+    """What to do where the memory does not suffice, and the flag that does it, or ""."""
+
+    advice: str
+    flag: str
+
+
+@contextlib.contextmanager
+def lack_of_memory(what: str, remedy: Remedy) -> Iterator[None]:
+    """Raises TooLargeError if the memory does not suffice for the body.
+
+    Args:
+        what: is computed, in words.
+        remedy: what the error advises.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise TooLargeError(
+            f"{what} need more memory than there is; {remedy.advice}", remedy.flag
+        ) from error
 
 
 class Answer(NamedTuple):

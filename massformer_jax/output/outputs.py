@@ -8,7 +8,7 @@ import numpy as np
 
 from massformer_jax.data.photographs import photograph_orientation
 from massformer_jax.files import write_atomically
-from massformer_jax.inference.stream import Answer
+from massformer_jax.inference.stream import Answer, lack_of_memory
 from massformer_jax.output.formats import FORMATS, Options, encode_all, files_of
 from massformer_jax.output.prediction import Group, Prediction
 
@@ -67,7 +67,7 @@ class Outputs:
             palette: their colours, RGB, uint8 [k, 3].
 
         Raises:
-            InputError: the photograph is too large for a format.
+            InputError: the photograph is too large for a format, or for the memory.
             OSError: the disk is full, or the folder may not be written to.
         """
         prediction = predicted(answer, classes, palette, self._groups, self._needs)
@@ -94,20 +94,24 @@ def predicted(
         palette: their colours, RGB, uint8 [k, 3].
         groups: of classes.
         needs: what else than labels: "probabilities", "alphas", "foregrounds".
+
+    Raises:
+        TooLargeError: the memory does not suffice for soft edges.
     """
     if not needs:
         return Prediction(answer.image, answer.answer, classes, palette, groups)
-    from massformer_jax.inference.alpha import coverage, foreground
+    from massformer_jax.inference.alpha import HALVED, coverage, foreground, soft_edges_of
 
     scores = answer.answer
     labels = scores.argmax(-1).astype(np.uint8)
     probabilities, alphas, foregrounds = None, {}, {}
     if "probabilities" in needs:
         probabilities = scores / np.maximum(scores.sum(-1, keepdims=True), 1e-12)
-    if needs & {"alphas", "foregrounds"}:
-        alphas = {x.name: coverage(scores, answer.image, x.members) for x in groups}
-    if "foregrounds" in needs:
-        foregrounds = {name: foreground(answer.image, alpha) for name, alpha in alphas.items()}
+    with lack_of_memory(soft_edges_of(answer.image), HALVED):
+        if needs & {"alphas", "foregrounds"}:
+            alphas = {x.name: coverage(scores, answer.image, x.members) for x in groups}
+        if "foregrounds" in needs:
+            foregrounds = {name: foreground(answer.image, alpha) for name, alpha in alphas.items()}
     return Prediction(
         answer.image, labels, classes, palette, groups, probabilities, alphas, foregrounds
     )

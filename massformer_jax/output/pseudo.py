@@ -15,7 +15,7 @@ import argparse
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from massformer_jax import command
@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="masks of a class, instead of a checkpoint; may be given for several classes",
     )
     parser.add_argument("--onto", type=pathlib.Path, help="folder of exact label maps")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="write over label maps of the output that are there, which people may have corrected",
+    )
     add_protocol(parser)
     parser.add_argument("images", nargs="*", metavar="IMAGE_OR_FOLDER", help="photographs")
     args = parser.parse_args(argv)
@@ -86,7 +91,11 @@ def _of_masks(args: argparse.Namespace) -> int:
     from massformer_jax.data.images import decode_mask
     from massformer_jax.output.pseudo_labels import encode_grey, pseudo_labels
 
-    folders = dict(_mask_folder(text) for text in args.masks)
+    folders = {}
+    for label, folder in map(_mask_folder, args.masks):
+        if label in folders:
+            raise InputError(f"--masks names {label} twice; put its masks into one folder")
+        folders[label] = folder
     masks = {label: pngs_below(folder) for label, folder in folders.items()}
     exact = pngs_below(args.onto)
     if not exact:
@@ -100,6 +109,7 @@ def _of_masks(args: argparse.Namespace) -> int:
     outputs = {name: args.output / name for name in exact}
     read = [path for found in (exact, *masks.values()) for path in found.values()]
     check_outputs(outputs.values(), read)
+    _check_free(outputs.values(), args)
     for name, path in exact.items():
         labels = decode_mask(path)
         there = [label for label in masks if name in masks[label]]
@@ -116,6 +126,12 @@ def _of_masks(args: argparse.Namespace) -> int:
                 f"{some_of(missing)}; say so with labels.unannotated"
             )
     return 0
+
+
+def _check_free(outputs: Iterable[pathlib.Path], args: argparse.Namespace) -> None:
+    """Raises InputError if label maps are there already and are not to be written over."""
+    if not args.overwrite and (there := next((x for x in outputs if x.exists()), None)):
+        raise InputError(f"{there} is there already; name another --output, or pass --overwrite")
 
 
 def _mask_folder(text: str) -> tuple[int, pathlib.Path]:
@@ -163,7 +179,9 @@ def _of_checkpoint(args: argparse.Namespace) -> int:
     for path, labels in exact.items():
         if not labels.is_file():
             raise InputError(f"{path}: there is no label map {labels}; see --onto")
-    check_outputs([args.output / name for name in names.values()], [*names, *exact.values()])
+    outputs = [args.output / name for name in names.values()]
+    check_outputs(outputs, [*names, *exact.values()])
+    _check_free(outputs, args)
     segmenter = Segmenter.load(
         args.checkpoint,
         step=args.step,
@@ -183,7 +201,12 @@ def _of_checkpoint(args: argparse.Namespace) -> int:
                 failures += 1
                 progress.failed(path, answer.error)
                 continue
-            scores, under = answer.answer, decode_mask(exact[path]) if exact else None
+            try:
+                scores, under = answer.answer, decode_mask(exact[path]) if exact else None
+            except InputError as error:
+                failures += 1
+                progress.failed(path, error)
+                continue
             if under is not None and under.shape != scores.shape[:2]:
                 failures += 1
                 progress.failed(path, f"{path}: {exact[path]} is of another size")
@@ -207,6 +230,8 @@ def _labels_of(text: str | None, segmenter: "Segmenter") -> Mapping[int, int]:
     for part in text.split(","):
         name, _, label = part.rpartition("=") if re.search(r"=\d+$", part) else (part, "", "")
         own = label_of(name.strip(), segmenter.classes)
+        if own in found:
+            raise InputError(f"--classes {text}: {name.strip()} is named twice")
         found[own] = int(label or own)
         if found[own] > 254:
             raise InputError(f"--classes {part}: labels are 0 to 254")

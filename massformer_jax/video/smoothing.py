@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from massformer_jax.errors import InputError
 from massformer_jax.inference.stream import Answer
 
 _MOST = 6.0  # frames that a mean is worth at most
@@ -32,6 +33,7 @@ _FLOW_SIDE = 1024  # pixels along the longer side of what the flow is computed f
 _ALWAYS, _TIMES_NOISE = 4.0, 2.5
 _MOST_NOISE = 12.0  # a median difference beyond this is no noise, but another scene
 _MOST_CHANNELS = 64  # OpenCV's arrays have at most 128
+_MOST_ALONG_A_SIDE = 32_766  # pixels that OpenCV's remap can move
 _NEW_SCENE = 0.6  # share of a frame that has to be new
 
 
@@ -46,7 +48,8 @@ class _Before(NamedTuple):
 def steadied(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Yields the answers of a sequence with steadied scores.
 
-    What has an error is passed on. Where the size changes, the scores begin anew.
+    What has an error is passed on. Where the size changes, the scores begin anew. Frames with a
+    side of more than 32,766 pixels have an error.
 
     Args:
         answers: frames in the order of time, whose answers are scores.
@@ -55,6 +58,11 @@ def steadied(answers: Iterable[Answer]) -> Iterator[Answer]:
     for answer in answers:
         if answer.error is not None:
             yield answer
+            continue
+        h, w = answer.image.shape[:2]
+        if max(h, w) > _MOST_ALONG_A_SIDE:
+            words = f"{answer.source}: {w}x{h} pixels are too long a side to be steadied"
+            yield answer._replace(answer=None, error=InputError(f"{words}; leave out --smooth"))
             continue
         before = _mixed(before, answer)
         yield answer._replace(answer=before.mean)

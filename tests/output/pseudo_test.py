@@ -48,7 +48,8 @@ def test_of_a_model(photographs, tmp_path):
     for name in ("a", "trip/b"):
         labels = decode_mask(output / f"{name}.png")
         assert (labels[:, :24] == RED).all() and (labels[:, 24:] == BLUE).all()
-    assert run("--checkpoint", "x", "--confidence", 0.999, "--output", output, photographs) == 0
+    arguments = ["--checkpoint", "x", "--confidence", 0.999, "--output", output, photographs]
+    assert run("--overwrite", *arguments) == 0
     assert (decode_mask(output / "a.png") == 255).all()
 
 
@@ -58,9 +59,36 @@ def test_of_some_classes_onto_exact_labels(photographs, tmp_path):
     assert run(*arguments, "--onto", exact, photographs) == 0
     labels = decode_mask(output / "trip" / "b.png")
     assert (labels[:, :24] == 7).all() and (labels[:, 24:] == 3).all()
-    assert run(*arguments, photographs) == 0
+    assert run("--overwrite", *arguments, photographs) == 0
     labels = decode_mask(output / "a.png")
     assert (labels[:, :24] == 7).all() and (labels[:, 24:] == 255).all()
+
+
+def test_one_damaged_label_map_does_not_stop_the_others(photographs, tmp_path, capsys):
+    output, exact = tmp_path / "out", tmp_path / "exact"
+    (exact / "a.png").write_bytes((exact / "a.png").read_bytes()[:40])
+    arguments = ["--checkpoint", "x", "--classes", "person=7", "--output", output]
+    assert run(*arguments, "--onto", exact, photographs) == 1
+    assert f"error: {exact / 'a.png'}" in capsys.readouterr().err
+    assert [path.name for path in output.rglob("*.png")] == ["b.png"]
+
+
+@pytest.mark.parametrize("of", ["model", "masks"])
+def test_label_maps_that_are_there_stay(photographs, tmp_path, capsys, of):
+    exact, masks, there = tmp_path / "exact", tmp_path / "masks", tmp_path / "out" / "a.png"
+    there.parent.mkdir()
+    there.write_bytes(b"corrected")
+    masks.mkdir()
+    arguments = {
+        "model": ["--checkpoint", "x", photographs],
+        "masks": ["--masks", f"7={masks}", "--onto", exact],
+    }
+    assert run(*arguments[of], "--output", there.parent) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {there} is there already") and error.count("\n") == 1
+    assert there.read_bytes() == b"corrected"
+    assert run(*arguments[of], "--output", there.parent, "--overwrite") == 0
+    assert there.read_bytes() != b"corrected"
 
 
 def test_of_masks(photographs, tmp_path, capsys):
@@ -92,6 +120,31 @@ def test_of_masks(photographs, tmp_path, capsys):
         (
             ["--checkpoint", "x", "--classes", "cat=7", "--output", "{0}/out", "{0}/photographs"],
             "there is no class 'cat'",
+        ),
+        (
+            [
+                "--checkpoint",
+                "x",
+                "--classes",
+                "sky=7,sky=8",
+                "--output",
+                "{0}/o",
+                "{0}/photographs",
+            ],
+            "sky is named twice",
+        ),
+        (
+            [
+                "--masks",
+                "7={0}",
+                "--masks",
+                "7={0}/exact",
+                "--onto",
+                "{0}/exact",
+                "--output",
+                "{0}/o",
+            ],
+            "--masks names 7 twice",
         ),
         (
             ["--checkpoint", "x", "--onto", "{0}/masks", "--output", "{0}/o", "{0}/photographs"],

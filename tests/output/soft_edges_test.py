@@ -3,13 +3,19 @@
 import pathlib
 
 import cv2
+import jax
 import numpy as np
+import pytest
 from PIL import Image
 
+from massformer_jax import predict
 from massformer_jax.classes import PALETTE
-from massformer_jax.inference.stream import Answer
+from massformer_jax.inference import alpha
+from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.inference.stream import Answer, TooLargeError
 from massformer_jax.output.formats import Options, parse_groups
 from massformer_jax.output.outputs import Outputs
+from tests.helpers.fake_segmenter import FakeSegmenter
 
 NAME = pathlib.PurePath("trip/a.png")
 
@@ -34,3 +40,37 @@ def test_soft_edges_and_labels_of_scores(tmp_path):
     assert ((alpha > 0) & (alpha < 255)).any()
     np.testing.assert_array_equal(cutout[..., 3], alpha)
     assert not Outputs(tmp_path, ("labels", "overlay"), groups, Options()).needs_scores
+
+
+@pytest.mark.parametrize("name", ["coverage", "foreground"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 GiB")]
+)
+def test_a_lack_of_memory_for_soft_edges_does_not_stop_the_others(
+    tmp_path, monkeypatch, capsys, name, error
+):
+    """In the threads that write; windows would not help, and are not advised."""
+    of_large, segmenter = getattr(alpha, f"_{name}"), FakeSegmenter()
+
+    def lacking(*arguments):
+        if arguments[0].shape[0] > 256:
+            raise error
+        return of_large(*arguments)
+
+    monkeypatch.setattr(alpha, f"_{name}", lacking)
+    monkeypatch.setattr(Segmenter, "load", lambda *_, **__: segmenter)
+    for stem, h in (("large", 600), ("small", 32)):
+        image = np.zeros((h, 48, 3), np.uint8)
+        image[:, :24, 0] = 200
+        Image.fromarray(image).save(tmp_path / f"{stem}.png")
+    output = tmp_path / "out"
+    flags = ["--checkpoint=x", "--write=cutout", "--classes=person", f"--output={output}"]
+    assert predict.main([*flags, str(tmp_path)]) == 1
+    told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error")]
+    words = "the soft edges of 600 rows of 48 pixels need more memory than there is; pass the"
+    assert len(told) == 1 and told[0].startswith(f"error: {tmp_path / 'large.png'}: {words}")
+    assert "--" not in told[0].partition("; ")[2]
+    assert [x.name for x in output.iterdir()] == ["small_person_cutout.png"]
+    if name == "coverage":
+        with pytest.raises(TooLargeError, match="the soft edges of 600 rows"):
+            segmenter.alpha(tmp_path / "large.png", "person")

@@ -17,7 +17,8 @@ from massformer_jax.classes import CLASSES
 from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.inference import progress
-from massformer_jax.inference.segmenter import Segmenter, TooLargeError
+from massformer_jax.inference.segmenter import Segmenter
+from massformer_jax.inference.stream import TooLargeError
 from massformer_jax.training.checkpoint import Checkpoints
 from massformer_jax.video import clips, reading, writing
 from tests.helpers.clips import blocks, read_clip, sound_packets, write_clip

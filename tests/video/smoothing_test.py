@@ -104,6 +104,15 @@ def test_any_size_and_number_of_classes(size, classes):
     assert found[1].answer.dtype == np.float32
 
 
+@pytest.mark.parametrize("size", [(33_000, 16), (16, 33_000)])
+def test_what_is_too_long_to_be_moved_is_one_clear_error(size):
+    far = Answer("far.png", np.zeros((*size, 3), np.uint8), np.zeros((*size, 2), np.float32))
+    found = list(steadied([far, *answers(moving(1), 0.0), far]))
+    assert [x.error is None for x in found] == [False, True, False]
+    assert "leave out --smooth" in str(found[0].error) and found[0].answer is None
+    assert str(found[0].error).startswith(f"far.png: {size[1]}x{size[0]} pixels")
+
+
 def test_large_frames_move_by_the_flow_of_smaller_ones():
     """The flow is computed from at most 1024 pixels, and has to be enlarged with its length."""
     far = texture(3, 800, 2400)

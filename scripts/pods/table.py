@@ -240,7 +240,7 @@ def _scaling(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if largest is None or largest["counted"] is None:
         return []
     rows = []
-    alone = estimate(largest, "v5e:1x1").apart
+    alone = estimate(largest, "v5e:1x1")
     for sides in (1, 2, 4, 8, 16):
         topology, chips = f"v5e:{sides}x{sides}", sides * sides
         record = records.get(f"train_v5e_{chips}") if chips > 1 else None
@@ -248,7 +248,8 @@ def _scaling(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = [f"{chips}", topology, "this slice" if record else "16x16"]
         cells += map(_milliseconds, times[2:])  # from the compiler's estimate to the latency
         cells += [_milliseconds(times.apart), f"{chips / times.apart:,.1f}"]
-        cells += [f"{100 * alone / times.apart:.1f} %", f"{100 * alone / times.together:.1f} %"]
+        shares = alone.apart / times.apart, alone.together / times.together
+        cells += [f"{100 * share:.1f} %" for share in shares]
         rows.append(cells)
     head = (
         "chips", "slice", "compiled for", "compiler (estimate)", "gathers (floor)",

@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder of the runs")
     parser.add_argument("--tables", action="store_true", help="print the tables of what is there")
     parser.add_argument("--steps", type=int, default=150, help="with the new classes")
-    parser.add_argument("--base-steps", type=int, default=300, help="with the seven classes alone")
+    parser.add_argument("--base-steps", type=int, default=400, help="with the seven classes alone")
     parser.add_argument("--scenes", type=int, default=48, help="to train on")
     parser.add_argument("--val", type=int, default=16, help="to evaluate on")
     parser.add_argument("--seeds", default=[0, 1, 2], type=lambda x: [*map(int, x.split(","))])
@@ -290,9 +290,7 @@ def main() -> None:
     parser.add_argument("--picture", type=pathlib.Path, help="write a picture of some scenes alone")
     args = parser.parse_args()
     if args.picture:
-        h, w, _ = (pixels := picture()).shape
-        small = cv2.resize(pixels, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(args.picture), small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+        cv2.imwrite(str(args.picture), picture()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
         return
     args.output.mkdir(parents=True, exist_ok=True)
     if not args.tables:

@@ -1,6 +1,6 @@
 """Compiles training and evaluation for whole TPU slices with the real compiler, without a TPU.
 
-    python -m scripts.pods train_v5e_256 evaluate_v5e_4    # some of PROGRAMS; training takes an hour
+    python -m scripts.pods train_v5e_256 evaluate_v5e_4    # of PROGRAMS; training takes an hour
     python -m scripts.pods.table                           # then writes the tables
 
 It needs a checkout, jax, flax, optax, numpy and libtpu. The result of a program is one JSON object

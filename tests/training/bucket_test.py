@@ -247,7 +247,7 @@ def test_weights_are_converted_into_the_bucket_and_back(bucket, tmp_path, capsys
     jax.tree.map(np.testing.assert_array_equal, here, there)
     assert len(Segmenter.load(str(folder)).classes) == 7
     assert convert.main([f"--input={released}", f"--output={folder}"]) == 2
-    assert f"--output {folder} exists" in capsys.readouterr().err
+    assert f"{folder} holds files already" in capsys.readouterr().err
     flip(arrays_of(folder / str(*steps_in(folder))))
     with pytest.raises(InputError, match=rf"{folder}/.* is damaged: .* is not what was written"):
         Segmenter.load(str(folder))

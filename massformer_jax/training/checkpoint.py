@@ -104,12 +104,11 @@ class Checkpoints:
 
         Release: mmengine, too, keeps the earlier of two that are equal.
         """
-        best = self.best_step()
-        # A run that was killed after this, before the evaluation was noted, comes here twice, with
-        # equal weights.
-        if best is not None and miou <= self._best.metrics(best)["mIoU"]:
+        step, best = int(state.step), self.best_step()
+        # A run that was killed after this, before the evaluation was noted, comes here twice with
+        # its best step; on accelerators its mIoU may then differ in the last digits.
+        if best is not None and (step == best or miou <= self._best.metrics(best)["mIoU"]):
             return
-        step = int(state.step)
         items = ocp.args.Composite(
             model=weights_item(*evaluated(state)),
             meta=ocp.args.JsonSave(_meta(self._architecture, self._pictures, self._classes)),

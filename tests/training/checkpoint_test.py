@@ -125,6 +125,7 @@ def test_weights_that_are_not_better_are_not_written(workdir, miou):
     with Checkpoints(workdir, TINY, every=2) as checkpoints:
         checkpoints.save_best(state_of(6), miou)
         assert checkpoints.best_step() == 4
+        checkpoints.save_best(state_of(4), 0.500001)  # evaluated again, after it was killed
         checkpoints.save_best(state_of(8), 0.6)
         assert checkpoints.best_step() == 8
 

@@ -12,7 +12,7 @@ import argparse
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from massformer_jax import command
@@ -73,11 +73,11 @@ def _compare(args: argparse.Namespace) -> None:
     check_comparable(first, second)
     pictures = {}
     if args.labels:
-        names = _label_maps(args.labels, changed_most(first, second))
+        folders = {folder: _found(folder) for folder in (args.labels, *args.predictions)}
+        names = _label_maps(folders[args.labels], changed_most(first, second))
         photographs = find_photographs(args.images, args.labels) if args.images else {}
         read = [*photographs.values()]
-        for folder in (args.labels, *args.predictions):
-            there = _found(folder)
+        for folder, there in folders.items():
             read += there.values()
             for name in names:
                 if name not in there:
@@ -99,9 +99,9 @@ def _compare(args: argparse.Namespace) -> None:
     print(f"wrote {args.output}")
 
 
-def _label_maps(folder: str, names: Sequence[str]) -> list[str]:
-    """Returns the names of images as the folder of label maps has them, with their suffixes."""
-    by_name = {_without_suffix(name): name for name in _found(folder)}
+def _label_maps(there: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Returns the names of images as those of the label maps are, with their suffixes."""
+    by_name = {_without_suffix(name): name for name in there}
     return [by_name.get(name, f"{name}.png") for name in names]
 
 

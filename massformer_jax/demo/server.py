@@ -303,7 +303,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send_soft(self, key: str, kind: str, members: list[int]) -> None:
         """Sends the alpha or the cutout of some classes of a photograph."""
         studio = self.server.studio
-        photograph = studio.photograph(key).name
+        original = studio.photograph(key).name
         alpha = studio.alpha(key, members)
         if kind == "alpha.png":
             data = grey_png(alpha, bits=16)
@@ -311,7 +311,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = cutout_png(studio.foreground(key, alpha), alpha)
         what = kind.removesuffix(".png")
         names = [studio.classes[label] for label in members]
-        self._send_download(data, downloads.file_name(photograph, what, names))
+        self._send_download(data, downloads.file_name(original, what, names))
 
     def _send_file(self, name: str) -> None:
         files = importlib.resources.files("massformer_jax.demo")

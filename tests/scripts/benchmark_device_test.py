@@ -243,8 +243,9 @@ def test_what_was_counted_is_found_for_the_same_device_alone():
     same = {key: record[key] for key in ("model", "size", "batch", "dtype")} | {"task": "inference"}
     found = counted(same, record["device"])
     assert 0.1 < found.core <= found.apart
+    assert found.core < counted(same | {"dtype": "float32"}, record["device"]).core
     assert counted(same, "TPU v6 lite, 1 device") is None
-    assert counted(same | {"dtype": "float32"}, record["device"]) is None
+    assert counted(same | {"batch": 3}, record["device"]) is None
 
 
 def test_tables():

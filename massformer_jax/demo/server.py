@@ -1,29 +1,24 @@
-"""The server of the page: what it answers, and whom it refuses."""
+"""The server of the page: its addresses, and what is done there."""
 
 import gzip
 import http.server
 import importlib.resources
-import ipaddress
-import json
 import socket
 import sys
 import threading
-import traceback
-import urllib.parse
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from massformer_jax.data.images import encode_mask
 from massformer_jax.data.photographs import READ, photograph_size, read_photograph
 from massformer_jax.demo import downloads
-from massformer_jax.demo.studio import FULL, Forgotten, NotYet, Studio
+from massformer_jax.demo.connection import Connection, Refused
+from massformer_jax.demo.studio import FULL, NotYet, Studio
 from massformer_jax.errors import InputError
 from massformer_jax.output.pictures import cutout_png, grey_png
 
 MOST_BYTES = 200_000_000  # of a file that is sent
 MOST_PIXELS = 100_000_000  # of a photograph
-_PIECE = 1 << 20  # bytes that are read at once
 
 _FILES = {
     "page.html": "text/html; charset=utf-8",
@@ -31,19 +26,6 @@ _FILES = {
     "page.js": "text/javascript; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
 }
-# A browser that is told this policy fetches nothing from anywhere else, and no other page may show
-# this one inside of itself.
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
-_JSON = "application/json"
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -95,96 +77,27 @@ class Server(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Refused(Exception):
-    """The error of a request that is answered by a status and one line."""
+class _Handler(Connection):
+    """The addresses of the page, and what is done there."""
 
-    def __init__(self, status: HTTPStatus, line: str):
-        super().__init__(line)
-        self.status = status
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    """The answers to the requests of one connection."""
-
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "massformer", ""
-    timeout = 60  # seconds without a byte until a connection is closed
     server: Server
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Prints nothing: the terminal is for errors."""
+    @property
+    def host(self) -> str:
+        """The name that the server was told to listen at."""
+        return self.server.host
 
     def do_GET(self) -> None:
         """Answers with a file of the page, or with what is known of a photograph."""
-        self._answer(self._get)
+        self.answer(self._get)
 
     def do_POST(self) -> None:
         """Takes a photograph."""
-        self._answer(self._post)
+        self.answer(self._post)
 
     def do_DELETE(self) -> None:
         """Forgets a photograph."""
-        self._answer(self._delete)
-
-    def _answer(self, work: Callable[[list[str], dict[str, str]], None]) -> None:
-        """Calls a function with the parts of the path and the query, or says what is wrong."""
-        try:
-            address = self._split(self.path)
-            query = dict(urllib.parse.parse_qsl(address.query))
-            self._check_sender()
-            work(urllib.parse.unquote(address.path).split("/")[1:], query)
-        except _Refused as error:
-            self._send_json({"error": str(error)}, error.status)
-        except Forgotten:
-            line = "This photograph is no longer kept; drop it again."
-            self._send_json({"error": line}, HTTPStatus.GONE)
-        except NotYet:
-            line = "Wait until all pixels of the photograph have been segmented."
-            self._send_json({"error": line}, HTTPStatus.CONFLICT)
-        except InputError as error:
-            self._send_json({"error": str(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
-        except MemoryError:
-            line = "There is not the memory for it."
-            self._send_json({"error": line}, HTTPStatus.INSUFFICIENT_STORAGE)
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
-            raise
-        except Exception:
-            traceback.print_exc()
-            line = "The program failed; its terminal shows where."
-            self._send_json({"error": line}, HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    def _check_sender(self) -> None:
-        """Refuses what other pages make a browser send.
-
-        A page may give its own name the address of this machine, and then read what this server
-        answers. The name stays in `Host`, so only addresses are accepted there, and names of this
-        machine. What a page sends without reading carries its `Origin`.
-        """
-        host = self.headers.get("Host", "")
-        name = self._split(f"//{host}").hostname or ""
-        origin = self.headers.get("Origin")
-        site = self.headers.get("Sec-Fetch-Site", "none")
-        if not (name in ("localhost", self.server.host.lower()) or _is_address(name)):
-            line = f"This machine is not known as {name!r} here; use its address."
-        elif origin not in (None, f"http://{host}") or site not in ("none", "same-origin"):
-            line = "Other pages may not use this one."
-        else:
-            return
-        self.close_connection = True
-        raise _Refused(HTTPStatus.FORBIDDEN, line)
-
-    def _split(self, address: str) -> urllib.parse.SplitResult:
-        """Returns the parts of an address that the request carries; raises _Refused if it is none.
-
-        A body that may follow is not read, so the connection ends.
-        """
-        try:
-            return urllib.parse.urlsplit(address)
-        except ValueError as error:
-            self.close_connection = True
-            line = f"{address!r} is no address."
-            raise _Refused(HTTPStatus.BAD_REQUEST, line) from error
+        self.answer(self._delete)
 
     def _get(self, path: list[str], query: dict[str, str]) -> None:
         studio = self.server.studio
@@ -194,14 +107,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             case [name] if name in _FILES:
                 self._send_file(name)
             case ["model"]:
-                self._send_json(self._model())
+                self.send_json(self._model())
             case ["photographs", key]:
-                self._send_json(studio.status(key))
+                self.send_json(studio.status(key))
             case ["photographs", key, "photograph.jpg"]:
                 level, images = query.get("level", FULL), studio.photograph(key).images
                 if level not in images:
-                    raise _Refused(HTTPStatus.NOT_FOUND, "There is no such level.")
-                self._send(downloads.shown_jpeg(images[level]), "image/jpeg")
+                    raise Refused(HTTPStatus.NOT_FOUND, "There is no such level.")
+                self.send(downloads.shown_jpeg(images[level]), "image/jpeg")
             case ["photographs", key, "labels"]:
                 labels = studio.photograph(key).labels
                 level = query.get("level", FULL)
@@ -210,24 +123,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 # Bytes, since what a browser makes of the colours of a PNG is its own affair.
                 packed = gzip.compress(labels[level].tobytes(), 1)
                 extra = {"Content-Encoding": "gzip", "X-Rows": str(len(labels[level]))}
-                self._send(packed, "application/octet-stream", extra=extra)
+                self.send(packed, "application/octet-stream", extra=extra)
             case ["photographs", key, "labels.png"]:
                 photograph = studio.photograph(key)
                 if FULL not in photograph.labels:
                     raise NotYet
                 data = encode_mask(photograph.labels[FULL], studio.palette)
-                self._send_download(data, downloads.file_name(photograph.name, "labels"))
+                self.send_download(data, downloads.file_name(photograph.name, "labels"))
             case ["photographs", key, "alpha.png" | "cutout.png" as kind]:
                 self._send_soft(key, kind, self._members(query))
             case _:
-                raise _Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
+                raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
 
     def _post(self, path: list[str], query: dict[str, str]) -> None:
         if path != ["photographs"]:
             self.close_connection = True
-            raise _Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
+            raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
         name = _printable(query.get("name", "")) or "photograph"
-        data = self._body()
+        data = self.body(MOST_BYTES)
         with self.server.decoding:
             h, w = photograph_size(data, name)
             if h * w > MOST_PIXELS:
@@ -240,42 +153,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         h, w = image.shape[:2]
         levels = list(reversed(self.server.studio.photograph(key).images))
         found = {"key": key, "name": name, "height": h, "width": w, "levels": levels}
-        self._send_json(found, HTTPStatus.CREATED)
+        self.send_json(found, HTTPStatus.CREATED)
 
     def _delete(self, path: list[str], query: dict[str, str]) -> None:
         if path[:-1] != ["photographs"]:
-            raise _Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
+            raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address.")
         self.server.studio.forget(path[-1])
-        self._send_json({})
-
-    def _body(self) -> bytes:
-        """Returns the file that the request carries.
-
-        Raises:
-            _Refused: it is empty, too large, of unknown length, or did not arrive completely.
-        """
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            self.close_connection = True
-            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "The request does not tell its length.")
-        left, pieces = int(length), []
-        large = left > MOST_BYTES
-        while left:
-            piece = self.rfile.read(min(left, _PIECE))
-            if not piece:
-                self.close_connection = True
-                raise _Refused(HTTPStatus.BAD_REQUEST, "The file did not arrive completely.")
-            left -= len(piece)
-            # What is too large is read and dropped: many clients read no answer before they have
-            # sent everything.
-            if not large:
-                pieces.append(piece)
-        if large:
-            line = f"The file has more than {MOST_BYTES / 1e6:.0f} MB; the page takes no more."
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, line)
-        if not pieces:
-            raise _Refused(HTTPStatus.BAD_REQUEST, "The file is empty.")
-        return b"".join(pieces)
+        self.send_json({})
 
     def _model(self) -> dict[str, Any]:
         studio = self.server.studio
@@ -297,7 +181,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             members = []
         if not members or not 0 <= members[0] <= members[-1] < count:
             line = f"Name classes by their numbers, from 0 to {count - 1}."
-            raise _Refused(HTTPStatus.BAD_REQUEST, line)
+            raise Refused(HTTPStatus.BAD_REQUEST, line)
         return members
 
     def _send_soft(self, key: str, kind: str, members: list[int]) -> None:
@@ -311,45 +195,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = cutout_png(studio.foreground(key, alpha), alpha)
         what = kind.removesuffix(".png")
         names = [studio.classes[label] for label in members]
-        self._send_download(data, downloads.file_name(original, what, names))
+        self.send_download(data, downloads.file_name(original, what, names))
 
     def _send_file(self, name: str) -> None:
         files = importlib.resources.files("massformer_jax.demo")
-        self._send(files.joinpath(name).read_bytes(), _FILES[name])
-
-    def _send_json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self._send(json.dumps(value).encode(), _JSON, status)
-
-    def _send_download(self, data: bytes, name: str) -> None:
-        quoted = urllib.parse.quote(name, safe="")
-        extra = {"Content-Disposition": f"attachment; filename*=UTF-8''{quoted}"}
-        self._send(data, "image/png", extra=extra)
-
-    def _send(
-        self,
-        data: bytes,
-        kind: str,
-        status: HTTPStatus = HTTPStatus.OK,
-        extra: dict[str, str] | None = None,
-    ) -> None:
-        self.send_response(status)
-        headers = {**_HEADERS, **(extra or {})}
-        headers |= {"Content-Type": kind, "Content-Length": str(len(data))}
-        if self.close_connection:
-            headers["Connection"] = "close"
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def _is_address(name: str) -> bool:
-    """Tells whether a name is an IP address, which no other page can be called by."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        self.send(files.joinpath(name).read_bytes(), _FILES[name])
 
 
 def _printable(name: str) -> str:

@@ -59,7 +59,7 @@ class Client:
 
     def ask(self, method, path, body=None, **headers):
         """Returns status, headers and body of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.server_port, timeout=120)
         connection.request(
             method, path, body, {key.replace("_", "-"): text for key, text in headers.items()}
         )

@@ -1,8 +1,8 @@
 """A MaSSFormer as a program: from an image to an answer for each of its pixels.
 
-Of a fixed size it computes in the strips that inference has on CPUs, the smallest there are: so a
-program takes the memory that inference takes, and fits all platforms. Of any size, one of ONNX
-computes in a few equal strips, and one of StableHLO on whole maps.
+A program of StableHLO for a fixed size computes in the strips that inference has on CPUs, the
+smallest there are: so it takes the memory that inference takes, and fits all platforms. For any
+size it computes on whole maps. A program of ONNX computes in a few equal strips.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from massformer_jax.export.form import Form, Part, Program
 from massformer_jax.inference import network
 from massformer_jax.models.massformer import STRIDE
 
-# Strips of an image of any size: 384 rows at half the size of 12 megapixels. More would save little
+# Strips of a program of ONNX: of 384 rows at half the size of 12 megapixels. More would save little
 # memory there, and cost time for small images, since each strip reads rows of its neighbours.
 STRIPS = 4
 _FINISH = {"labels": network.highest, "scores": lambda scores: scores}
@@ -76,8 +76,6 @@ def _network(graph: nnx.GraphDef, form: Form) -> Callable[[Any, Any, jax.Array],
         return lambda *inputs: run(*inputs, form.sides)
 
     def strip_rows(height: int, width: int) -> int:
-        if form.sides:
-            return network.rows_of_strip(network.STRIP, width)
         return height // 2 // (STRIPS if form.format == "onnx" else 1)
 
     finish = _FINISH[form.answer]

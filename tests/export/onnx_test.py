@@ -14,7 +14,6 @@ from massformer_jax.export import program, traced
 from massformer_jax.export.__main__ import main
 from massformer_jax.export.form import Form
 from massformer_jax.export.onnx import walk
-from massformer_jax.inference import network
 from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.models.build import abstract_weights
 from massformer_jax.models.names import from_torch
@@ -27,9 +26,7 @@ ONNX = "--format", "onnx"
 
 
 @pytest.mark.parametrize("kind", ["labels", pytest.param("scores", marks=pytest.mark.slow)])
-def test_strips_answer_as_the_segmenter(kind, tmp_path, monkeypatch):
-    """In strips of 48 rows, of which the last overlaps the one before it."""
-    monkeypatch.setattr(network, "STRIP", 48 * 256)
+def test_strips_answer_as_the_segmenter(kind, tmp_path):
     folder = exported(tmp_path, "256x512", *ONNX, "--answer", kind)
     model = onnx.load(folder / "model.onnx")
     assert [node.op_type for node in model.graph.node].count("Loop") == 3

@@ -92,8 +92,9 @@ def test_the_folder_says_what_it_holds(tmp_path):
     model = onnx.load_from_string(data)
     assert [x.name for x in model.graph.input] == ["images"]
     assert [x.name for x in model.graph.output] == [facts["output"]["answer"]] == ["labels"]
-    used = [node.op_type for node in model.graph.node]
-    assert used.count("DeformConv") == 8
+    bodies = [x.g for node in model.graph.node for x in node.attribute if x.HasField("g")]
+    used = [node.op_type for graph in (model.graph, *bodies) for node in graph.node]
+    assert used.count("DeformConv") == 8 and len(bodies) == 3  # the last two of them in a loop
     told = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert told == {key: facts[key] for key in ("classes", "palette", "stride")}
     # Of what all runtimes have: nothing of a runtime's own.

@@ -140,9 +140,11 @@ class Connection(http.server.BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def send_json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        """Sends a value as JSON."""
         self.send(json.dumps(value).encode(), "application/json", status)
 
     def send_download(self, data: bytes, name: str) -> None:
+        """Sends a PNG that the browser saves as a file of this name."""
         quoted = urllib.parse.quote(name, safe="")
         extra = {"Content-Disposition": f"attachment; filename*=UTF-8''{quoted}"}
         self.send(data, "image/png", extra=extra)
@@ -154,6 +156,14 @@ class Connection(http.server.BaseHTTPRequestHandler):
         status: HTTPStatus = HTTPStatus.OK,
         extra: dict[str, str] | None = None,
     ) -> None:
+        """Sends an answer.
+
+        Args:
+            data: its body.
+            kind: the type of the body, as in `Content-Type`.
+            status: of the answer.
+            extra: more headers.
+        """
         self.send_response(status)
         headers = {**_HEADERS, **(extra or {})}
         headers |= {"Content-Type": kind, "Content-Length": str(len(data))}

@@ -75,11 +75,8 @@ def _network(graph: nnx.GraphDef, form: Form) -> Callable[[Any, Any, jax.Array],
         run = _INFERENCE[form.answer](graph, dtype=form.dtype, strip_rows=rows)
         return lambda *inputs: run(*inputs, form.sides)
 
-    def strip_rows(height: int, width: int) -> int:
-        return height // 2 // (STRIPS if form.format == "onnx" else 1)
-
-    finish = _FINISH[form.answer]
-    return network.network_of_any_size(graph, finish, strip_rows, dtype=form.dtype)
+    strips = STRIPS if form.format == "onnx" else 1
+    return network.network_of_any_size(graph, _FINISH[form.answer], strips, dtype=form.dtype)
 
 
 def facts(

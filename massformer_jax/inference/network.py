@@ -123,7 +123,7 @@ def highest(scores: Float[Array, "b h w k"]) -> UInt8[Array, "b h w"]:
 def network_of_any_size(
     graph: nnx.GraphDef,
     finish: Callable[[Array], Array],
-    strip_rows: Callable[[int, int], int],
+    strips: int,
     *,
     dtype: str = "float32",
 ) -> Callable[[Any, Any, UInt8[Array, "b h w 3"]], Array]:
@@ -134,8 +134,8 @@ def network_of_any_size(
     Args:
         graph: of the model, for inference.
         finish: makes the answer of the scores, float32 [b, h, w, k].
-        strip_rows: from height and width of the images to the height, at half of that, of a strip.
-            Of a height that is left open it has to be a part: so many strips are the whole.
+        strips: how many strips of equal height, at half of the images', are computed in turn; a
+            divisor of half their height.
         dtype: as in `network_scores`.
 
     Raises:
@@ -146,7 +146,7 @@ def network_of_any_size(
     def answer(params, batch_stats, images):
         with computing(dtype) as arrays:
             model = _model(graph, params, batch_stats, arrays)
-            count = strip_rows(*images.shape[1:3])
+            count = images.shape[1] // 2 // strips
             proposals = model.in_strips(normalize(images, arrays), count)
 
             def strip(rows):

@@ -112,7 +112,7 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "pmov": lambda a: a,
     "sld": lambda a: a,
     "sst": lambda a: a,
-    "int_to_ptr.sflag": lambda a: a,
+    "int_to_ptr.sflag": lambda *a: a[-1],
     "sadd.s32": _number(operator.add),
     "ssub.s32": _number(operator.sub),
     "smul.u32": _number(operator.mul),

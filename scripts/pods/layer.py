@@ -1,12 +1,14 @@
-"""Compiles one deformable convolution for a TPU v5e chip, and prints what it costs, without a TPU.
+"""Compiles one deformable convolution for a TPU chip, and prints what it costs, without a TPU.
 
     python -m scripts.pods.layer 512 512 64 64                 # forward; add --backward
     python -m scripts.pods.layer 1536 2048 64 64 --rows 128    # a strip of 128 rows of a large map
+    python -m scripts.pods.layer 512 512 64 64 --chip v6e      # v6e and tpu7x need jax 0.12
 
 It prints milliseconds: the compiler's estimate; the floors of what that leaves out, which is one
 cycle for each bundle of instructions, see scripts/pods/uncosted.py; their sum; the waits for copies
 between memories, if each copy takes the 1000 cycles that are assumed; and the sum with them. The
-temporaries are in MB.
+temporaries are in MB. What the SparseCores of v6e and 7x do is in no sum: it is listed as how often
+a gather, a scatter or a change of layout runs, and its shape.
 """
 
 import argparse
@@ -23,8 +25,10 @@ from scripts.pods.bundles import Count
 from scripts.pods.cost import cost
 from scripts.pods.dumps import Dumps
 from scripts.pods.table import CHIPS
-from scripts.pods.uncosted import KINDS, uncosted
+from scripts.pods.uncosted import KINDS, on_sparsecores, uncosted
 from scripts.tpu_compiler import find_no_tpu, topology_devices
+
+TOPOLOGIES = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "tpu7x": "tpu7x:1x1x1"}
 
 
 class Layer(NamedTuple):
@@ -39,6 +43,7 @@ class Layer(NamedTuple):
     images: int = 1
     dtype: str = "bfloat16"
     backward: bool = False  # the gradients of all inputs, instead of the output
+    chip: str = "v5e"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=1, help="images per chip")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--backward", action="store_true", help="the gradients of all inputs")
+    parser.add_argument("--chip", choices=TOPOLOGIES, default="v5e", help="kind of the chip")
     parser.add_argument("--json", action="store_true", help="prints one JSON object instead")
     arguments = vars(parser.parse_args(argv))
     as_json = arguments.pop("json")
@@ -75,6 +81,7 @@ def measure(layer: Layer, dumps: Dumps) -> dict[str, Any]:
     Returns:
         estimated   cycles, the compiler's estimate
         counted     by kind of what the estimate leaves out, the fields of `Count`
+        sparsecores see `on_sparsecores`; this is in none of the others
         sum         cycles: the estimate and all bundles that were counted, without stalls
         temporaries bytes
         seconds     that compiling took
@@ -85,7 +92,7 @@ def measure(layer: Layer, dumps: Dumps) -> dict[str, Any]:
 
     from massformer_jax.ops.deform_conv import deform_conv
 
-    chip = jax.sharding.SingleDeviceSharding(topology_devices("v5e:1x1")[0])
+    chip = jax.sharding.SingleDeviceSharding(topology_devices(TOPOLOGIES[layer.chip])[0])
     rows, taps = layer.rows or layer.height, layer.kernel**2
 
     def array(dtype, *shape):
@@ -121,6 +128,7 @@ def measure(layer: Layer, dumps: Dumps) -> dict[str, Any]:
         "layer": layer._asdict(),
         "estimated": estimated,
         "counted": {kind: counted[kind]._asdict() for kind in KINDS},
+        "sparsecores": dict(on_sparsecores(text)),
         "sum": estimated + sum(x.bundles for x in counted.values()),
         "temporaries": compiled.memory_analysis().temp_size_in_bytes,
         "seconds": round(seconds, 1),
@@ -133,21 +141,23 @@ def in_words(found: dict[str, Any]) -> str:
     every = Count()
     for one in counted.values():
         every = every.plus(one)
+    clock = CHIPS[found["layer"]["chip"]].clock
+
+    def ms(cycles):
+        return f"{1e3 * cycles / clock:10.2f} ms"
+
     lines = [
-        f"compiler's estimate {_ms(found['estimated'])}",
-        *(f"{kind:8} at least   {_ms(x.bundles)}" for kind, x in counted.items()),
-        f"sum                 {_ms(found['sum'])}",
-        f"waits (assumed)     {_ms(every.stalls)}   {every.waits} of them",
-        f"sum with waits      {_ms(found['sum'] + every.stalls)}",
+        f"compiler's estimate {ms(found['estimated'])}",
+        *(f"{kind:8} at least   {ms(x.bundles)}" for kind, x in counted.items()),
+        f"sum                 {ms(found['sum'])}",
+        f"waits (assumed)     {ms(every.stalls)}   {every.waits} of them",
+        f"sum with waits      {ms(found['sum'] + every.stalls)}",
+        *(f"on SparseCores      {n:10} times {what}" for what, n in found["sparsecores"].items()),
         f"temporaries         {found['temporaries'] / 1e6:10.1f} MB",
     ]
     if every.unknown:
         lines.append(f"{every.unknown} branches depend on data: what they guard counts once")
     return "\n".join(lines)
-
-
-def _ms(cycles: float) -> str:
-    return f"{1e3 * cycles / CHIPS['v5e'].clock:10.2f} ms"
 
 
 if __name__ == "__main__":

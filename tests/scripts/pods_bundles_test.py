@@ -11,7 +11,7 @@ from scripts import ROOT
 from scripts.pods import layer
 from scripts.pods.bundles import COPY_CYCLES, Count, count
 from scripts.pods.dumps import Dumps
-from scripts.pods.uncosted import uncosted
+from scripts.pods.uncosted import on_sparsecores, uncosted
 
 # The counts of one layer, [1, 512, 512, 64] to 64 channels, may not exceed these: the compiler's
 # estimate and one cycle for each bundle of what it does not estimate. They are 17.6 and 70.8
@@ -175,6 +175,43 @@ def test_kinds_of_what_has_no_estimate():
         uncosted(PROGRAM, kernels.get)
 
 
+# As the compilers for v6e and 7x write a gather and a change of layout for SparseCores, shortened.
+OFFLOADED = """HloModule jit_f, is_scheduled=true
+
+%called (p: u32[8,128], q: s32[16]) -> u32[16,128] {
+  %p = u32[8,128]{1,0} parameter(0)
+  %q = s32[16]{0} parameter(1)
+  ROOT %gather.1 = u32[16,128]{1,0} gather(%p, %q), offset_dims={1}, slice_sizes={1,128}
+}, execution_thread="sparsecore"
+
+%turn (t: (s32[], u32[16,128])) -> (s32[], u32[16,128]) {
+  %start = ((), (), (s32[16384]{0:T(1024)})) custom-call-start(), async_execution_thread="sparsecore", called_computations={%called}
+  %start.update = ((u32[8,128]{1,0}), u32[16,128]{1,0}) custom-call-update(%start, %x, %y)
+  %gather_offload_async_done = u32[16,128]{1,0:T(8,128)} custom-call-done(%start.update)
+  %data_format = ((), ()) custom-call-start(), async_execution_thread="sparsecore", called_computations={%moved}
+  %data_format.update = ((u32[16,128]{1,0}), u32[16,128]{0,1}) custom-call-update(%data_format, %gather_offload_async_done)
+  %data_format.done = u32[16,128]{0,1:T(8,128)} custom-call-done(%data_format.update)
+  %scatter_offload_async_start = ((), ()) custom-call-start(), async_execution_thread="sparsecore", called_computations={%added}
+  %scatter_offload_async_done = f32[8,256]{1,0} custom-call-done(%scatter_offload_async_start)
+  %copy-start = (u32[9], u32[9], u32[]) copy-start(%gather_offload_async_done)
+  %copy-done = u32[9] copy-done(%copy-start)
+  ROOT %next = (s32[], u32[16,128]{1,0}) tuple(%add.1, %data_format.done)
+}
+
+ENTRY %main (x: u32[8,128], y: s32[16]) -> u32[16,128] {
+  %loop = (s32[], u32[16,128]{1,0}) while(%w), body=%turn, {"known_trip_count":{"n":"6"}}
+  ROOT %last = u32[16,128]{1,0} get-tuple-element(%loop), index=1
+}
+"""  # noqa: E501
+
+
+def test_what_sparsecores_do_is_listed_and_not_counted():
+    shapes = ("gather u32[16,128]", "layout u32[16,128]", "scatter f32[8,256]")
+    assert on_sparsecores(OFFLOADED) == dict.fromkeys(shapes, 6)
+    assert uncosted(OFFLOADED, {"TLP": Count(5)}.get)["gathers"] == Count()
+    assert not on_sparsecores(PROGRAM)
+
+
 def test_files_of_kernels(tmp_path):
     """Instructions that are alike share a kernel; a second program may use the names again."""
     dumps = Dumps(tmp_path)
@@ -193,6 +230,8 @@ def test_files_of_kernels(tmp_path):
 
 def test_what_is_printed_of_a_layer():
     found = {
+        "layer": {"chip": "v5e"},
+        "sparsecores": {"gather u32[65536,128]": 36},
         "estimated": 1_502_990_723,
         "counted": {
             "gathers": {"bundles": 150_299_072, "waits": 70, "stalls": 15_029_907, "unknown": 0},
@@ -208,6 +247,7 @@ def test_what_is_printed_of_a_layer():
         "sum                    1110.00 ms",
         "waits (assumed)          10.00 ms   77 of them",
         "sum with waits         1120.00 ms",
+        "on SparseCores              36 times gather u32[65536,128]",
         "temporaries               52.6 MB",
         "2 branches depend on data: what they guard counts once",
     ]
@@ -231,7 +271,7 @@ def compiler_for_tpus(*command):
 GATHERS = """
 import json, pathlib, sys
 from scripts.pods.dumps import Dumps
-from scripts.pods.uncosted import uncosted
+from scripts.pods.uncosted import on_sparsecores, uncosted
 from scripts.tpu_compiler import find_no_tpu, topology_devices
 folder = pathlib.Path(sys.argv[1])
 find_no_tpu(dumps=folder)

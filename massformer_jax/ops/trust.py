@@ -18,7 +18,9 @@ _LEVELS = 254  # of the border weight
 
 
 def doubt_map(
-    labels: UInt8[Array, "b h w"], borders: Sequence[tuple[int, int]]
+    labels: UInt8[Array, "b h w"],
+    borders: Sequence[tuple[int, int]],
+    split_from: int | None = None,
 ) -> UInt8[Array, "b h w"]:
     """Returns one byte per pixel, which `read_doubt` reads: 0 where the label is 255, unknown.
 
@@ -30,14 +32,23 @@ def doubt_map(
     the border, falls to 0 at `reach` pixels from it, and is 1 for a single pixel. Of several
     classes the largest counts.
 
+    With `split_from`, a pixel of any other class than that and those of `borders` is exact: it has
+    no doubt and is in no window, so that a border with it is none.
+
     Args:
         labels: label maps.
         borders: (label, reach) of each class whose borders may be wrong by up to `reach` pixels.
+        split_from: the class to which exact labels count the classes of `borders`; None if pixels
+            of all classes may be wrong there.
     """
     weight = jnp.zeros(labels.shape, jnp.float32)
+    open_ = jnp.ones(labels.shape, bool)
+    if split_from is not None:
+        # An unknown pixel may be of any of them.
+        among = [split_from, IGNORE, *(label for label, _ in borders)]
+        open_ = jnp.isin(labels, jnp.array(among, labels.dtype))
     for label, reach in borders:
-        mask = labels == label
-        weight = jnp.maximum(weight, _border_weight(mask, reach))
+        weight = jnp.maximum(weight, _border_weight(labels == label, open_, reach))
     byte = 1 + jnp.ceil(weight * _LEVELS).astype(jnp.uint8)
     return jnp.where(labels == IGNORE, jnp.uint8(0), byte)
 
@@ -57,17 +68,20 @@ def trusted_share(border: Float[Array, "*s"], strength: float) -> Float[Array, "
     return 1 / (1 + strength * border)
 
 
-def _border_weight(mask: Bool[Array, "b h w"], reach: int) -> Float[Array, "b h w"]:
-    """Returns |mean over the square window of 2 · reach + 1 pixels - mask|.
+def _border_weight(
+    mask: Bool[Array, "b h w"], open_: Bool[Array, "b h w"], reach: int
+) -> Float[Array, "b h w"]:
+    """Returns |mean over the square window of 2 · reach + 1 pixels - mask|; 0 where not open.
 
-    Only pixels inside of the image count: its border is no border of the object.
+    Only open pixels inside of the image count: its border is no border of the object.
     """
     if not reach:
         return jnp.zeros(mask.shape, jnp.float32)
     mask = mask.astype(jnp.float32)
-    pixels = _window_sum(jnp.ones((1, *mask.shape[1:]), jnp.float32), reach)
+    pixels = _window_sum(open_.astype(jnp.float32), reach)
     # Counts are exact, and a mean may not be: far from a border the weight has to be 0.
-    return jnp.abs(_window_sum(mask, reach) - mask * pixels) / pixels
+    weight = jnp.abs(_window_sum(mask, reach) - mask * pixels) / jnp.maximum(pixels, 1)
+    return jnp.where(open_, weight, 0)
 
 
 def _window_sum(x: Float[Array, "b h w"], reach: int) -> Float[Array, "b h w"]:

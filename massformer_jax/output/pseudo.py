@@ -7,7 +7,8 @@
 Each label map is an 8-bit grey PNG of the photograph's size, under its name. A pixel gets the label
 of a class that is at least as probable as the confidence. Elsewhere it is unknown, 255; with
 --onto it keeps its exact label where all these classes are together at most as probable as 1 - the
-confidence, and is unknown only in between. Masks are PNGs whose grey values are the probability of
+confidence, and is unknown only in between. Exact labels of classes that the new ones were not
+counted to are known better than any mask: with --split-from 0 all but label 0 stay. Masks are PNGs whose grey values are the probability of
 one class, from 0 to 255, under the names of the exact labels: of SAM, or of any other program.
 """
 
@@ -57,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--onto", type=pathlib.Path, help="folder of exact label maps")
     parser.add_argument(
+        "--split-from",
+        type=int,
+        metavar="LABEL",
+        help="paint over this exact label alone, to which the new classes were counted",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="write over label maps of the output that are there, which people may have corrected",
@@ -73,6 +80,10 @@ def _write(args: argparse.Namespace) -> int:
         raise InputError(f"--confidence is {args.confidence}; use more than 0, and at most 1")
     if args.onto is not None and not args.onto.is_dir():
         raise InputError(f"--onto {args.onto} is no folder; name the folder of exact label maps")
+    if args.split_from is not None and args.onto is None:
+        raise InputError("--split-from needs --onto, the exact labels that it is one of")
+    if args.split_from is not None and not 0 <= args.split_from <= 254:
+        raise InputError(f"--split-from is {args.split_from}; labels are 0 to 254")
     if args.masks:
         if args.checkpoint or args.images or args.classes:
             raise InputError("--masks needs no checkpoint, classes or photographs; leave them out")
@@ -116,7 +127,7 @@ def _of_masks(args: argparse.Namespace) -> int:
         if there:
             probabilities = [_probability(masks[label][name], labels.shape) for label in there]
             stacked = np.stack(probabilities, -1)
-            labels = pseudo_labels(stacked, there, args.confidence, labels)
+            labels = pseudo_labels(stacked, there, args.confidence, labels, args.split_from)
         write_atomically(outputs[name], encode_grey(labels))
     print(f"wrote {len(exact)} label maps to {args.output}")
     for label, found in masks.items():
@@ -213,7 +224,8 @@ def _of_checkpoint(args: argparse.Namespace) -> int:
                 continue
             probabilities = scores / scores.sum(-1, keepdims=True).clip(1e-12)
             chosen = probabilities[..., list(labels_of)]
-            labels = pseudo_labels(chosen, list(labels_of.values()), args.confidence, under)
+            values = list(labels_of.values())
+            labels = pseudo_labels(chosen, values, args.confidence, under, args.split_from)
             target = args.output / names[path]
             write_atomically(target, encode_grey(labels))
             progress.done(path, (target,))

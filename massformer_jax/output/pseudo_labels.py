@@ -15,6 +15,7 @@ def pseudo_labels(
     labels: Sequence[int],
     confidence: float,
     exact: UInt8[np.ndarray, "h w"] | None = None,
+    split_from: int | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
     """Returns the label of every pixel, 255 where it is unknown.
 
@@ -27,6 +28,8 @@ def pseudo_labels(
         labels: of these classes.
         confidence: 0..1.
         exact: labels of other classes.
+        split_from: the exact label that these classes were counted to. A pixel with any other exact
+            label keeps it. None if all exact labels may give way.
     """
     best = probabilities.argmax(-1)
     certain = probabilities.max(-1) >= confidence
@@ -34,7 +37,10 @@ def pseudo_labels(
     if exact is not None:
         absent = probabilities.sum(-1) <= 1 - confidence + 1e-6
         other = np.where(absent, exact, np.uint8(IGNORE))
-    return np.where(certain, np.asarray(labels, np.uint8)[best], other)
+    found = np.where(certain, np.asarray(labels, np.uint8)[best], other)
+    if split_from is not None:
+        found = np.where(np.isin(exact, (split_from, IGNORE)), found, exact)
+    return found
 
 
 def encode_grey(labels: UInt8[np.ndarray, "h w"]) -> bytes:

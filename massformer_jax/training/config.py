@@ -87,6 +87,9 @@ def released_recipe(name: str = "massformer_r50") -> ml_collections.ConfigDict:
         # wrong. There a pixel counts 1 / (1 + pseudo_strength · |W|); exact ones count 1 + 5 · |W|.
         "pseudo": (),
         "pseudo_strength": 20.0,
+        # The class to which exact labels count those classes, such as "background" of MaSS13K: then
+        # pixels of all other classes are exact. "" if pseudo labels may be wrong over any class.
+        "split_from": "",
         # (regular expression of file names, classes) that are not annotated in those photographs.
         "unannotated": (),
         # Pixels of the label 255: "outside" of every mask, as released, or "left_out".

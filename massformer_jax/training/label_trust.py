@@ -24,6 +24,11 @@ def trust_of(config: ml_collections.ConfigDict) -> Trust | None:
     labels = config.labels
     if labels.unknown not in ("outside", "left_out"):
         raise InputError(f"labels.unknown is {labels.unknown!r}; use 'outside' or 'left_out'")
+    if labels.split_from and not labels.pseudo:
+        raise InputError(
+            f"labels.split_from is {labels.split_from!r}, and labels.pseudo names no class that was "
+            "split from it"
+        )
     if not labels.pseudo and labels.unknown == "outside":
         return None
     if not labels.pseudo_strength >= 0:
@@ -38,8 +43,19 @@ def trust_of(config: ml_collections.ConfigDict) -> Trust | None:
                 f"{LARGEST_REACH} pixels"
             )
         borders |= {label: rule[1] for label in _labels(config, rule[:1], "pseudo")}
+    split_from = None
+    if labels.split_from:
+        (split_from,) = _labels(config, (labels.split_from,), "split_from")
+        if split_from in borders:
+            raise InputError(
+                f"labels.split_from is {labels.split_from!r}, which labels.pseudo names; it is an "
+                "exact class, to which the photographs' exact labels count the new ones"
+            )
     return Trust(
-        tuple(borders.items()), float(labels.pseudo_strength), labels.unknown == "left_out"
+        tuple(borders.items()),
+        float(labels.pseudo_strength),
+        labels.unknown == "left_out",
+        split_from,
     )
 
 

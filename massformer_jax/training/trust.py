@@ -25,11 +25,14 @@ class Trust(NamedTuple):
             labels weigh 1 + 5 |W| at theirs.
         leave_out_unknown: whether pixels of the label 255 count in no loss. As released, such a
             pixel is outside of every mask, and masks that cover it are punished.
+        split_from: the label to which exact labels count the classes of `borders`: pixels of any
+            other class are exact, up to the border. None if they may be wrong there, too.
     """
 
     borders: tuple[tuple[int, int], ...] = ()
     strength: float = 20.0
     leave_out_unknown: bool = False
+    split_from: int | None = None
 
 
 class Doubt(NamedTuple):
@@ -51,7 +54,8 @@ class Doubt(NamedTuple):
         """Returns how far labels are trusted at the points of every mask, 0..1.
 
         Also tells where a border is exact: neither that of a class with pseudo labels, nor that of
-        its neighbour with it.
+        its neighbour with it. Where it is known from what such classes were split, their borders
+        with all other classes are exact, too.
         """
         b, k, p, _ = points.shape
         found = sample_corners(
@@ -60,7 +64,9 @@ class Doubt(NamedTuple):
             read=lambda byte: jnp.stack(read_doubt(byte, dtype), -1),
         ).reshape(b, k, p, 2)
         border, known = found[..., 0], found[..., 1]
-        exact = (border == 0) & self.exact.reshape(1, k, 1)
+        exact = border == 0
+        if self.trust.split_from is None:
+            exact &= self.exact.reshape(1, k, 1)
         return _shares(border, known, self.trust), exact
 
 
@@ -68,13 +74,17 @@ def doubt_of(labels: UInt8[Array, "b y x"], trust: Trust, classes: int) -> Doubt
     """Returns where labels are doubtful."""
     pseudo = [label for label, _ in trust.borders]
     exact = ~np.isin(np.arange(classes), pseudo)
-    return Doubt(trust, exact, corners(doubt_map(labels, trust.borders)))
+    return Doubt(trust, exact, corners(_doubt_map(labels, trust)))
 
 
 def pixel_shares(labels: UInt8[Array, "b y x"], trust: Trust) -> Float[Array, "b y x"]:
     """Returns how far the label of every pixel is trusted, float32, 0..1."""
-    border, known = read_doubt(doubt_map(labels, trust.borders), jnp.float32)
+    border, known = read_doubt(_doubt_map(labels, trust), jnp.float32)
     return _shares(border, known, trust)
+
+
+def _doubt_map(labels: UInt8[Array, "b y x"], trust: Trust) -> UInt8[Array, "b y x"]:
+    return doubt_map(labels, trust.borders, trust.split_from)
 
 
 def _shares(

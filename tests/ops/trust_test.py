@@ -7,18 +7,21 @@ import pytest
 from massformer_jax.ops.trust import doubt_map, read_doubt, trusted_share
 
 
-def read(labels, borders):
-    byte = doubt_map(jnp.asarray(labels)[None], borders)
+def read(labels, borders, split_from=None):
+    byte = doubt_map(jnp.asarray(labels)[None], borders, split_from)
     return [np.asarray(x[0]) for x in read_doubt(byte, jnp.float32)]
 
 
-def by_definition(mask, reach):
+def by_definition(mask, reach, open_=None):
     height, width = mask.shape
+    open_ = np.ones(mask.shape, bool) if open_ is None else open_
     out = np.zeros(mask.shape)
     for y in range(height):
         for x in range(width):
-            rows = slice(max(y - reach, 0), y + reach + 1)
-            out[y, x] = abs(mask[rows, max(x - reach, 0) : x + reach + 1].mean() - mask[y, x])
+            rows, columns = (slice(max(i - reach, 0), i + reach + 1) for i in (y, x))
+            if open_[y, x]:
+                mean = mask[rows, columns][open_[rows, columns]].mean()
+                out[y, x] = abs(mean - mask[y, x])
     return out
 
 
@@ -42,6 +45,19 @@ def test_the_largest_of_several_classes_counts(labels):
     border, _ = read(labels, [(3, 3), (2, 1)])
     expected = np.maximum(by_definition(labels == 3, 3), by_definition(labels == 2, 1))
     np.testing.assert_allclose(border, expected, atol=1 / 254)
+
+
+def test_pixels_of_classes_that_nothing_was_split_from_are_exact(labels):
+    """Class 3 meets class 1 on its left, class 0 on its right, and an unknown pixel above."""
+    labels[4:, :5] = 1
+    labels[3, 7] = 255
+    border, _ = read(labels, [(3, 3)], split_from=0)
+    open_ = labels != 1
+    open_[0, 14] = False  # class 2
+    expected = by_definition(labels == 3, 3, open_)
+    expected[3, 7] = 0  # unknown, which the byte says instead
+    np.testing.assert_allclose(border, expected, atol=1 / 254)
+    assert not border[labels == 1].any() and border[11, 5] == 0 and border[11, 10] > 0.35
 
 
 def test_without_reach_or_classes_nothing_is_doubtful(labels):

@@ -40,6 +40,9 @@ def test_by_definition():
     assert pseudo_labels(probabilities, (7, 8), 0.9).tolist() == [[7, 255, 255, 8]]
     exact = np.array([[0, 1, 2, 255]], np.uint8)
     assert pseudo_labels(probabilities, (7, 8), 0.9, exact).tolist() == [[7, 255, 2, 8]]
+    # Split from class 0: other exact labels stay, and what was unknown may become known.
+    assert pseudo_labels(probabilities, (7, 8), 0.9, exact, 0).tolist() == [[7, 1, 2, 8]]
+    assert pseudo_labels(probabilities, (7, 8), 0.9, exact, 1).tolist() == [[0, 255, 2, 8]]
 
 
 def test_of_a_model(photographs, tmp_path):

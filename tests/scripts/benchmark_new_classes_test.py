@@ -35,6 +35,8 @@ def test_scenes_have_both_new_classes_and_exact_ones():
         wrong = training_labels(scene, i, ("car", "tent")) != scene.label
         near = cv2.dilate(new.astype(np.uint8), np.ones((15, 15)))
         assert 0 < wrong.sum() < new.sum() and not wrong[near == 0].any()
+        # And only where exact labels say background: the rest is known better than any mask.
+        assert not wrong[exact != BACKGROUND].any()
 
 
 def test_masks_are_wrong_by_known_amounts():
@@ -46,13 +48,13 @@ def test_masks_are_wrong_by_known_amounts():
     expected = (30 + EROSION, 89 - EROSION, 40 + EROSION + SHIFT, 119 - EROSION + SHIFT)
     ends = (rows[0], rows[-1], columns[0], columns[-1])
     np.testing.assert_allclose(ends, expected, atol=1)
-    assert not found[rows[0], columns[0]] and BLUR > 2  # corners are round
+    assert not found[rows[0], columns[0]] and BLUR >= 2  # corners are round
 
 
 def test_tables_show_means_and_spreads(tmp_path):
     for seed, biou in enumerate((40.0, 44.0)):
         scores = {name: [*[70.0] * 7, biou + i] for i, name in enumerate(("BIoU", "IoU"))}
-        scores["BIoU of 2 pixels"] = [*[80.0] * 7, biou + 10]
+        scores["BIoU of 3 pixels"] = [*[80.0] * 7, biou + 10]
         way = "(c) less at borders"
         found = {"new": ["car"], "way": way, "seed": seed, "scores": scores}
         (tmp_path / f"car_c_{seed}.json").write_text(json.dumps(found))

@@ -63,6 +63,8 @@ def test_what_labels_say(config):
     assert trust_of(config) is None and annotations_of(config) is None
     config.labels.update(pseudo=(("sky", 6), ("5", 4)), unannotated=(("^0000", ("water",)),))
     assert trust_of(config) == Trust(((5, 4),), 20.0, False)
+    config.labels.split_from = "background"
+    assert trust_of(config) == Trust(((5, 4),), 20.0, False, 0)
     annotated = annotations_of(config)
     assert annotated.of("00001_b.jpg").tolist() == [True] * 6 + [False]
     assert annotated.of("10001_b.jpg").all()
@@ -75,6 +77,8 @@ def test_what_labels_say(config):
         ("pseudo", ("sky",), "labels.pseudo has 'sky'; each entry is (class, pixels)"),
         ("pseudo", (("sky", 65),), "0 to 64 pixels"),
         ("pseudo_strength", -1.0, "labels.pseudo_strength is -1.0"),
+        ("split_from", "sky", "labels.split_from is 'sky', which labels.pseudo names"),
+        ("split_from", "skye", "labels.split_from: there is no class 'skye'"),
         ("unknown", "ignored", "labels.unknown is 'ignored'; use 'outside' or 'left_out'"),
         ("unannotated", (("(", ("sky",)),), "(regular expression, classes)"),
     ],
@@ -86,3 +90,9 @@ def test_what_labels_cannot_say(config, key, value, words):
         trust_of(config)
         annotations_of(config)
     assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_new_classes_are_split_from_another_one(config):
+    config.labels.split_from = "background"
+    with pytest.raises(InputError, match="labels.pseudo names no class"):
+        trust_of(config)

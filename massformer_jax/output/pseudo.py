@@ -7,9 +7,10 @@
 Each label map is an 8-bit grey PNG of the photograph's size, under its name. A pixel gets the label
 of a class that is at least as probable as the confidence. Elsewhere it is unknown, 255; with
 --onto it keeps its exact label where all these classes are together at most as probable as 1 - the
-confidence, and is unknown only in between. Exact labels of classes that the new ones were not
-counted to are known better than any mask: with --split-from 0 all but label 0 stay. Masks are PNGs whose grey values are the probability of
-one class, from 0 to 255, under the names of the exact labels: of SAM, or of any other program.
+confidence, and is unknown only in between. Where exact labels counted the new classes to label 0,
+--split-from 0 keeps all other exact labels, which are known better than any mask. Masks are PNGs
+whose grey values are the probability of one class, from 0 to 255, under the names of the exact
+labels: of SAM, or of any other program.
 """
 
 import argparse

@@ -26,8 +26,8 @@ def trust_of(config: ml_collections.ConfigDict) -> Trust | None:
         raise InputError(f"labels.unknown is {labels.unknown!r}; use 'outside' or 'left_out'")
     if labels.split_from and not labels.pseudo:
         raise InputError(
-            f"labels.split_from is {labels.split_from!r}, and labels.pseudo names no class that was "
-            "split from it"
+            f"labels.split_from is {labels.split_from!r}, and labels.pseudo names no class; name "
+            "those that were split from it"
         )
     if not labels.pseudo and labels.unknown == "outside":
         return None

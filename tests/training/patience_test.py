@@ -94,5 +94,5 @@ def test_what_labels_cannot_say(config, key, value, words):
 
 def test_new_classes_are_split_from_another_one(config):
     config.labels.split_from = "background"
-    with pytest.raises(InputError, match="labels.pseudo names no class"):
+    with pytest.raises(InputError, match="pseudo names no class"):
         trust_of(config)

@@ -2,15 +2,16 @@
 
 The rule of the paper "CoordFormer" (arXiv 2609.08660) is called SEFI: pixels near a boundary of
 the coarse answers *and* on an edge of the photograph. The other rule here, by entropy, asks where
-coarse answers are unsure or disagree, whatever the photograph looks like; it follows an idea of Liu
-et al., "SparseRefine" (ECCV 2024).
+coarse answers are unsure or disagree, whatever the photograph looks like, and goes from coarse to
+fine. It joins ideas of Liu et al., "SparseRefine" (ECCV 2024), which asks by entropy, and Kirillov
+et al., "PointRend" (CVPR 2020), which subdivides.
 
 All of it is done on the host; what is as large as the photograph is computed in strips of rows.
 """
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
 
 _STRIP = 512  # rows at a time
 
@@ -93,34 +94,55 @@ def sefi(
     return enlarged(near, stride, photograph.shape[:2]) & image_edges(photograph, threshold)
 
 
-def uncertainty(logits: Float[np.ndarray, "i j k"]) -> Float[np.ndarray, "i j"]:
-    """Returns how unsure coarse answers are of the square of pixels to their right and below, 0..1.
+def halved(
+    logits: Float[np.ndarray, "i j k"], rows: Int[np.ndarray, " r"], columns: Int[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, "r c k"], UInt16[np.ndarray, "r c"]]:
+    """Returns logits at half the distance, and how unsure they are.
 
-    It is the entropy of the mean of the probabilities at the four corners of the square, over that
-    of a draw among all classes. Where all are sure, but not of the same, it is large, too.
-    """
-    logits = logits - logits.max(-1, keepdims=True)
-    shares = np.exp(logits)
-    shares /= shares.sum(-1, keepdims=True)
-    shares = np.pad(shares, ((0, 1), (0, 1), (0, 0)), mode="edge")
-    mean = (shares[:-1, :-1] + shares[1:, :-1] + shares[:-1, 1:] + shares[1:, 1:]) / 4
-    entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(-1)
-    return entropy / np.log(logits.shape[-1])
-
-
-def most_uncertain(
-    uncertainties: Float[np.ndarray, "i j"], stride: int, size: tuple[int, int], share: float
-) -> Bool[np.ndarray, "h w"]:
-    """Returns the pixels of the least certain squares, at most this share of all squares.
+    Even rows and columns are those of the coarse logits, which stay as they are. Between them the
+    probabilities are the means of their neighbours', and the last ones are repeated beyond the end.
+    How unsure a pixel is, is the entropy of its probabilities: 0, or up to 65,535 for a draw among
+    all classes. Where two neighbours are sure, but not of the same, it is large, too.
 
     Args:
-        uncertainties: of squares, see `uncertainty`.
-        stride: side of the squares.
-        size: height and width of the photograph.
-        share: 0..1.
+        logits: at every n-th pixel.
+        rows: of the finer map, one after the other.
+        columns: of the finer map.
     """
-    count = int(share * uncertainties.size)
-    chosen = np.zeros(uncertainties.size, bool)
-    if count:
-        chosen[np.argpartition(uncertainties.reshape(-1), -count)[-count:]] = True
-    return enlarged(chosen.reshape(uncertainties.shape), stride, size)
+    first, last = rows[0] // 2, (rows[-1] + 1) // 2
+    coarse = logits[first : last + 1]
+    shares = np.exp(coarse - coarse.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    shares = _mean_of_neighbours(shares, rows - 2 * first)
+    shares = _mean_of_neighbours(shares.swapaxes(0, 1), columns).swapaxes(0, 1)
+    finer = np.log(np.maximum(shares, 1e-30))
+    entropy = -(shares * finer).sum(-1) / np.log(logits.shape[-1])
+    even = np.ix_(rows % 2 == 0, columns % 2 == 0)
+    finer[even] = logits[np.ix_(rows[rows % 2 == 0] // 2, columns[columns % 2 == 0] // 2)]
+    return finer, np.round(65535 * entropy.clip(0, 1)).astype(np.uint16)
+
+
+def _mean_of_neighbours(
+    coarse: Float[np.ndarray, "i j k"], rows: Int[np.ndarray, " r"]
+) -> Float[np.ndarray, "r j k"]:
+    """Returns the rows of a map with half the distance between rows."""
+    return (coarse[rows // 2] + coarse[np.minimum((rows + 1) // 2, len(coarse) - 1)]) / 2
+
+
+def least_certain(
+    unsure: UInt16[np.ndarray, "i j"], among: Bool[np.ndarray, "i j"], count: int
+) -> Bool[np.ndarray, "i j"]:
+    """Returns the positions that are unsure most, at most so many; of equal ones the first."""
+    numbers = np.zeros(1 << 16, np.int64)
+    for start in range(0, len(unsure), _STRIP):
+        strip = slice(start, start + _STRIP)
+        numbers += np.bincount(unsure[strip][among[strip]], minlength=len(numbers))
+    numbers[0] = 0  # what is sure is not asked
+    at_least = numbers[::-1].cumsum()[::-1]
+    if at_least[0] <= count:
+        return among & (unsure > 0)
+    threshold = np.flatnonzero(at_least > count)[-1]
+    chosen = among & (unsure > threshold)
+    equal = np.flatnonzero(among & (unsure == threshold))
+    chosen.reshape(-1)[equal[: count - np.count_nonzero(chosen)]] = True
+    return chosen

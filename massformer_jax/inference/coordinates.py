@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8, UInt16
 
 from massformer_jax.data.coordinates import patches, places
-from massformer_jax.inference.asking import enlarged, most_uncertain, sefi, uncertainty
+from massformer_jax.inference.asking import enlarged, halved, least_certain, sefi
 
 # With a decoder of 384 channels in float32 a bucket takes some 0.3 GB.
 BUCKET = 1 << 14
+_STRIP = 128  # rows between which answers are interpolated at once
 _IN_FLIGHT = 2  # buckets that were given to the device and whose answers were not taken
 
 # From surroundings [p 8 8 3] and places [p 2] of one bucket to logits [p k].
@@ -121,35 +122,45 @@ def ask_at(
 
 def ask_where(
     answer: Answer,
-    photograph: UInt8[np.ndarray, "h w 3"],
+    photograph: UInt8[np.ndarray, "_ _ 3"],
     answers: Shaped[np.ndarray, "h w *_"],
     where: Bool[np.ndarray, "h w"],
     *,
+    stride: int = 1,
     finish: Finish = highest,
     bucket: int = BUCKET,
 ) -> None:
     """Writes what is answered for the pixels in `where` into the answers of all.
 
-    Other arguments are those of `ask_grid`.
+    Args:
+        answer: of the network.
+        photograph: RGB.
+        answers: at every `stride`-th pixel of every `stride`-th row.
+        where: which of them to ask.
+        stride: 1 if the answers are those of all pixels.
+        finish: as in `ask_grid`.
+        bucket: coordinates that are asked at once.
     """
-    pixels = np.flatnonzero(where)
-    parts = (_places_of(photograph, pixels[i : i + bucket]) for i in range(0, len(pixels), bucket))
+    pixels, width = np.flatnonzero(where), where.shape[1]
+    starts = range(0, len(pixels), bucket)
+    parts = (stride * _places_of(width, pixels[i : i + bucket]) for i in starts)
     start = 0
     for logits in ask(answer, photograph, parts, bucket=bucket):
-        answers[np.divmod(pixels[start : start + len(logits)], where.shape[1])] = finish(logits)
+        answers[np.divmod(pixels[start : start + len(logits)], width)] = finish(logits)
         start += len(logits)
 
 
-def _places_of(photograph: np.ndarray, pixels: Int[np.ndarray, " p"]) -> Int[np.ndarray, "p 2"]:
+def _places_of(width: int, pixels: Int[np.ndarray, " p"]) -> Int[np.ndarray, "p 2"]:
     """Returns the (x, y) of pixels that are counted row by row."""
-    y, x = np.divmod(pixels, photograph.shape[1])
+    y, x = np.divmod(pixels, width)
     return np.stack([x, y], -1)
 
 
 class Asked(NamedTuple):
     """What is answered for every pixel of a photograph, and which of its pixels were asked.
 
-    The other pixels have the answer of the nearest pixel that was asked above and to their left.
+    The other pixels have the answer of the nearest pixel that was asked above and to their left; by
+    entropy, what lies between the pixels around them.
     """
 
     answers: Shaped[np.ndarray, "h w *_"]
@@ -209,19 +220,59 @@ def by_entropy(
     finish: Finish = highest,
     bucket: int = BUCKET,
 ) -> Asked:
-    """Asks every `stride`-th pixel, and then the least certain squares between them.
+    """Asks every `stride`-th pixel, then halves the distance again and again.
+
+    Each time the pixels in between get probabilities between those of their neighbours, and those
+    that are least certain then are asked. So questions follow boundaries, and what is not asked is
+    interpolated. As a boundary is a line, half the distance has twice the questions.
 
     Args:
         answer: of the network.
         photograph: RGB.
-        stride: side of the squares.
-        share: of the squares, 0..1.
+        stride: a power of two.
+        share: of all pixels, 0..1, that may be asked after the first ones.
         finish: as in `ask_grid`.
         bucket: coordinates that are asked at once.
     """
-    coarse = _coarse(answer, photograph, stride, bucket)
-    where = most_uncertain(uncertainty(coarse), stride, photograph.shape[:2], share)
-    return _refined(answer, photograph, coarse, stride, where, finish, bucket)
+    height, width = photograph.shape[:2]
+    answers = _coarse(answer, photograph, stride, bucket)
+    asked = np.ones(answers.shape[:2], bool)
+    if stride == 1:
+        return Asked(finish(answers), asked)
+    # At a distance of d pixels this many / d are asked: d is 1, 2, … up to half of the stride.
+    questions = share * height * width / (2 - 2 / stride)
+    while stride > 1:
+        stride //= 2
+        make = finish if stride == 1 else _unchanged
+        size = -(-height // stride), -(-width // stride)
+        answers, unsure = _halved(answers, size, make)
+        before, asked = asked, np.zeros(size, bool)
+        asked[::2, ::2] = before
+        where = least_certain(unsure, ~asked, int(questions / stride))
+        ask_where(answer, photograph, answers, where, stride=stride, finish=make, bucket=bucket)
+        asked |= where
+    return Asked(answers, asked)
+
+
+def _unchanged(logits: np.ndarray) -> np.ndarray:
+    return logits
+
+
+def _halved(
+    logits: Float[np.ndarray, "i j k"], size: tuple[int, int], make: Finish
+) -> tuple[Shaped[np.ndarray, "r c *_"], UInt16[np.ndarray, "r c"]]:
+    """Returns what is made of logits at half the distance, and how unsure they are; in strips."""
+    rows, columns = map(np.arange, size)
+    unsure = np.empty(size, np.uint16)
+    made = None
+    for start in range(0, len(rows), _STRIP):
+        strip = slice(start, start + _STRIP)
+        finer, unsure[strip] = halved(logits, rows[strip], columns)
+        part = make(finer)
+        if made is None:
+            made = np.empty((*size, *part.shape[2:]), part.dtype)
+        made[strip] = part
+    return made, unsure
 
 
 def grown(
@@ -261,7 +312,7 @@ def grown(
         }
         pixels = [(rows * width + columns).reshape(-1) for rows, columns in squares.values()]
         pixels = np.concatenate(pixels)
-        labels = ask_at(answer, photograph, _places_of(photograph, pixels), bucket=bucket)
+        labels = ask_at(answer, photograph, _places_of(width, pixels), bucket=bucket)
         found.reshape(-1)[pixels] = labels == label
         waiting = set()
         for (i, j), square in squares.items():

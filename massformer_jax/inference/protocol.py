@@ -78,6 +78,11 @@ def _parsed(ask: str) -> tuple[str, dict[str, int | float]]:
             raise InputError(
                 f"ask is {ask!r}: {name} is {value!r}; it must be {what}, {least} to {most}"
             )
+    stride = settings.get("stride", 1)
+    if way == "entropy" and stride & (stride - 1):
+        raise InputError(
+            f"ask is {ask!r}: stride is {stride}, which entropy halves down to 1; use 4, 8, 16, …"
+        )
     return way, settings
 
 

@@ -49,7 +49,7 @@ WAYS: dict[str, Callable[..., Asked]] = {
     "entropy": by_entropy,
     "stride=8": functools.partial(by_stride, stride=8),
     "sefi,stride=4": functools.partial(by_sefi, stride=4),
-    "entropy,stride=4,share=0.1": functools.partial(by_entropy, stride=4, share=0.1),
+    "entropy,share=0.1": functools.partial(by_entropy, share=0.1),
     "stride=4": functools.partial(by_stride, stride=4),
 }
 RATIOS = {"mBIoU": 0.001, "mBIoU, 3 pixels": 0.005}  # of the diagonal: 1 and 3 pixels

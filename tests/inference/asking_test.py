@@ -61,23 +61,32 @@ def test_an_edge_from_black_to_white_has_a_gradient_of_1():
     assert not asking.image_edges(photograph, 1.01).any()
 
 
-def test_uncertainty_is_large_where_answers_are_unsure_or_disagree():
-    sure, unsure = [20.0, 0.0, 0.0], [0.0, 0.0, 0.0]
-    other = [0.0, 20.0, 0.0]
-    logits = np.array([[sure, sure, other], [sure, sure, other], [unsure, unsure, unsure]])
-    found = asking.uncertainty(logits.astype(np.float32))
-    half = np.log(2) / np.log(3)
-    np.testing.assert_allclose(found[0], [0, half, 0], atol=1e-6)
-    np.testing.assert_allclose(found[2], 1, atol=1e-6)
-    assert (found[1] > 0.5).all()
+def test_logits_at_half_the_distance():
+    sure, other = [20.0, 0.0, 0.0], [0.0, 20.0, 0.0]
+    logits = np.array([[sure, other], [sure, [0.0, 0.0, 0.0]]], np.float32)
+    finer, unsure = asking.halved(logits, np.arange(4), np.arange(3))
+    assert finer.shape == (4, 3, 3) and unsure.shape == (4, 3)
+    np.testing.assert_array_equal(finer[:3:2, ::2], logits)
+    # Where answers are unsure or disagree it is large; the last row is repeated.
+    half = 65535 * np.log(2) / np.log(3)
+    np.testing.assert_allclose(unsure[0], [0, half, 0], atol=1)
+    np.testing.assert_allclose(unsure[2:, 2], 65535, atol=1)
+    np.testing.assert_allclose(np.exp(finer[0, 1]), [0.5, 0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        finer[3], finer[2] - np.log(np.exp(finer[2]).sum(-1))[:, None], atol=1e-4
+    )
+    # A strip of it is the same.
+    part, _ = asking.halved(logits, np.arange(1, 4), np.arange(3))
+    np.testing.assert_array_equal(part, finer[1:])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-def test_the_most_uncertain_squares(share):
-    found = np.random.default_rng(0).random((5, 8))
-    mask = asking.most_uncertain(found, 4, (18, 31), share)
-    assert mask.shape == (18, 31)
-    chosen = mask[::4, ::4]
-    assert chosen.sum() == int(share * 40)
-    assert not chosen.any() or chosen.all() or found[chosen].min() >= found[~chosen].max()
-    np.testing.assert_array_equal(mask, asking.enlarged(chosen, 4, (18, 31)))
+@pytest.mark.parametrize("count", [0, 3, 10, 24, 40])
+def test_the_least_certain(count):
+    g = np.random.default_rng(0)
+    unsure = g.integers(0, 6, (5, 8)).astype(np.uint16) * 9000
+    among = g.random((5, 8)) < 0.8
+    chosen = asking.least_certain(unsure, among, count)
+    possible = among & (unsure > 0)
+    assert chosen.sum() == min(count, possible.sum()) and not (chosen & ~possible).any()
+    if 0 < chosen.sum() < possible.sum():
+        assert unsure[chosen].min() >= unsure[possible & ~chosen].max()

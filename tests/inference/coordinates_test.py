@@ -14,6 +14,8 @@ from massformer_jax.inference.coordinates import (
     by_sefi,
     every_pixel,
     grown,
+    highest,
+    probabilities,
 )
 from massformer_jax.models.coordformer import CoordFormer
 from tests.helpers.random_network import random_network
@@ -49,19 +51,49 @@ def test_every_pixel():
     np.testing.assert_array_equal(found.answers, LABELS)
 
 
-@pytest.mark.parametrize(
-    ("protocol", "settings"), [(by_sefi, {"dilation": 1}), (by_entropy, {"share": 0.3})]
-)
-def test_protocols_ask_what_their_rule_names(protocol, settings):
-    found = protocol(by_brightness, PHOTOGRAPH, stride=4, bucket=BUCKET, **settings)
+def test_sefi_asks_what_its_rule_names():
+    found = by_sefi(by_brightness, PHOTOGRAPH, stride=4, dilation=1, bucket=BUCKET)
     assert 0.1 < found.asked.mean() < 0.8
-    assert found.asked[::4, ::4].all()
+    rule = asking.sefi(LABELS[::4, ::4], PHOTOGRAPH, stride=4, dilation=1)
+    rule[::4, ::4] = True
+    np.testing.assert_array_equal(found.asked, rule)
     expected = np.where(found.asked, LABELS, asking.enlarged(LABELS[::4, ::4], 4, LABELS.shape))
     np.testing.assert_array_equal(found.answers, expected)
-    if protocol is by_sefi:
-        rule = asking.sefi(LABELS[::4, ::4], PHOTOGRAPH, stride=4, **settings)
-        rule[::4, ::4] = True
-        np.testing.assert_array_equal(found.asked, rule)
+
+
+@pytest.mark.parametrize("finish", [highest, probabilities])
+def test_by_entropy_what_is_asked_is_exact_and_the_rest_lies_between(finish):
+    every = every_pixel(by_brightness, PHOTOGRAPH, finish=finish, bucket=BUCKET).answers
+    ways = {"stride": 4, "finish": finish, "bucket": BUCKET}
+    found = by_entropy(by_brightness, PHOTOGRAPH, share=0.3, **ways)
+    # The first ones, and at most as many as were allowed.
+    first = -(-PHOTOGRAPH.shape[0] // 4) * -(-PHOTOGRAPH.shape[1] // 4)
+    assert first < found.asked.sum() <= first + 0.3 * LABELS.size
+    assert found.asked[::4, ::4].all()
+    np.testing.assert_array_equal(found.answers[found.asked], every[found.asked])
+    none = by_entropy(by_brightness, PHOTOGRAPH, share=0.0, **ways)
+    assert none.asked.sum() == first
+    if finish is probabilities:
+        corners = every[8:16:4, 8:16:4]
+        np.testing.assert_allclose(none.answers[10, 10], corners.mean((0, 1)), atol=1e-6)
+        between = 0.75 * corners[0, 0] + 0.25 * corners[0, 1]
+        np.testing.assert_allclose(none.answers[8, 9], between, atol=1e-6)
+
+
+def test_entropy_needs_fewer_questions_than_there_are_on_a_boundary():
+    """A slanted boundary: a tenth of the pixels are enough to have every label right."""
+    y, x = np.mgrid[:97, :129]
+    photograph = np.where((x + y // 3 > 70)[..., None], np.uint8(220), np.uint8(30)).repeat(3, -1)
+    expected = every_pixel(by_brightness, photograph, bucket=BUCKET).answers
+    found = by_entropy(by_brightness, photograph, stride=8, share=0.1, bucket=BUCKET)
+    np.testing.assert_array_equal(found.answers, expected)
+    assert found.asked.mean() < 0.12
+
+
+def test_a_stride_of_1_asks_every_pixel():
+    found = by_entropy(by_brightness, PHOTOGRAPH, stride=1, bucket=BUCKET)
+    assert found.asked.all()
+    np.testing.assert_array_equal(found.answers, LABELS)
 
 
 def test_a_region_and_places_between_pixels():

@@ -20,10 +20,11 @@ def test_a_photograph_is_asked_and_its_parts_are_counted(monkeypatch):
     }
     every, some = found.values()
     assert every["asked"] == 1 and every["buckets"] == -(-200 * 160 // BUCKET) == 2
-    # An eighth of the rows and columns, and 15 % of the squares between them.
-    assert some["asked"] == pytest.approx(1 / 64 + 0.15 * 63 / 64, abs=0.01)
-    assert some["buckets"] == 2
-    assert every["flops"] == some["flops"]
+    # An eighth of the rows and columns, and 15 % of all pixels.
+    assert some["asked"] == pytest.approx(1 / 64 + 0.15, abs=0.01)
+    assert some["buckets"] == 4  # the first ones, and one for each distance
+    assert every["flops"]["encoder"] == some["flops"]["encoder"]
+    assert 2 * every["flops"]["coordinates"] == some["flops"]["coordinates"]  # by buckets
     assert every["flops"]["coordinates"] > 2 * BUCKET * tiny_coordformer.TINY["decoder_width"] ** 2
     assert every["peak_bytes"] >= 0 and set(every["programs"]) == {"encoder", "bucket"}
     with pytest.raises(InputError, match="there is no model 'other'; use one of tiny"):

@@ -62,9 +62,9 @@ def add_ask(parser: argparse.ArgumentParser) -> None:
         default="every",
         metavar="WAY",
         help="which pixels: every; sefi, those near a boundary on an edge of the photograph; "
-        "entropy, the least certain ones, from coarse to fine; stride=8, every 8th of every 8th row. Settings may "
-        "follow, whose defaults are those of sefi,stride=8,dilation=4,threshold=0.1 and "
-        "entropy,stride=8,share=0.15",
+        "entropy, the least certain ones, from coarse to fine; stride=8, every 8th of every 8th "
+        "row. Settings may follow, whose defaults are those of "
+        "sefi,stride=8,dilation=4,threshold=0.1 and entropy,stride=8,share=0.15",
     )
 
 

@@ -16,10 +16,12 @@ in benchmarks/pods/. The figures are for one chip and one run, unless the list s
                       stalls   cycles of these waits, if a copy takes `copy_cycles`
                       unknown  branches that depend on data: what they guard counts once
                   It is null if the compiler writes its bundles in another form than v5e's.
+    sparsecores   what the SparseCores of v6e and 7x do, which is in none of the others: how often
+                  each kind and shape, see `on_sparsecores`
     copy_cycles   cycles that a copy is assumed to take
     collectives   a list with kind, devices, count and bytes put in, see
-                  scripts/pods/collectives.py; this, `hbm_bytes`, `cycles` and `counted` are null
-                  where jaxlib cannot read the compiler's program
+                  scripts/pods/collectives.py; this, `hbm_bytes`, `cycles`, `counted` and
+                  `sparsecores` are null where jaxlib cannot read the compiler's program
     flops         FLOPs of all chips together, see massformer_jax/models/flops.py
 The object also says what was compiled, for which slice, and with which versions. While a program is
 compiled, its bundles take up to 1 GB of the folder for temporary files (TMPDIR).
@@ -43,7 +45,7 @@ from scripts.pods.collectives import collectives
 from scripts.pods.cost import cost
 from scripts.pods.dumps import Dumps
 from scripts.pods.programs import PROGRAMS, RESULTS, Program
-from scripts.pods.uncosted import uncosted
+from scripts.pods.uncosted import on_sparsecores, uncosted
 from scripts.tpu_compiler import find_no_tpu, topology_devices
 
 
@@ -146,7 +148,7 @@ def _text(compiled: Any) -> str | None:
 def read(text: str | None, dumps: Dumps) -> dict[str, Any]:
     """Returns traffic, cycles and collectives, read from a compiled program's text and kernels."""
     if text is None:
-        names = "hbm_bytes", "cycles", "counted", "collectives"
+        names = "hbm_bytes", "cycles", "counted", "sparsecores", "collectives"
         return dict.fromkeys(names) | {"copy_cycles": COPY_CYCLES}
     found = collectives(text)
     count, size = Counter(), Counter()
@@ -158,6 +160,7 @@ def read(text: str | None, dumps: Dumps) -> dict[str, Any]:
         "hbm_bytes": moved,
         "cycles": cycles,
         "counted": _counted(text, dumps),
+        "sparsecores": dict(on_sparsecores(text)),
         "copy_cycles": COPY_CYCLES,
         "collectives": [
             {"kind": kind, "devices": devices, "count": count[kind, devices], "bytes": bytes_}

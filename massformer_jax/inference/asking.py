@@ -19,11 +19,7 @@ _STRIP = 512  # rows at a time
 def enlarged(
     coarse: Shaped[np.ndarray, "i j *_"], stride: int, size: tuple[int, int]
 ) -> Shaped[np.ndarray, "h w *_"]:
-    """Returns a map of a photograph's height and width from answers at every `stride`-th pixel.
-
-    Each answer is that of the square of pixels whose upper left it was asked for, as the decoder
-    itself looks to the right and below.
-    """
+    """Returns a map of a photograph's height and width from one value for each square of pixels."""
     repeated = np.repeat(coarse, stride, 0)[: size[0]]
     return np.repeat(repeated, stride, 1)[:, : size[1]]
 
@@ -94,55 +90,72 @@ def sefi(
     return enlarged(near, stride, photograph.shape[:2]) & image_edges(photograph, threshold)
 
 
-def halved(
-    logits: Float[np.ndarray, "i j k"], rows: Int[np.ndarray, " r"], columns: Int[np.ndarray, " c"]
-) -> tuple[Float[np.ndarray, "r c k"], UInt16[np.ndarray, "r c"]]:
-    """Returns logits at half the distance, and how unsure they are.
+def between(
+    logits: Float[np.ndarray, "i j k"],
+    stride: int,
+    rows: Int[np.ndarray, " r"],
+    columns: Int[np.ndarray, " c"],
+) -> Float[np.ndarray, "r c k"]:
+    """Returns logits of pixels of which every `stride`-th of every `stride`-th row was asked.
 
-    Even rows and columns are those of the coarse logits, which stay as they are. Between them the
-    probabilities are the means of their neighbours', and the last ones are repeated beyond the end.
-    How unsure a pixel is, is the entropy of its probabilities: 0, or up to 65,535 for a draw among
-    all classes. Where two neighbours are sure, but not of the same, it is large, too.
+    These have their own logits. The others have the logarithms of probabilities that are
+    interpolated bilinearly; beyond the last row and column that was asked these are repeated.
 
     Args:
-        logits: at every n-th pixel.
-        rows: of the finer map, one after the other.
-        columns: of the finer map.
+        logits: of the pixels that were asked.
+        stride: between them.
+        rows: the ys, one after the other.
+        columns: the xs.
     """
-    first, last = rows[0] // 2, (rows[-1] + 1) // 2
-    coarse = logits[first : last + 1]
-    shares = np.exp(coarse - coarse.max(-1, keepdims=True))
+    first, last = rows[0] // stride, -(-rows[-1] // stride)
+    shares = logits[first : last + 1]
+    shares = np.exp(shares - shares.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
-    shares = _mean_of_neighbours(shares, rows - 2 * first)
-    shares = _mean_of_neighbours(shares.swapaxes(0, 1), columns).swapaxes(0, 1)
-    finer = np.log(np.maximum(shares, 1e-30))
-    entropy = -(shares * finer).sum(-1) / np.log(logits.shape[-1])
-    even = np.ix_(rows % 2 == 0, columns % 2 == 0)
-    finer[even] = logits[np.ix_(rows[rows % 2 == 0] // 2, columns[columns % 2 == 0] // 2)]
-    return finer, np.round(65535 * entropy.clip(0, 1)).astype(np.uint16)
+    shares = _interpolated(shares, rows - stride * first, stride)
+    shares = _interpolated(shares.swapaxes(0, 1), columns, stride).swapaxes(0, 1)
+    found = np.log(np.maximum(shares, 1e-30))
+    own_rows, own_columns = rows % stride == 0, columns % stride == 0
+    own = np.ix_(rows[own_rows] // stride, columns[own_columns] // stride)
+    found[np.ix_(own_rows, own_columns)] = logits[own]
+    return found
 
 
-def _mean_of_neighbours(
-    coarse: Float[np.ndarray, "i j k"], rows: Int[np.ndarray, " r"]
+def _interpolated(
+    coarse: Float[np.ndarray, "i j k"], rows: Int[np.ndarray, " r"], stride: int
 ) -> Float[np.ndarray, "r j k"]:
-    """Returns the rows of a map with half the distance between rows."""
-    return (coarse[rows // 2] + coarse[np.minimum((rows + 1) // 2, len(coarse) - 1)]) / 2
+    """Returns rows of a map, every `stride`-th of which is given."""
+    above, part = np.divmod(rows, stride)
+    weight = (part / stride).astype(coarse.dtype)[:, None, None]
+    below = np.minimum(above + 1, len(coarse) - 1)
+    return (1 - weight) * coarse[above] + weight * coarse[below]
+
+
+def unsure(logits: Float[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j"]:
+    """Returns the entropies of the probabilities: 0, up to 65,535 for a draw among all classes.
+
+    Between two pixels that are sure, but not of the same, `between` has a large one, too.
+    """
+    logits = logits - logits.max(-1, keepdims=True)
+    shares = np.exp(logits)
+    total = shares.sum(-1)
+    entropy = np.log(total) - (shares * logits).sum(-1) / total
+    return np.round(65535 * (entropy / np.log(logits.shape[-1])).clip(0, 1)).astype(np.uint16)
 
 
 def least_certain(
-    unsure: UInt16[np.ndarray, "i j"], among: Bool[np.ndarray, "i j"], count: int
+    entropies: UInt16[np.ndarray, "i j"], among: Bool[np.ndarray, "i j"], count: int
 ) -> Bool[np.ndarray, "i j"]:
     """Returns the positions that are unsure most, at most so many; of equal ones the first."""
     numbers = np.zeros(1 << 16, np.int64)
-    for start in range(0, len(unsure), _STRIP):
+    for start in range(0, len(entropies), _STRIP):
         strip = slice(start, start + _STRIP)
-        numbers += np.bincount(unsure[strip][among[strip]], minlength=len(numbers))
+        numbers += np.bincount(entropies[strip][among[strip]], minlength=len(numbers))
     numbers[0] = 0  # what is sure is not asked
     at_least = numbers[::-1].cumsum()[::-1]
     if at_least[0] <= count:
-        return among & (unsure > 0)
+        return among & (entropies > 0)
     threshold = np.flatnonzero(at_least > count)[-1]
-    chosen = among & (unsure > threshold)
-    equal = np.flatnonzero(among & (unsure == threshold))
+    chosen = among & (entropies > threshold)
+    equal = np.flatnonzero(among & (entropies == threshold))
     chosen.reshape(-1)[equal[: count - np.count_nonzero(chosen)]] = True
     return chosen

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8, UInt16
 
 from massformer_jax.data.coordinates import patches, places
-from massformer_jax.inference.asking import enlarged, halved, least_certain, sefi
+from massformer_jax.inference import asking
 
 # With a decoder of 384 channels in float32 a bucket takes some 0.3 GB.
 BUCKET = 1 << 14
@@ -159,8 +159,7 @@ def _places_of(width: int, pixels: Int[np.ndarray, " p"]) -> Int[np.ndarray, "p 
 class Asked(NamedTuple):
     """What is answered for every pixel of a photograph, and which of its pixels were asked.
 
-    The other pixels have the answer of the nearest pixel that was asked above and to their left; by
-    entropy, what lies between the pixels around them.
+    The other pixels have probabilities between those of pixels around them that were asked.
     """
 
     answers: Shaped[np.ndarray, "h w *_"]
@@ -207,7 +206,7 @@ def by_sefi(
     """Asks every `stride`-th pixel, and then those that `asking.sefi` names."""
     coarse = _coarse(answer, photograph, stride, bucket)
     rule = {"stride": stride, "dilation": dilation, "threshold": threshold}
-    where = sefi(highest(coarse), photograph, **rule)
+    where = asking.sefi(highest(coarse), photograph, **rule)
     return _refined(answer, photograph, coarse, stride, where, finish, bucket)
 
 
@@ -245,10 +244,11 @@ def by_entropy(
         stride //= 2
         make = finish if stride == 1 else _unchanged
         size = -(-height // stride), -(-width // stride)
-        answers, unsure = _halved(answers, size, make)
+        entropies = np.empty(size, np.uint16)
+        answers = _between(answers, 2, size, make, entropies)
         before, asked = asked, np.zeros(size, bool)
         asked[::2, ::2] = before
-        where = least_certain(unsure, ~asked, int(questions / stride))
+        where = asking.least_certain(entropies, ~asked, int(questions / stride))
         ask_where(answer, photograph, answers, where, stride=stride, finish=make, bucket=bucket)
         asked |= where
     return Asked(answers, asked)
@@ -256,23 +256,6 @@ def by_entropy(
 
 def _unchanged(logits: np.ndarray) -> np.ndarray:
     return logits
-
-
-def _halved(
-    logits: Float[np.ndarray, "i j k"], size: tuple[int, int], make: Finish
-) -> tuple[Shaped[np.ndarray, "r c *_"], UInt16[np.ndarray, "r c"]]:
-    """Returns what is made of logits at half the distance, and how unsure they are; in strips."""
-    rows, columns = map(np.arange, size)
-    unsure = np.empty(size, np.uint16)
-    made = None
-    for start in range(0, len(rows), _STRIP):
-        strip = slice(start, start + _STRIP)
-        finer, unsure[strip] = halved(logits, rows[strip], columns)
-        part = make(finer)
-        if made is None:
-            made = np.empty((*size, *part.shape[2:]), part.dtype)
-        made[strip] = part
-    return made, unsure
 
 
 def grown(
@@ -352,8 +335,34 @@ def _refined(
     bucket: int,
 ) -> Asked:
     """Returns the coarse answers at full size, those of the pixels in `where` asked anew."""
-    answers = enlarged(finish(coarse), stride, photograph.shape[:2])
+    # Paper: coarse labels are "upsampled". Here it is probabilities: more labels are right.
+    answers = _between(coarse, stride, photograph.shape[:2], finish)
     where[::stride, ::stride] = False  # these were asked before
     ask_where(answer, photograph, answers, where, finish=finish, bucket=bucket)
     where[::stride, ::stride] = True
     return Asked(answers, where)
+
+
+def _between(
+    coarse: Float[np.ndarray, "i j k"],
+    stride: int,
+    size: tuple[int, int],
+    finish: Finish,
+    entropies: UInt16[np.ndarray, "h w"] | None = None,
+) -> Shaped[np.ndarray, "h w *_"]:
+    """Returns what is made of logits between those at every `stride`-th pixel, strip by strip.
+
+    Writes how unsure they are into `entropies`, where it is given.
+    """
+    rows, columns = map(np.arange, size)
+    found = None
+    for start in range(0, len(rows), _STRIP):
+        strip = slice(start, start + _STRIP)
+        logits = asking.between(coarse, stride, rows[strip], columns)
+        if entropies is not None:
+            entropies[strip] = asking.unsure(logits)
+        part = finish(logits)
+        if found is None:
+            found = np.empty((*size, *part.shape[2:]), part.dtype)
+        found[strip] = part
+    return found

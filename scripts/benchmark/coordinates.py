@@ -49,6 +49,9 @@ WAYS: dict[str, Callable[..., Asked]] = {
     "entropy": by_entropy,
     "stride=8": functools.partial(by_stride, stride=8),
     "sefi,stride=4": functools.partial(by_sefi, stride=4),
+    "sefi,stride=4,dilation=1,threshold=0.06": functools.partial(
+        by_sefi, stride=4, dilation=1, threshold=0.06
+    ),
     "entropy,share=0.1": functools.partial(by_entropy, share=0.1),
     "stride=4": functools.partial(by_stride, stride=4),
 }

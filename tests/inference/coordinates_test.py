@@ -12,6 +12,7 @@ from massformer_jax.inference.coordinates import (
     ask_grid,
     by_entropy,
     by_sefi,
+    by_stride,
     every_pixel,
     grown,
     highest,
@@ -57,8 +58,7 @@ def test_sefi_asks_what_its_rule_names():
     rule = asking.sefi(LABELS[::4, ::4], PHOTOGRAPH, stride=4, dilation=1)
     rule[::4, ::4] = True
     np.testing.assert_array_equal(found.asked, rule)
-    expected = np.where(found.asked, LABELS, asking.enlarged(LABELS[::4, ::4], 4, LABELS.shape))
-    np.testing.assert_array_equal(found.answers, expected)
+    np.testing.assert_array_equal(found.answers[found.asked], LABELS[found.asked])
 
 
 @pytest.mark.parametrize("finish", [highest, probabilities])
@@ -78,6 +78,9 @@ def test_by_entropy_what_is_asked_is_exact_and_the_rest_lies_between(finish):
         np.testing.assert_allclose(none.answers[10, 10], corners.mean((0, 1)), atol=1e-6)
         between = 0.75 * corners[0, 0] + 0.25 * corners[0, 1]
         np.testing.assert_allclose(none.answers[8, 9], between, atol=1e-6)
+        coarse = by_stride(by_brightness, PHOTOGRAPH, **ways)
+        np.testing.assert_allclose(coarse.answers, none.answers, atol=1e-6)
+        np.testing.assert_array_equal(coarse.asked, none.asked)
 
 
 def test_entropy_needs_fewer_questions_than_there_are_on_a_boundary():

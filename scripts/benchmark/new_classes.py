@@ -275,7 +275,7 @@ def _row(found: list[dict], new: tuple[str, ...], way: str) -> list[str]:
 
 
 def picture(count: int = 3) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns scenes, one below the other, beside their true labels and those to train on."""
+    """Returns scenes at half size beside their true labels and those to train on."""
     new = NEW[-1]
     colours = np.full((256, 3), 255, np.uint8)
     colours[: len(CLASSES) + len(new)] = [*PALETTE, (255, 128, 0), (255, 0, 255)]
@@ -284,7 +284,8 @@ def picture(count: int = 3) -> UInt8[np.ndarray, "h w 3"]:
         (x.image, colours[true_labels(x, new)], colours[training_labels(x, i, new)])
         for i, x in enumerate(scenes)
     ]
-    return np.concatenate([np.concatenate(row, 1) for row in rows])
+    drawn = np.concatenate([np.concatenate(row, 1) for row in rows])
+    return cv2.resize(drawn, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
 
 def main() -> None:

@@ -20,17 +20,9 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 from massformer_jax.compilation import announce
 from massformer_jax.data.coordinates import squeezed
-from massformer_jax.inference.coordinates import (
-    BUCKET,
-    Answer,
-    by_entropy,
-    by_sefi,
-    by_stride,
-    every_pixel,
-    highest,
-    probabilities,
-)
+from massformer_jax.inference.coordinates import BUCKET, Answer, highest, probabilities
 from massformer_jax.inference.protocol import Protocol
+from massformer_jax.inference.ways_to_ask import by_entropy, by_sefi, by_stride, every_pixel
 from massformer_jax.models.build import compute_params
 from massformer_jax.models.coordinate_decoder import Memory
 from massformer_jax.models.massformer import normalize

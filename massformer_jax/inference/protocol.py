@@ -104,7 +104,7 @@ class Protocol:
         ask: which pixels a network that answers at coordinates is asked: "every"; "stride=8", every
             8th of every 8th row; "sefi", the rule of the paper, or "entropy", those that are least
             certain. Settings may follow: "sefi,stride=32,dilation=15,threshold=0.1",
-            "entropy,stride=8,share=0.15"; `inference.coordinates` has what they mean and their
+            "entropy,stride=8,share=0.15"; `inference.ways_to_ask` has what they mean and their
             defaults.
 
     Several views (scales, mirror images) of a photograph are put together as the release does:

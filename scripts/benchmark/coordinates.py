@@ -29,9 +29,9 @@ from massformer_jax.data.images import encode_mask
 from massformer_jax.data.pipeline import Decode
 from massformer_jax.files import write_atomically
 from massformer_jax.inference.coordinate_network import answers_function
-from massformer_jax.inference.coordinates import Asked, by_entropy, by_sefi, by_stride, every_pixel
 from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import label_function, show
+from massformer_jax.inference.ways_to_ask import Asked, by_entropy, by_sefi, by_stride, every_pixel
 from massformer_jax.metrics.counts import add_counts, image_counts, zero_counts
 from massformer_jax.metrics.scores import summarize
 from massformer_jax.models.build import is_coordformer, model_graph

@@ -12,8 +12,8 @@ from massformer_jax.inference.coordinate_network import (
     coordinate_labels,
     coordinate_scores,
 )
-from massformer_jax.inference.coordinates import by_entropy, by_sefi, every_pixel
 from massformer_jax.inference.protocol import Protocol
+from massformer_jax.inference.ways_to_ask import by_entropy, by_sefi, every_pixel
 from massformer_jax.models.build import answers_at_coordinates, model_graph
 from massformer_jax.parallel import sharding
 from tests.helpers import stand_in

@@ -8,16 +8,8 @@ from flax import nnx
 
 from massformer_jax.inference import asking
 from massformer_jax.inference.coordinate_network import logits_function, memory_function
-from massformer_jax.inference.coordinates import (
-    ask_grid,
-    by_entropy,
-    by_sefi,
-    by_stride,
-    every_pixel,
-    grown,
-    highest,
-    probabilities,
-)
+from massformer_jax.inference.coordinates import ask_grid, grown, highest, probabilities
+from massformer_jax.inference.ways_to_ask import by_entropy, by_sefi, by_stride, every_pixel
 from massformer_jax.models.coordformer import CoordFormer
 from tests.helpers.random_network import random_network
 from tests.inference.asking_test import scene

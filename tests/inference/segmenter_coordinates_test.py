@@ -12,10 +12,10 @@ from massformer_jax.data.images import decode_mask
 from massformer_jax.errors import InputError
 from massformer_jax.inference import alpha, coordinate_network
 from massformer_jax.inference import segmenter as segmenter_module
-from massformer_jax.inference.coordinates import every_pixel
 from massformer_jax.inference.parts import Rectangle
 from massformer_jax.inference.segmenter import Segmenter
 from massformer_jax.inference.stream import TooLargeError
+from massformer_jax.inference.ways_to_ask import every_pixel
 from massformer_jax.models.build import model_graph
 from massformer_jax.models.weights import Weights
 from tests.helpers import fake_segmenter, stand_in, tiny_coordformer

@@ -53,6 +53,7 @@ WAYS: dict[str, Callable[..., Asked]] = {
         by_sefi, stride=4, dilation=1, threshold=0.06
     ),
     "entropy,share=0.1": functools.partial(by_entropy, share=0.1),
+    "entropy,share=0.18": functools.partial(by_entropy, share=0.18),
     "stride=4": functools.partial(by_stride, stride=4),
 }
 RATIOS = {"mBIoU": 0.001, "mBIoU, 3 pixels": 0.005}  # of the diagonal: 1 and 3 pixels

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
 
+from massformer_jax.inference.coordinates import probabilities
+
 _STRIP = 512  # rows at a time
 
 
@@ -108,9 +110,7 @@ def between(
         columns: the xs.
     """
     first, last = rows[0] // stride, -(-rows[-1] // stride)
-    shares = logits[first : last + 1]
-    shares = np.exp(shares - shares.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
+    shares = probabilities(logits[first : last + 1])
     shares = _interpolated(shares, rows - stride * first, stride)
     shares = _interpolated(shares.swapaxes(0, 1), columns, stride).swapaxes(0, 1)
     found = np.log(np.maximum(shares, 1e-30))

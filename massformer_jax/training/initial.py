@@ -1,5 +1,6 @@
 """The weights that a training run starts from, `config.init_from`."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from massformer_jax.classes import are_numbered
 from massformer_jax.convert.vit import read_vit
 from massformer_jax.convert.weights import is_encoder, recognise, weights_of
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
-from massformer_jax.files import Place, place
+from massformer_jax.files import Place, place, some_of
 from massformer_jax.models.build import abstract_weights, class_head, is_coordformer
 from massformer_jax.models.coordformer import has_coarse_maps
 from massformer_jax.models.hub import local_file
@@ -24,12 +26,27 @@ from massformer_jax.training.state import TrainState
 from massformer_jax.tree import differing_keys
 
 
+class KnownClasses(NamedTuple):
+    """Columns of the class head that are taken where the weights are of other classes.
+
+    Attributes:
+        head: path of the head's parameters; the last axis of each has a column for every class.
+        ours: columns of the model that starts.
+        theirs: those of the weights that stand for the same, in this order.
+    """
+
+    head: str
+    ours: tuple[int, ...]
+    theirs: tuple[int, ...]
+
+
 class Initial(NamedTuple):
     """Weights of some parts of the network: trees that lack the others."""
 
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     message: str  # what was taken and what stays freshly initialised
+    known: KnownClasses | None = None  # of a class head of other classes, if any is the same
 
 
 def initial_weights(
@@ -69,7 +86,8 @@ def read_initial(
         path: a workdir, converted weights, a file that `massformer_jax.convert` reads, or a name of
             the Hub that stands for weights or for a .safetensors file. It holds the same model, or
             an encoder of the same depth; or, for CoordFormer, its encoder: the file that
-            `convert.vit` reads, or a MaSSFormer. Other classes leave the class head out.
+            `convert.vit` reads, or a MaSSFormer. Of a class head of other classes, those are taken
+            that have the same name.
         architecture: keyword arguments of MaSSFormer or CoordFormer.
         classes: names of the dataset's classes; without any, only their number is compared.
 
@@ -86,41 +104,98 @@ def read_initial(
                 f"init_from: {path} has architecture.{key}={theirs}, the config {ours}; use "
                 "weights of the same architecture"
             )
-    head = class_head(architecture)
-    params = weights.params
-    if "classes" not in weights.architecture:
+    count = weights.architecture.get("classes")
+    if count is None:
         fresh = "all but the encoder is freshly initialised"
-    elif weights.architecture["classes"] != architecture["classes"]:
+    elif count == architecture["classes"] and (
+        not classes or are_numbered(weights.classes) or weights.classes == tuple(classes)
+    ):
+        fresh = "nothing is freshly initialised"
+    else:
+        return _with_other_classes(path, weights, architecture, classes)
+    return Initial(weights.params, weights.batch_stats, f"starts from {path}; {fresh}")
+
+
+def known_classes(
+    architecture: Mapping[str, Any], classes: Sequence[str], theirs: Sequence[str]
+) -> KnownClasses | None:
+    """Returns the columns of a class head whose classes the weights know by the same name.
+
+    Args:
+        architecture: that of the model that starts.
+        classes: the names of its classes.
+        theirs: those of the weights.
+    """
+    names = [name for name in classes if name in theirs]
+    if not names or are_numbered(theirs):
+        return None
+    ours, others = [[of.index(name) for name in names] for of in (list(classes), list(theirs))]
+    if not is_coordformer(architecture):
+        # The last column says that a query finds nothing, which is the same of any classes.
+        ours, others = [*ours, len(classes)], [*others, len(theirs)]
+    return KnownClasses(class_head(architecture), tuple(ours), tuple(others))
+
+
+def _with_other_classes(
+    path: str | os.PathLike,
+    weights: Weights,
+    architecture: Mapping[str, Any],
+    classes: Sequence[str],
+) -> Initial:
+    head = class_head(architecture)
+    params, known = weights.params, known_classes(architecture, classes, weights.classes)
+    if known is None:
+        params = _without(params, head)
         fresh = (
             f"the class head ({head}) is freshly initialised, for {architecture['classes']} "
             f"classes instead of {weights.architecture['classes']}"
         )
-        params = _without(params, head)
-    elif classes and not are_numbered(weights.classes) and weights.classes != tuple(classes):
-        fresh = (
-            f"the class head ({head}) is freshly initialised, since the weights have other "
-            f"classes: {', '.join(weights.classes)}"
-        )
-        params = _without(params, head)
+        if architecture["classes"] == weights.architecture["classes"]:
+            fresh = (
+                f"the class head ({head}) is freshly initialised, since the weights have other "
+                f"classes: {some_of(weights.classes, 8)}"
+            )
     else:
-        fresh = "nothing is freshly initialised"
-    return Initial(params, weights.batch_stats, f"starts from {path}; {fresh}")
+        taken = [name for name in classes if name in weights.classes]
+        new = [name for name in classes if name not in weights.classes]
+        fresh = (
+            f"of the class head ({head}), {some_of(taken, 8)} are kept, and freshly initialised: "
+            f"{some_of(new, 8) or 'nothing'}"
+        )
+    return Initial(params, weights.batch_stats, f"starts from {path}; {fresh}", known)
 
 
 def start(state: TrainState, initial: Initial) -> TrainState:
     """Returns the state with these parts in place of its own, where its own lie."""
     parts = (initial.params, initial.batch_stats)
     own = (state.params, state.batch_stats)
-    where = tuple(
-        jax.tree.map(lambda x: x.sharding, _part_of(tree, part))
-        for part, tree in zip(parts, own, strict=True)
-    )
-    # Copied by the program, so that nothing else holds the buffers when a step donates them.
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
+    held = tuple(_part_of(tree, part) for part, tree in zip(parts, own, strict=True))
+
+    def taken(parts, held):
+        # Copied by the program, so that nothing else holds the buffers when a step donates them.
+        params, batch_stats = jax.tree.map(jnp.copy, parts)
+        if initial.known is not None:
+            params = with_known_classes(params, held[0], initial.known)
+        return params, batch_stats
+
+    where = jax.tree.map(lambda x: x.sharding, held)
     params, batch_stats = (
-        _replaced(tree, part) for part, tree in zip(copy(parts), own, strict=True)
+        _replaced(tree, part)
+        for part, tree in zip(jax.jit(taken, out_shardings=where)(parts, held), own, strict=True)
     )
     return state._replace(params=params, batch_stats=batch_stats)
+
+
+def with_known_classes(theirs: Any, ours: Any, known: KnownClasses) -> Any:
+    """Returns their parameters with our class head, in which the known classes are theirs."""
+    keys = known.head.split("/")
+    head = jax.tree.map(
+        lambda mine, other: mine.at[..., np.array(known.ours)].set(
+            other[..., np.array(known.theirs)]
+        ),
+        *(functools.reduce(lambda tree, key: tree[key], keys, tree) for tree in (ours, theirs)),
+    )
+    return _replaced(theirs, functools.reduce(lambda tree, key: {key: tree}, keys[::-1], head))
 
 
 def _part_of(tree: Any, part: Any) -> Any:

@@ -7,7 +7,7 @@
 The ways differ in the losses alone: pseudo labels taken as exact, weighed equally everywhere, or
 weighed less where they border on the background that they were split from, and as exact labels
 elsewhere (docs/new_classes.md). All start from one network that has learned
-the seven classes, with a new class head. Each run writes a JSON of its scores below DIR, and one
+the seven classes. Each run writes a JSON of its scores below DIR, and one
 that is there is not done again: so a broken measurement goes on with the same command.
 """
 
@@ -34,8 +34,9 @@ from massformer_jax.inference.protocol import Protocol
 from massformer_jax.inference.views import label_function, show
 from massformer_jax.metrics.counts import add_counts, image_counts, zero_counts
 from massformer_jax.metrics.scores import summarize
-from massformer_jax.models.build import class_head, model_graph
+from massformer_jax.models.build import model_graph
 from massformer_jax.parallel import sharding
+from massformer_jax.training.initial import known_classes, with_known_classes
 from massformer_jax.training.optimizer import recipe_optimizer
 from massformer_jax.training.state import TrainState, init_state
 from massformer_jax.training.step import training_step
@@ -171,14 +172,15 @@ def base_weights(folder: pathlib.Path, scenes: list[Scene], steps: int) -> tuple
 
 
 def begun(weights: tuple[Any, Any], classes: int, seed: int, steps: int) -> TrainState:
-    """Returns a state with these weights and a new class head."""
+    """Returns a state with these weights, and more classes than they have."""
     optimizer = optimizer_of(steps)
     architecture = {**ARCHITECTURE, "classes": classes}
     init = functools.partial(init_state, architecture=architecture, optimizer=optimizer)
     state = jax.jit(init)(jax.random.key(seed, impl="unsafe_rbg"))
     params, batch_stats = jax.tree.map(jnp.copy, weights)
-    head = class_head(architecture)
-    params[head] = state.params[head]
+    names = [f"new {i}" for i in range(classes)]
+    names[: len(CLASSES)] = CLASSES
+    params = with_known_classes(params, state.params, known_classes(architecture, names, CLASSES))
     return placed(state._replace(params=params, batch_stats=batch_stats))
 
 

@@ -119,12 +119,14 @@ def test_weights_are_of_the_classes_of_the_dataset(names, message):
     [
         ({}, CLASSES, True, "nothing is freshly initialised"),
         ({}, (), True, "nothing is freshly initialised"),
+        ({}, tuple("abcdefg"), False, "weights have other classes: background, person"),
         (
             {},
             ("a", *CLASSES[1:]),
-            False,
-            "weights have other classes: background, person",
+            True,
+            "person, building, tree, ground, sky, water are kept, and freshly initialised: a",
         ),
+        ({}, CLASSES[::-1], True, "are kept, and freshly initialised: nothing"),
         ({"classes": 2}, ("a", "b"), True, "nothing is freshly initialised"),
     ],
 )

@@ -7,17 +7,27 @@ import optax
 import pytest
 
 from massformer_jax import main
+from massformer_jax.classes import CLASSES
 from massformer_jax.convert import __main__ as convert_command
 from massformer_jax.convert.weights_file import read_weights
 from massformer_jax.errors import InputError
 from massformer_jax.models import names
-from massformer_jax.models.names import weights_by_path
+from massformer_jax.models.build import abstract_weights
+from massformer_jax.models.names import from_torch, weights_by_path
 from massformer_jax.models.weights import load_weights
 from massformer_jax.training import evaluation, loop
-from massformer_jax.training.initial import read_initial, start
-from massformer_jax.training.state import abstract_state
+from massformer_jax.training.initial import (
+    KnownClasses,
+    known_classes,
+    read_initial,
+    start,
+    with_known_classes,
+)
+from massformer_jax.training.state import TrainState, abstract_state
 from tests.helpers import stand_in_training, tiny_config
 from tests.helpers.tiny_weights import TINY, tiny_state, tiny_train_state, write
+
+EIGHT = TINY | {"classes": 8}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +91,34 @@ def test_another_number_of_classes(state, tmp_path):
     assert fresh == {"decode_head.cls_embed.weight", "decode_head.cls_embed.bias"}
     assert "(cls_embed) is freshly initialised, for 7 classes instead of 3" in message
     assert_taken(taken, path)
+
+
+def test_classes_of_the_same_name_keep_their_columns(tmp_path):
+    """A class more, and two in each other's place; the last column is that of no object."""
+    classes = (*CLASSES[:4], "car", CLASSES[5], CLASSES[4], CLASSES[6])
+    path = write(tmp_path / "weights.safetensors", tiny_state())
+    own = jax.tree.map(jnp.asarray, from_torch(tiny_state(2, classes=8), abstract_weights(EIGHT)))
+    before = jax.device_get(own[0]["cls_embed"])
+    initial = read_initial(path, EIGHT, classes)
+    assert "sky, ground, water are kept, and freshly initialised: car" in initial.message
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    head = start(TrainState(step, *own, (), skipped), initial).params["cls_embed"]
+    of_file = in_file(path, ("decode_head.cls_embed.weight", "decode_head.cls_embed.bias"))
+    for name, theirs in zip(("kernel", "bias"), of_file.values(), strict=True):
+        kept = head[name][..., [0, 1, 2, 3, 5, 6, 7, 8]]
+        np.testing.assert_array_equal(kept, theirs.T[..., [0, 1, 2, 3, 5, 4, 6, 7]])
+        np.testing.assert_array_equal(head[name][..., 4], before[name][..., 4])
+
+
+def test_columns_of_a_network_without_no_object():
+    """CoordFormer has a column for each class alone, below `decoder/classify`."""
+    known = known_classes({"encoder": {}, "classes": 3}, ("sky", "car", "sea"), ("sea", "sky"))
+    assert known == KnownClasses("decoder/classify", (0, 2), (1, 0))
+    theirs = {"decoder": {"classify": {"bias": jnp.array([1.0, 2.0])}, "a": 1}, "b": 2}
+    ours = {"decoder": {"classify": {"bias": jnp.array([7.0, 8.0, 9.0])}, "a": 3}, "b": 4}
+    merged = with_known_classes(theirs, ours, known)
+    np.testing.assert_array_equal(merged["decoder"].pop("classify")["bias"], [2, 8, 1])
+    assert merged == {"decoder": {"a": 1}, "b": 2}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 
 WEIGHTS are converted or downloaded weights, or the workdir of a run, of the same architecture:
 ResNet-50, or with `--config=configs/finetune.py:massformer_r18_lite` the Lite variant. The classes
-are those of the dataset; if the weights have others, the class head is new.
+are those of the dataset; if the weights have others, the class head is new, but for classes of the
+same name.
 
 Keys that matter, beside these:
 

@@ -2,16 +2,18 @@
 
 The rule of the paper "CoordFormer" (arXiv 2609.08660) is called SEFI: pixels near a boundary of
 the coarse answers *and* on an edge of the photograph. The other rule here, by entropy, asks where
-coarse answers are unsure or disagree, whatever the photograph looks like, and goes from coarse to
-fine. It joins ideas of Liu et al., "SparseRefine" (ECCV 2024), which asks by entropy, and Kirillov
-et al., "PointRend" (CVPR 2020), which subdivides.
+coarse answers are unsure or disagree, on strong edges of the photograph rather than on weak ones,
+and goes from coarse to fine. It joins ideas of Liu et al., "SparseRefine" (ECCV 2024), which asks
+by entropy, Kirillov et al., "PointRend" (CVPR 2020), which subdivides, and of SEFI.
 
 All of it is done on the host; what is as large as the photograph is computed in strips of rows.
 """
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8, UInt16
 
 from massformer_jax.inference.coordinates import probabilities
 
@@ -53,8 +55,35 @@ def image_edges(
     brightness, 0.299 R + 0.587 G + 0.114 B in 0..1, by Sobel's kernels divided by 4: an edge from
     black to white has 1. The border is repeated.
     """
-    height = len(photograph)
     found = np.empty(photograph.shape[:2], bool)
+    for strip, lengths in _gradients(photograph):
+        found[strip] = lengths > threshold
+    return found
+
+
+def edge_weights(photograph: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    """Returns how much the uncertainty of each pixel counts: 16 where nothing changes, up to 255.
+
+    It is the root of the gradient that `image_edges` compares, so that a weak edge still counts.
+    """
+    found = np.empty(photograph.shape[:2], np.uint8)
+    for strip, lengths in _gradients(photograph):
+        found[strip] = np.round(255 * np.sqrt((lengths + 1 / 255).clip(0, 1)))
+    return found
+
+
+def strongest(weights: UInt8[np.ndarray, "h w"], stride: int) -> UInt8[np.ndarray, "i j"]:
+    """Returns the largest weight around every `stride`-th pixel of every `stride`-th row."""
+    if stride == 1:
+        return weights
+    return cv2.dilate(weights, np.ones((stride, stride), np.uint8))[::stride, ::stride]
+
+
+def _gradients(
+    photograph: UInt8[np.ndarray, "h w 3"],
+) -> Iterator[tuple[slice, Float32[np.ndarray, "_ w"]]]:
+    """Yields strips of rows and the lengths of the gradient there, see `image_edges`."""
+    height = len(photograph)
     for start in range(0, height, _STRIP):
         stop = min(start + _STRIP, height)
         first, last = max(start - 1, 0), min(stop + 1, height)
@@ -64,9 +93,8 @@ def image_edges(
             cv2.Sobel(grey, cv2.CV_32F, *order, scale=0.25, borderType=cv2.BORDER_REPLICATE)
             for order in ((1, 0), (0, 1))
         )
-        length = np.sqrt(along_x * along_x + along_y * along_y)
-        found[start:stop] = length[start - first : stop - first] > threshold
-    return found
+        lengths = np.sqrt(along_x * along_x + along_y * along_y)
+        yield slice(start, stop), lengths[start - first : stop - first]
 
 
 def sefi(
@@ -130,16 +158,20 @@ def _interpolated(
     return (1 - weight) * coarse[above] + weight * coarse[below]
 
 
-def unsure(logits: Float[np.ndarray, "i j k"]) -> UInt16[np.ndarray, "i j"]:
-    """Returns the entropies of the probabilities: 0, up to 65,535 for a draw among all classes.
+def unsure(
+    logits: Float[np.ndarray, "i j k"], weights: UInt8[np.ndarray, "i j"]
+) -> UInt16[np.ndarray, "i j"]:
+    """Returns the weighted entropies of the probabilities.
 
-    Between two pixels that are sure, but not of the same, `between` has a large one, too.
+    They are 0, up to 65,535 for a draw among all classes on an edge of weight 255. Between two
+    pixels that are sure, but not of the same, `between` has a large entropy, too.
     """
     logits = logits - logits.max(-1, keepdims=True)
     shares = np.exp(logits)
     total = shares.sum(-1)
     entropy = np.log(total) - (shares * logits).sum(-1) / total
-    return np.round(65535 * (entropy / np.log(logits.shape[-1])).clip(0, 1)).astype(np.uint16)
+    parts = (entropy / np.log(logits.shape[-1])).clip(0, 1)
+    return np.round(257 * parts * weights).astype(np.uint16)
 
 
 def least_certain(

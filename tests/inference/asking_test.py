@@ -59,6 +59,26 @@ def test_an_edge_from_black_to_white_has_a_gradient_of_1():
     edge = np.broadcast_to((columns == 3) | (columns == 4), (5, 8))
     np.testing.assert_array_equal(asking.image_edges(photograph, 0.99), edge)
     assert not asking.image_edges(photograph, 1.01).any()
+    weights = asking.edge_weights(photograph)
+    np.testing.assert_array_equal(weights, np.where(edge, 255, 16))
+    # A fourth of the edge weighs half.
+    weak = asking.edge_weights(photograph // 4)[0, 3]
+    assert weak == pytest.approx(255 * np.sqrt(63 / 255 + 1 / 255), abs=0.6)
+
+
+def test_the_strongest_edge_around_every_second_pixel(monkeypatch):
+    weights = np.random.default_rng(0).integers(0, 256, (7, 10)).astype(np.uint8)
+    found = asking.strongest(weights, 2)
+    expected = [
+        [weights[max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1].max() for x in range(0, 10, 2)]
+        for y in range(0, 7, 2)
+    ]
+    np.testing.assert_array_equal(found, expected)
+    assert asking.strongest(weights, 1) is weights
+    photograph = scene(0)
+    whole = asking.edge_weights(photograph)
+    monkeypatch.setattr(asking, "_STRIP", 10)
+    np.testing.assert_array_equal(asking.edge_weights(photograph), whole)
 
 
 def test_what_lies_between():
@@ -78,14 +98,14 @@ def test_what_lies_between():
 def test_it_is_unsure_where_answers_are_or_disagree():
     sure, other, none = [20.0, 0.0, 0.0], [0.0, 20.0, 0.0], [0.0, 0.0, 0.0]
     logits = np.array([[sure, other], [none, sure]], np.float32)
-    found = asking.unsure(logits)
+    strong = np.full((2, 2), 255, np.uint8)
+    found = asking.unsure(logits, strong)
     np.testing.assert_allclose(found, [[0, 0], [65535, 0]], atol=1)
     half = 65535 * np.log(2) / np.log(3)
-    assert (
-        abs(int(asking.unsure(asking.between(logits, 2, np.arange(1), np.arange(2)))[0, 1]) - half)
-        < 2
-    )
-    np.testing.assert_array_equal(asking.unsure(logits + 7), found)
+    between = asking.between(logits, 2, np.arange(1), np.arange(2))
+    np.testing.assert_allclose(asking.unsure(between, strong[:1])[0, 1], half, atol=2)
+    np.testing.assert_array_equal(asking.unsure(logits + 7, strong), found)
+    np.testing.assert_allclose(asking.unsure(logits, strong // 5), found // 5, atol=1)
 
 
 @pytest.mark.parametrize("count", [0, 3, 10, 24, 40])

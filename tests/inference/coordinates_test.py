@@ -85,6 +85,17 @@ def test_entropy_needs_fewer_questions_than_there_are_on_a_boundary():
     assert found.asked.mean() < 0.12
 
 
+def test_of_two_boundaries_entropy_asks_first_the_one_that_is_an_edge_of_the_photograph():
+    """The answers are the same at both. Magenta is as bright as this grey, and green is not."""
+    photograph = np.full((64, 64, 3), 102, np.uint8)
+    photograph[:, 21:] = 255, 0, 255
+    photograph[:, 43:] = 0, 255, 51
+    found = by_entropy(by_brightness, photograph, stride=8, share=0.02, bucket=BUCKET)
+    asked = found.asked.copy()
+    asked[::8, ::8] = False
+    assert asked[:, 40:47].sum() > 2 * asked[:, 18:25].sum()
+
+
 def test_a_stride_of_1_asks_every_pixel():
     found = by_entropy(by_brightness, PHOTOGRAPH, stride=1, bucket=BUCKET)
     assert found.asked.all()

@@ -52,6 +52,9 @@ WAYS: dict[str, Callable[..., Asked]] = {
     "sefi,stride=4,dilation=1,threshold=0.06": functools.partial(
         by_sefi, stride=4, dilation=1, threshold=0.06
     ),
+    "sefi,stride=3,dilation=0,threshold=0.04": functools.partial(
+        by_sefi, stride=3, dilation=0, threshold=0.04
+    ),
     "entropy,share=0.1": functools.partial(by_entropy, share=0.1),
     "entropy,share=0.18": functools.partial(by_entropy, share=0.18),
     "stride=4": functools.partial(by_stride, stride=4),

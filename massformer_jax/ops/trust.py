@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from massformer_jax.classes import IGNORE
 
@@ -42,7 +43,7 @@ def doubt_map(
             of all classes may be wrong there.
     """
     weight = jnp.zeros(labels.shape, jnp.float32)
-    open_ = jnp.ones(labels.shape, bool)
+    open_ = None
     if split_from is not None:
         # An unknown pixel may be of any of them.
         among = [split_from, IGNORE, *(label for label, _ in borders)]
@@ -69,19 +70,31 @@ def trusted_share(border: Float[Array, "*s"], strength: float) -> Float[Array, "
 
 
 def _border_weight(
-    mask: Bool[Array, "b h w"], open_: Bool[Array, "b h w"], reach: int
+    mask: Bool[Array, "b h w"], open_: Bool[Array, "b h w"] | None, reach: int
 ) -> Float[Array, "b h w"]:
     """Returns |mean over the square window of 2 · reach + 1 pixels - mask|; 0 where not open.
 
-    Only open pixels inside of the image count: its border is no border of the object.
+    Only open pixels inside of the image count: its border is no border of the object. None stands
+    for all of them.
     """
     if not reach:
         return jnp.zeros(mask.shape, jnp.float32)
     mask = mask.astype(jnp.float32)
-    pixels = _window_sum(open_.astype(jnp.float32), reach)
+    if open_ is None:
+        # Known before: the compiler would sum up ones for minutes to find the same.
+        pixels = np.multiply.outer(*(_in_window(side, reach) for side in mask.shape[1:]))[None]
+    else:
+        pixels = _window_sum(open_.astype(jnp.float32), reach)
     # Counts are exact, and a mean may not be: far from a border the weight has to be 0.
     weight = jnp.abs(_window_sum(mask, reach) - mask * pixels) / jnp.maximum(pixels, 1)
-    return jnp.where(open_, weight, 0)
+    return weight if open_ is None else jnp.where(open_, weight, 0)
+
+
+def _in_window(side: int, reach: int) -> Float32[np.ndarray, " side"]:
+    """Returns how many pixels of a row are in the window around each of them."""
+    at = np.arange(side)
+    inside = np.minimum(at + reach, side - 1) - np.maximum(at - reach, 0) + 1
+    return inside.astype(np.float32)
 
 
 def _window_sum(x: Float[Array, "b h w"], reach: int) -> Float[Array, "b h w"]:

@@ -42,6 +42,7 @@ def test_strips_answer_as_the_segmenter(kind, tmp_path):
         np.testing.assert_allclose(found, want, rtol=0, atol=5e-5 * want.max())
 
 
+@pytest.mark.slow  # exports a program, and lowers another
 @pytest.mark.parametrize("dtype, share", [("float16", 0.51), ("int8", 0.26)])
 def test_weights_of_fewer_bits_are_what_is_computed_with(dtype, share, tmp_path):
     folder = exported(tmp_path, "256x256", *ONNX, "--weights", dtype, "--answer", "scores")

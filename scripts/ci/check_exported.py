@@ -18,13 +18,17 @@ from PIL import Image
 PAGE = pathlib.Path(__file__).parents[2] / "docs/export.md"
 
 
+def programs() -> dict[str, str]:
+    """Returns the programs of the page by the names of their files."""
+    return dict(re.findall(r"<!-- ([\w.]+) -->\n```\w+\n(.*?)```", PAGE.read_text(), re.S))
+
+
 def main(exported: pathlib.Path, sample: pathlib.Path) -> None:
     """Runs the checks."""
     photograph = min((sample / "photos/images/test").iterdir())
     expected = np.asarray(Image.open(sample / "predictions" / f"{photograph.stem}.png"))
     with tempfile.TemporaryDirectory() as folder:
-        programs = re.findall(r"<!-- ([\w.]+) -->\n```\w+\n(.*?)```", PAGE.read_text(), re.S)
-        for name, text in programs:
+        for name, text in programs().items():
             (pathlib.Path(folder) / name).write_text(text)
         command = [sys.executable, "photograph.py", exported.resolve(), photograph.resolve()]
         subprocess.run([*map(str, command), "mask.png"], cwd=folder, check=True)

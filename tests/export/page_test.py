@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from massformer_jax.inference.segmenter import Segmenter
+from scripts.ci.check_exported import PAGE, programs
 from tests.helpers import exported_coordformer
 from tests.helpers.exported import exported, photograph, segmenter, weights
 from tests.helpers.onnx_models import answer
-
-PAGE = pathlib.Path(__file__).parents[2] / "docs/export.md"
 
 # A folder of onnxruntime's release, with its headers and its library.
 ROOT = os.environ.get("ONNXRUNTIME_ROOT")
@@ -25,10 +24,8 @@ ROOT = os.environ.get("ONNXRUNTIME_ROOT")
 REFUSED = ("massformer_jax", "flax", "optax", "orbax", "jaxtyping", "etils", "cv2", "tests")
 
 
-def programs() -> dict[str, str]:
-    """Returns the programs of the page by the names of their files."""
-    found = re.findall(r"<!-- ([\w.]+) -->\n```\w+\n(.*?)```", PAGE.read_text(), re.S)
-    assert [name for name, _ in found] == [
+def test_the_page_has_these_programs():
+    assert list(programs()) == [
         "exported.py",
         "photograph.py",
         "onnx_photograph.py",
@@ -36,7 +33,6 @@ def programs() -> dict[str, str]:
         "coordinates_photograph.py",
         "iree_photograph.py",
     ]
-    return dict(found)
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
 """Which classes were annotated in which photographs of a dataset."""
 
 import dataclasses
+import logging
 import re
+import threading
 
 import numpy as np
 from jaxtyping import Bool
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,3 +31,35 @@ class Annotations:
             if re.search(pattern, file_name):
                 annotated[list(labels)] = False
         return annotated
+
+
+class Unmatched:
+    """The regular expressions that no photograph has matched; after a pass they are logged."""
+
+    def __init__(self, annotations: Annotations, total: int):
+        """Begins before the first photograph.
+
+        Args:
+            annotations: what was annotated where.
+            total: number of photographs to wait for, those of the split.
+        """
+        self._patterns = {pattern for pattern, _ in annotations.missing}
+        self._total, self._seen = total, 0
+        self._lock = threading.Lock()  # the threads of the pipeline share this object
+
+    def see(self, file_name: str) -> None:
+        """Takes note of a photograph that was read, and warns with the last of a pass."""
+        with self._lock:
+            if self._seen >= self._total:
+                return
+            self._seen += 1
+            self._patterns = {x for x in self._patterns if not re.search(x, file_name)}
+            ended = self._seen == self._total
+        if ended and self._patterns:
+            patterns = ", ".join(sorted(map(repr, self._patterns)))
+            _log.warning(
+                "labels.unannotated: %s is found in none of the %d file names that were read; "
+                "classes that these photographs lack are learned as absent",
+                patterns,
+                self._total,
+            )

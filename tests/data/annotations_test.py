@@ -25,3 +25,12 @@ def test_without_annotations_batches_are_as_before(data_dir):
     assert plain.keys() == {"image", "label"}
     for key, value in plain.items():
         np.testing.assert_array_equal(told[key], value)
+
+
+def test_an_expression_that_no_name_matches_is_logged_once_after_a_pass(data_dir, caplog):
+    annotations = Annotations(7, ((r"^0000[0246]", (1,)), (r"^mass_13k", (2,))))
+    batches = iter(pipeline.train_dataset(data_dir, annotations=annotations, **SETTINGS))
+    for _ in range(6):
+        next(batches)
+    assert len(caplog.messages) == 1
+    assert "'^mass_13k' is found in none of the 7 file names" in caplog.messages[0]

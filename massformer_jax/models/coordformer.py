@@ -7,6 +7,7 @@ Source: Curti, Zama Ramirez, Petrelli and Di Stefano, "CoordFormer: Give Me Any 
 Will Give You Labels" (arXiv 2609.08660).
 """
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from massformer_jax.models.coordinate_decoder import CoordinateDecoder, Memory
 from massformer_jax.models.pixel_decoder import CoarseDecoder
+from massformer_jax.models.recomputation import recomputed
 from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.vit import ViT
 
@@ -103,7 +105,7 @@ class CoordFormer(nnx.Module):
             patches: of the photographs themselves, normalised.
             places: of the coordinates.
         """
-        return self.decoder(self.memory(images), patches, places)
+        return recomputed(operator.call, self.decoder, self.memory(images), patches, places)
 
     def memory(self, images: Float[Array, "b h w 3"]) -> Memory:
         """Returns what is asked later: see `CoordinateDecoder.memory`."""

@@ -9,17 +9,15 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from massformer_jax.models.recomputation import kept
 from massformer_jax.ops.deform_conv import SampledMap, deform_conv, deform_conv_rows
 from massformer_jax.ops.planes_conv import planes_conv
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.rows import Rows, all_rows
 from massformer_jax.parallel import spatial
-
-PRODUCT = "product"  # the name of what `product` marks
 
 # torch's default for weights: uniform within ±1/sqrt(fan_in).
 torch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -27,11 +25,6 @@ torch_uniform = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 kaiming_gain_1 = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 # torch's kaiming_normal_(mode="fan_out"): the encoder without ImageNet weights, and DCN kernels.
 kaiming_fan_out = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def product(x: Array) -> Array:
-    """Marks what recomputation in training keeps, since computing it again is what costs."""
-    return checkpoint_name(x, PRODUCT)
 
 
 class Conv(nnx.Module):
@@ -73,7 +66,6 @@ class Conv(nnx.Module):
                 [(self.size // 2, self.size // 2)] * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-        y = product(y)
         return y if self.bias is None else y + self.bias[...].reshape(1, 1, 1, -1)
 
 
@@ -101,7 +93,7 @@ class UpsamplingConv(nnx.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
 
-        rows = [jnp.stack([product(phase(row, i)) for i in (0, 1)], 3) for row in (0, 1)]
+        rows = [jnp.stack([phase(row, i) for i in (0, 1)], 3) for row in (0, 1)]
         return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, -1)
 
 
@@ -255,7 +247,6 @@ class DeformLayer(nnx.Module):
         )
         # Coordinates in float32: in bfloat16 a sample 20 pixels away would be off by 1/16.
         predicted = planes_conv(x.pixels, predictor, self.dcn_offset.bias[...], rows)
-        predicted = product(predicted)
         offsets, modulation = jnp.split(predicted, [2 * self.size * self.size], 1)
         inputs = offsets, jax.nn.sigmoid(modulation), kernel
         if x.packed is not None:
@@ -264,7 +255,7 @@ class DeformLayer(nnx.Module):
             sampled = deform_conv(x.pixels, *inputs, first_row=rows.start, parts=x.begins)
         else:
             sampled = _deform_conv_by_rows(x.pixels, *inputs)
-        return jax.nn.relu(self.dcn_bn(product(sampled)))
+        return jax.nn.relu(self.dcn_bn(kept(sampled)))
 
 
 def _deform_conv_by_rows(x: Array, offsets: Array, modulation: Array, kernel: Array) -> Array:

@@ -4,6 +4,7 @@ s2..s5 are the projected encoder maps at 1/4..1/32; d5, d4, d3 the decoded ones 
 D is the decoder's width.
 """
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from massformer_jax.models.layers import Conv, ConvBNReLU
 from massformer_jax.models.pixel_modules import CST, EGF, LSE, RFB, SEB
+from massformer_jax.models.recomputation import recomputed
 from massformer_jax.ops.deform_conv import SampledMap, prepared
 from massformer_jax.ops.resize import resize_bilinear
 from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
@@ -125,14 +127,24 @@ class PixelDecoder(CoarseDecoder):
             images: normalised.
             maps: c2..c5.
         """
-        sources, memories = self.sources(images, maps)
-        rows = all_rows(sources.guide.pixels)
-        detail, body = self._detail(sources, rows)
-        edge_features, edge_logits = self.edge_conv
-        fused = self.edge_rec(SampledMap((self.edge_rec.gate(detail, body),)), body, rows)
-        return Decoded(
-            self.mask_features(fused), edge_logits(edge_features(body + detail)), memories
-        )
+        (guide, shallow, body, _), memories = self.sources(images, maps)
+        rows = all_rows(guide.pixels)
+
+        def detail_of(lse, guide, shallow):
+            return lse(guide, take_doubled_rows(shallow, rows), rows)
+
+        def edges_of(edge_conv, detail, body):
+            features, logits = edge_conv
+            return logits(features(take_doubled_rows(body, rows) + detail))
+
+        def fuse(edge_rec, detail, body):
+            body = take_doubled_rows(body, rows)
+            return edge_rec(SampledMap((edge_rec.gate(detail, body),)), body, rows)
+
+        detail = recomputed(detail_of, self.LSE, guide, shallow)
+        edge_logits = recomputed(edges_of, self.edge_conv, detail, body)
+        fused = recomputed(fuse, self.edge_rec, detail, body)
+        return Decoded(recomputed(operator.call, self.out[0], fused), edge_logits, memories)
 
     def in_strips(
         self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]], count: int
@@ -213,8 +225,11 @@ class PixelDecoder(CoarseDecoder):
 
         This is everything that looks at the whole image.
         """
-        s2, *coarse, body = self.coarse(maps)
-        memories = tuple(out(d) for out, d in zip(list(self.out)[1:], coarse, strict=True))
+        s2, *coarse, body = recomputed(PixelDecoder.coarse, self, maps)
+        memories = tuple(
+            recomputed(operator.call, out, d)
+            for out, d in zip(list(self.out)[1:], coarse, strict=True)
+        )
 
         size = (images.shape[1] // 2, images.shape[2] // 2)
         shallow, second = jnp.split(s2, 2, -1)

@@ -18,6 +18,7 @@ from massformer_jax.models.layers import (
     UpsamplingDeformLayer,
     torch_uniform,
 )
+from massformer_jax.models.recomputation import kept
 from massformer_jax.ops.deform_conv import SampledMap
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
@@ -109,7 +110,7 @@ class RFB(nnx.Module):
         fields = jnp.concatenate([layer(SampledMap((x,))) for layer in self.deformaspp], -1)
         d3 = jax.nn.relu(self.bn(self.conv1(fields)))
         up = resize_bilinear(d3, (2 * x.shape[1], 2 * x.shape[2]))
-        return d3, jax.nn.relu(self.bn2(self.upconv(up)))
+        return d3, jax.nn.relu(self.bn2(kept(self.upconv(up))))
 
 
 class LSE(nnx.Module):

@@ -4,11 +4,14 @@ Source: He et al., "Deep Residual Learning", with the stride in the 3x3 convolut
 and the released `ResNet_m(style="pytorch")` have it. Attribute names are torchvision's.
 """
 
+import operator
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from massformer_jax.models.layers import BatchNorm, Conv, kaiming_fan_out
+from massformer_jax.models.recomputation import recomputed
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
@@ -80,12 +83,16 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
         """Returns [c2, c3, c4, c5], of `self.features` channels."""
-        x = jax.nn.relu(self.bn1(self.conv1(images)))
-        x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+        def stem(conv, norm, images):
+            x = jax.nn.relu(norm(conv(images)))
+            return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+        x = recomputed(stem, self.conv1, self.bn1, images)
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:
-                x = block(x)
+                x = recomputed(operator.call, block, x)
             maps.append(x)
         return maps
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from massformer_jax.models.attention import FFN, Attention, MaskedAttention
+from massformer_jax.models.recomputation import recomputed
 from massformer_jax.ops.positions import add_sine_positions
 from massformer_jax.ops.precision import widened
 from massformer_jax.parallel import spatial
@@ -114,6 +115,9 @@ class TransformerDecoder(nnx.Module):
             keys.append(add_sine_positions(memory).reshape(b, i * j, d))
             features.append(masks.reshape(b, i * j, d))
 
+        def attended(layer, x, keys, values, positions, blocked):
+            return layer(x, keys, values, positions=positions, blocked=blocked)
+
         def run(keys, values, features):
             at = positions[None]
             x = jnp.broadcast_to(queries[None], (keys[0].shape[0], *queries.shape))
@@ -121,7 +125,7 @@ class TransformerDecoder(nnx.Module):
             for i, layer in enumerate(self.layers):
                 level = i % len(keys)
                 blocked = _blocked(predictions[-1].mask_embeds, features[level])
-                x = layer(x, keys[level], values[level], positions=at, blocked=blocked)
+                x = recomputed(attended, layer, x, keys[level], values[level], at, blocked)
                 predictions.append(predict(self.post_norm(x)))
             return predictions
 

@@ -5,6 +5,7 @@ DINOv2 with registers; Siméoni et al., "DINOv3" (2025). Both are in `transforme
 tests/models/vit_test.py compares every block.
 """
 
+import operator
 from collections.abc import Iterator
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from massformer_jax.models.layers import product
+from massformer_jax.models.recomputation import recomputed
 from massformer_jax.models.transformer_decoder import LayerNorm
 from massformer_jax.ops.attention import attend
 from massformer_jax.ops.precision import widened
@@ -129,7 +130,7 @@ class ViT(nnx.Module):
         tokens = self._embedded(images, size)
         turns = None if self.grid is not None else _turns(size, self.head_features)
         for block in self.layer:
-            tokens = product(block(tokens, turns))
+            tokens = recomputed(operator.call, block, tokens, turns)
             yield tokens
 
     def _embedded(self, images: Array, size: tuple[int, int]) -> Array:

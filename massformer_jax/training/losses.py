@@ -237,12 +237,13 @@ def mask_maps(
     The operands keep the features' dtype: a float32 copy of bfloat16 features would be the largest
     array of the step.
     """
-    return jnp.einsum(
-        "ibke,bhwe->ibkhw",
-        embeds.astype(features.dtype),
-        features,
-        preferred_element_type=widened(features.dtype),
+    # The barrier keeps the embeds' change of layout out of the product's fusion: with numbers that
+    # are no powers of two, XLA's compiler for GPUs finds no tiles for it, and fails.
+    embeds = jax.lax.optimization_barrier(jnp.moveaxis(embeds.astype(features.dtype), 0, 1))
+    maps = jnp.einsum(
+        "bike,bhwe->bikhw", embeds, features, preferred_element_type=widened(features.dtype)
     )
+    return jnp.moveaxis(maps, 1, 0)
 
 
 def class_loss(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool
 
 from massformer_jax.compilation import announce
 from massformer_jax.models.build import compute_params, model_graph
-from massformer_jax.models.layers import PRODUCT
+from massformer_jax.models.recomputation import recomputing
 from massformer_jax.ops.precision import computation, computing
 from massformer_jax.parallel import sharding
 from massformer_jax.training.accumulation import accumulated, in_parts
@@ -56,9 +56,9 @@ def training_step(
             Parameters, statistics, coordinates, losses and the optimizer are always float32.
         on_nonfinite: "skip" goes on after a step that was not applied; with "halt" no later one is
             applied either, so that the state stays what it was before, also its number of steps.
-        remat: keep only the results of convolutions, or of the blocks of a ViT, for the backward
-            pass and compute the rest again: less memory for more time (docs/performance.md). The
-            step is the same.
+        remat: compute the network's intermediate maps again in the backward pass, stage by stage
+            (`massformer_jax.models.recomputation`): less memory for more time
+            (docs/performance.md). The step is the same.
         frozen_statistics: which BatchNorms normalise by their running statistics, and leave these
             as they are: "none", as released; those of the "encoder"; or "all".
         accumulate: number of parts in which the batch is computed, one after the other. The losses
@@ -90,13 +90,10 @@ def training_step(
             # compiler may move activations instead, which are larger.
             params = jax.lax.with_sharding_constraint(compute_params(params, arrays), replicated)
             network = nnx.merge(graph, params, batch_stats, copy=True)
-            answers = objective.answers(network, batch, arrays)
+            with recomputing(remat):
+                answers = objective.answers(network, batch, arrays)
             _, _, batch_stats = nnx.split(network, nnx.Param, nnx.BatchStat)
             return answers, nnx.to_pure_dict(batch_stats)
-
-        if remat:
-            kept = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-            forward = jax.checkpoint(forward, policy=kept)
 
         def gradient(batch_stats, part, whole=None):
             batch, drawn = part

@@ -44,7 +44,10 @@ from scripts.arguments import parse_count, parse_size
 from scripts.bare_machine import replace_jaxtyping
 
 GPUS = ("h100", "a100")
-TASKS = ("inference", "scores", "windows", "evaluation", "counts", "train", "initialization")
+TASKS = (
+    *("inference", "scores", "windows", "evaluation", "counts"),
+    *("train", "train_remat", "initialization"),
+)
 
 
 class CompilerError(Exception):
@@ -131,13 +134,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="HxW",
         help="of the images",
     )
-    add("--batch", type=parse_count, metavar="N", help="images; 1 per device, for train 2")
+    add("--batch", type=parse_count, metavar="N", help="images; 1 per device, for training 2")
     add("--dtype", default="float32", help="of the computation")
     add("--mesh", default={}, type=_axes, metavar="AXIS=N,…", help="several devices: data=2")
     add("--hlo", type=pathlib.Path, metavar="FILE", help="write the compiled programs' text there")
     add("--here", action="store_true", help="in this process, which dies if the compiler does")
     args = parser.parse_args(argv)
-    args.batch = args.batch or math.prod(args.mesh.values()) * (2 if args.task == "train" else 1)
+    each = 2 if args.task.startswith("train") else 1
+    args.batch = args.batch or math.prod(args.mesh.values()) * each
     return args
 
 

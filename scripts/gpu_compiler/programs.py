@@ -120,7 +120,11 @@ class Programs:
         labels = self._photographs(jnp.uint8, *self.size)
         return [(jax.jit(jax.vmap(count)), (labels, labels))]
 
-    def train(self) -> list[Program]:
+    def train_remat(self) -> list[Program]:
+        """Returns one training step that computes again what it does not keep."""
+        return self.train(remat=True)
+
+    def train(self, *, remat: bool = False) -> list[Program]:
         """Returns one training step, with the parameters split as the config says."""
         check_training(self.size, self.batch, self.mesh)
         config, shardings = self.config, self._state_shardings()
@@ -131,7 +135,7 @@ class Programs:
             seed=config.seed,
             dtype=self.dtype,
             on_nonfinite=config.on_nonfinite,
-            remat=config.remat,
+            remat=remat,
             shardings=shardings,
             **config.loss,
         )

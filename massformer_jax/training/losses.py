@@ -237,8 +237,9 @@ def mask_maps(
     The operands keep the features' dtype: a float32 copy of bfloat16 features would be the largest
     array of the step.
     """
-    # The barrier keeps the embeds' change of layout out of the product's fusion: with numbers that
-    # are no powers of two, XLA's compiler for GPUs finds no tiles for it, and fails.
+    # The barrier keeps the embeds' change of layout out of the product's fusion: where numbers are
+    # no powers of two, XLA's compiler for GPUs may find no tiles for that. Unless it can try others
+    # on a GPU, it fails (jax#34010).
     embeds = jax.lax.optimization_barrier(jnp.moveaxis(embeds.astype(features.dtype), 0, 1))
     maps = jnp.einsum(
         "bike,bhwe->bikhw", embeds, features, preferred_element_type=widened(features.dtype)

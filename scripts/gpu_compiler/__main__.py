@@ -18,6 +18,8 @@ JSON object on one line:
                        as they run
     kernel_count       sum of kernels
     launch_count       sum of launches
+    traffic_bytes      bytes that all kernels read and write, as the compiler counts them: bodies of
+                       loops once, and nothing stays in a cache
     open_loops         number of loops whose end depends on the data; launches counts one turn
     trace_seconds      time from the Python function to the input of the compiler
     compile_seconds    time from there to the compiled program
@@ -137,6 +139,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--batch", type=parse_count, metavar="N", help="images; 1 per device, for training 2")
     add("--dtype", default="float32", help="of the computation")
     add("--mesh", default={}, type=_axes, metavar="AXIS=N,…", help="several devices: data=2")
+    add(
+        "--cublas",
+        action="store_true",
+        help="products by cuBLAS alone: some of Triton's have no tiles, and nothing can be tried out",
+    )
     add("--hlo", type=pathlib.Path, metavar="FILE", help="write the compiled programs' text there")
     add("--here", action="store_true", help="in this process, which dies if the compiler does")
     args = parser.parse_args(argv)
@@ -176,18 +183,19 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(args.model)
     mesh = sharding.make_mesh(target_devices(args.gpu, math.prod(args.mesh.values())), args.mesh)
     programs = Programs(config, args.size, args.batch, args.dtype, mesh)
-    memories, texts, trace_seconds, compile_seconds = [], [], 0.0, 0.0
+    memories, texts, traffic, trace_seconds, compile_seconds = [], [], 0.0, 0.0, 0.0
     for function, arguments in getattr(programs, args.task)():
         start = time.perf_counter()
         lowered = lower(function, arguments, mesh)
         traced = time.perf_counter()
         # On several devices the compiler traces the kernels, and reads the same context.
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            compiled = lowered.compile()
+            compiled = lowered.compile({"xla_gpu_enable_triton_gemm": not args.cublas})
         trace_seconds += traced - start
         compile_seconds += time.perf_counter() - traced
         memories.append(compiled.memory_analysis())
         texts.append(compiled.as_text())
+        traffic += compiled.cost_analysis()["bytes accessed"]
     if args.hlo:
         args.hlo.write_text("\n".join(texts))
     found = [count_launches(text) for text in texts]
@@ -201,6 +209,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "dtype": args.dtype,
         "mesh": dict(mesh.shape),
+        "traffic_bytes": round(traffic),
         "temp_bytes": max(x.temp_size_in_bytes for x in memories),
         "argument_bytes": max(x.argument_size_in_bytes for x in memories),
         "output_bytes": max(x.output_size_in_bytes for x in memories),

@@ -142,7 +142,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "--cublas",
         action="store_true",
-        help="products by cuBLAS alone: some of Triton's have no tiles, and nothing can be tried out",
+        help="products by cuBLAS alone: for some, Triton finds no tiles without a GPU to try",
     )
     add("--hlo", type=pathlib.Path, metavar="FILE", help="write the compiled programs' text there")
     add("--here", action="store_true", help="in this process, which dies if the compiler does")

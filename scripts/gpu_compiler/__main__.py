@@ -18,8 +18,6 @@ JSON object on one line:
                        as they run
     kernel_count       sum of kernels
     launch_count       sum of launches
-    traffic_bytes      bytes that all kernels read and write, as the compiler counts them: bodies of
-                       loops once, and nothing stays in a cache
     open_loops         number of loops whose end depends on the data; launches counts one turn
     trace_seconds      time from the Python function to the input of the compiler
     compile_seconds    time from there to the compiled program
@@ -183,7 +181,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     config = load_config(args.model)
     mesh = sharding.make_mesh(target_devices(args.gpu, math.prod(args.mesh.values())), args.mesh)
     programs = Programs(config, args.size, args.batch, args.dtype, mesh)
-    memories, texts, traffic, trace_seconds, compile_seconds = [], [], 0.0, 0.0, 0.0
+    memories, texts, trace_seconds, compile_seconds = [], [], 0.0, 0.0
     for function, arguments in getattr(programs, args.task)():
         start = time.perf_counter()
         lowered = lower(function, arguments, mesh)
@@ -195,7 +193,6 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         compile_seconds += time.perf_counter() - traced
         memories.append(compiled.memory_analysis())
         texts.append(compiled.as_text())
-        traffic += compiled.cost_analysis()["bytes accessed"]
     if args.hlo:
         args.hlo.write_text("\n".join(texts))
     found = [count_launches(text) for text in texts]
@@ -209,7 +206,6 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "dtype": args.dtype,
         "mesh": dict(mesh.shape),
-        "traffic_bytes": round(traffic),
         "temp_bytes": max(x.temp_size_in_bytes for x in memories),
         "argument_bytes": max(x.argument_size_in_bytes for x in memories),
         "output_bytes": max(x.output_size_in_bytes for x in memories),

@@ -17,7 +17,7 @@ from massformer_jax.models.pixel_modules import CST, EGF, LSE, RFB, SEB
 from massformer_jax.models.recomputation import recomputed
 from massformer_jax.ops.deform_conv import SampledMap, prepared
 from massformer_jax.ops.resize import resize_bilinear
-from massformer_jax.ops.rows import Rows, all_rows, around, in_strips, take_doubled_rows, take_rows
+from massformer_jax.ops.rows import Rows, around, in_strips, take_doubled_rows, take_rows
 from massformer_jax.parallel import spatial
 
 
@@ -127,10 +127,11 @@ class PixelDecoder(CoarseDecoder):
             images: normalised.
             maps: c2..c5.
         """
-        (guide, shallow, body, _), memories = self.sources(images, maps)
-        rows = all_rows(guide.pixels)
+        s2, body, memories = self._whole(maps)
+        rows = Rows(0, images.shape[1] // 2)
 
-        def detail_of(lse, guide, shallow):
+        def detail_of(lse, images, s2):
+            guide, shallow = _guide(images, s2)
             return lse(guide, take_doubled_rows(shallow, rows), rows)
 
         def edges_of(edge_conv, detail, body):
@@ -141,7 +142,7 @@ class PixelDecoder(CoarseDecoder):
             body = take_doubled_rows(body, rows)
             return edge_rec(SampledMap((edge_rec.gate(detail, body),)), body, rows)
 
-        detail = recomputed(detail_of, self.LSE, guide, shallow)
+        detail = recomputed(detail_of, self.LSE, images, s2)
         edge_logits = recomputed(edges_of, self.edge_conv, detail, body)
         fused = recomputed(fuse, self.edge_rec, detail, body)
         return Decoded(recomputed(operator.call, self.out[0], fused), edge_logits, memories)
@@ -160,8 +161,9 @@ class PixelDecoder(CoarseDecoder):
             maps: c2..c5.
             count: rows of a strip, at 1/2.
         """
-        sources, memories = self.sources(images, maps)
-        parts, height = spatial.parts(), sources.guide.pixels.shape[1]
+        s2, body, memories = self._whole(maps)
+        sources = Sources(*_guide(images, s2), body)
+        parts, height = spatial.parts(), images.shape[1] // 2
         if parts == 1:
             return Fused(*self._fuse(sources, Rows(0, height), count), memories)
 
@@ -218,26 +220,18 @@ class PixelDecoder(CoarseDecoder):
         # Strips of whole positions at 1/32, which are 16 rows at 1/2.
         return in_strips(fuse, own, -(-count // 16) * 16, after=gated.ready)
 
-    def sources(
-        self, images: Float[Array, "b h w 3"], maps: list[Float[Array, "b _ _ _"]]
-    ) -> tuple[Sources, tuple[Float[Array, "b _ _ e"], ...]]:
-        """Returns what rows at 1/2 are computed from, and the memories.
-
-        This is everything that looks at the whole image.
-        """
+    def _whole(
+        self, maps: list[Float[Array, "b _ _ _"]]
+    ) -> tuple[
+        Float[Array, "b h4 w4 d"], Float[Array, "b h4 w4 d"], tuple[Float[Array, "b _ _ e"], ...]
+    ]:
+        """Returns s2, d3 upsampled, and the memories: everything that looks at the whole image."""
         s2, *coarse, body = recomputed(PixelDecoder.coarse, self, maps)
         memories = tuple(
             recomputed(operator.call, out, d)
             for out, d in zip(list(self.out)[1:], coarse, strict=True)
         )
-
-        size = (images.shape[1] // 2, images.shape[2] // 2)
-        shallow, second = jnp.split(s2, 2, -1)
-        guide = [resize_bilinear(images, size), resize_bilinear(second, size)]
-        guide.append(
-            jnp.zeros((*guide[0].shape[:3], -sum(x.shape[-1] for x in guide) % 8), s2.dtype)
-        )
-        return Sources(SampledMap(tuple(guide)), shallow, body), memories
+        return s2, body, memories
 
     def mask_features(self, fused: Float[Array, "b h w d"]) -> Float[Array, "b h w e"]:
         """Returns the mask features of fused rows."""
@@ -250,6 +244,17 @@ class PixelDecoder(CoarseDecoder):
         shallow = take_doubled_rows(sources.shallow, sources.rows(rows))
         body = take_doubled_rows(sources.body, sources.rows(rows))
         return self.LSE(sources.guide, shallow, rows), body
+
+
+def _guide(
+    images: Float[Array, "b h w 3"], s2: Float[Array, "b h4 w4 d"]
+) -> tuple[SampledMap, Float[Array, "b h4 w4 c"]]:
+    """Returns `guide` and `shallow` of `Sources`."""
+    size = (images.shape[1] // 2, images.shape[2] // 2)
+    shallow, second = jnp.split(s2, 2, -1)
+    guide = [resize_bilinear(images, size), resize_bilinear(second, size)]
+    guide.append(jnp.zeros((*guide[0].shape[:3], -sum(x.shape[-1] for x in guide) % 8), s2.dtype))
+    return SampledMap(tuple(guide)), shallow
 
 
 def reduced(

@@ -32,6 +32,16 @@ def test_deformable_convolutions_are_the_definition(k, reach):
     np.testing.assert_allclose(answer(found, **named), expected, rtol=0, atol=2e-5)
 
 
+def test_a_layer_that_would_copy_much_is_several_operators():
+    """Their inputs are parts of the channels: 75 channels at 25 taps are two parts, 37 and 38."""
+    inputs = random_inputs(5, reach=1.7, features=(75, 3), batch=1, dtype=np.float32)
+    named = dict(zip(NAMES, inputs, strict=True))
+    found = converted(deform_conv, **named)
+    assert operators(found).count("DeformConv") == 2
+    expected = by_definition(*inputs)
+    np.testing.assert_allclose(answer(found, **named), expected, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("rows, first_row", [(4, 0), (4, 5), (3, -2), (5, 9), (12, 0), (12, -3)])
 def test_a_strip_samples_from_all_rows(rows, first_row, k):

@@ -33,8 +33,8 @@ class Annotations:
         return annotated
 
 
-class Unmatched:
-    """The regular expressions that no photograph has matched; after a pass they are logged."""
+class WatchedAnnotations:
+    """Annotations that log, after a pass, which regular expressions no photograph has matched."""
 
     def __init__(self, annotations: Annotations, total: int):
         """Begins before the first photograph.
@@ -43,12 +43,17 @@ class Unmatched:
             annotations: what was annotated where.
             total: number of photographs to wait for, those of the split.
         """
+        self._annotations = annotations
         self._patterns = {pattern for pattern, _ in annotations.missing}
         self._total, self._seen = total, 0
         self._lock = threading.Lock()  # the threads of the pipeline share this object
 
-    def see(self, file_name: str) -> None:
-        """Takes note of a photograph that was read, and warns with the last of a pass."""
+    def of(self, file_name: str) -> Bool[np.ndarray, " k"]:
+        """Does what `Annotations.of` does, and warns with the last photograph of a pass."""
+        self._see(file_name)
+        return self._annotations.of(file_name)
+
+    def _see(self, file_name: str) -> None:
         with self._lock:
             if self._seen >= self._total:
                 return

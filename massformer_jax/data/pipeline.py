@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from massformer_jax.data import transforms
-from massformer_jax.data.annotations import Annotations, Unmatched
+from massformer_jax.data.annotations import Annotations, WatchedAnnotations
 from massformer_jax.data.bad_records import BadRecords, RecordError
 from massformer_jax.data.crops import ResizedCrop, check_size
 from massformer_jax.data.images import ImageError, decode_image, decode_mask
@@ -87,13 +87,13 @@ def train_dataset(
     )
     pad = transforms.PadToSquare(crop_size)
     bad_records = BadRecords(len(records), on_bad_record, max_bad_share)
-    unmatched = Unmatched(annotations, len(records)) if annotations else None
+    watched = WatchedAnnotations(annotations, len(records)) if annotations else None
     crops = (
         grain.MapDataset.range(len(records))
         .seed(seed)
         .shuffle()
         .repeat(None)
-        .random_map(Read(records, resized_crop, bad_records, annotations, unmatched))
+        .random_map(Read(records, resized_crop, bad_records, watched))
         .random_map(transforms.Each(transforms.RandomFlip()))
         .random_map(transforms.Each(transforms.PhotometricDistortion()))
         .map(lambda crops: [pad.map(crop) for crop in crops])
@@ -220,8 +220,7 @@ class Read(grain.transforms.RandomMap):
     records: grain.sources.RandomAccessDataSource
     crop: grain.transforms.RandomMap  # from a record to a list of elements
     bad_records: BadRecords
-    annotations: Annotations | None = None
-    unmatched: Unmatched | None = None  # with annotations
+    annotations: WatchedAnnotations | None = None
 
     def random_map(self, element: int, rng: np.random.Generator) -> list[transforms.Element]:
         """Reads the record `element`, or the first usable one after it, and makes its crops.
@@ -237,9 +236,7 @@ class Read(grain.transforms.RandomMap):
                 crops = self.crop.random_map(record, rng)
                 if self.annotations is None:
                     return crops
-                name = record["file_name"].decode()
-                self.unmatched.see(name)
-                annotated = self.annotations.of(name)
+                annotated = self.annotations.of(record["file_name"].decode())
                 return [{**crop, "annotated": annotated} for crop in crops]
             except (ImageError, RecordError) as error:
                 self.bad_records.add(number, error)

@@ -20,7 +20,7 @@ _recomputes = contextvars.ContextVar("recomputes", default=False)
 
 
 @contextlib.contextmanager
-def recomputing(again: bool = True) -> Iterator[None]:
+def recomputing(again: bool) -> Iterator[None]:
     """Makes what is traced inside compute its stages again, or not.
 
     This context belongs inside of the function that is jitted.

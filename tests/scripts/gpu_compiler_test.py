@@ -43,9 +43,9 @@ MODELS = ("massformer_r50", "massformer_r18_lite", "sample")
 DTYPES = ("float32", "bfloat16")
 
 # Temporaries of one device in MB, as jax 0.11.2 makes them for an H100 (2026-11-26), and those of
-# train_remat as jax 0.10.2 does (2026-11-28), in float32 unless the dtype stands there: bfloat16 may
-# not take more. Another GPU or version may take a bit more (an A100 23 % at 12 megapixels). Whoever
-# makes a program smaller lowers its number.
+# train_remat as jax 0.10.2 does (2026-11-28), in float32 unless the dtype stands there: bfloat16
+# may not take more. Another GPU or version may take a bit more (an A100 23 % at 12 megapixels).
+# Whoever makes a program smaller lowers its number.
 MEGABYTES = {
     "inference massformer_r50 256x256": 39.4,
     "inference massformer_r18_lite 256x256": 39.3,

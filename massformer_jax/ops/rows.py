@@ -47,6 +47,11 @@ def take_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]
     return jax.lax.dynamic_slice_in_dim(x, rows.start, rows.count, 1)
 
 
+def take_rows_or_last(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]:
+    """Returns these rows of the map; beyond its ends, its first or last row."""
+    return jnp.take(x, rows.start + jnp.arange(rows.count), 1, mode="clip")
+
+
 def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r 2*w c"]:
     """Returns these rows (even start and count) of the map resized to twice its size.
 
@@ -54,6 +59,18 @@ def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b
     """
     part = take_rows(x, Rows(rows.start // 2, rows.count // 2))
     return resize_bilinear(part, (rows.count, 2 * x.shape[2]))
+
+
+def doubled_rows(
+    x: Float[Array, "b r+2 w c"],
+) -> tuple[Float[Array, "b r w c"], Float[Array, "b r w c"]]:
+    """Returns the even and the odd rows of a map resized to twice its height.
+
+    Its first and last row are only read by their neighbours. So nothing has to be chosen at
+    borders, and what is made of the two can read their rows where they are.
+    """
+    own, above, below = (x[:, 1:-1], x[:, :-2], x[:, 2:])
+    return 0.75 * own + 0.25 * above, 0.75 * own + 0.25 * below
 
 
 def in_strips(

@@ -150,11 +150,12 @@ class MaSSFormer(nnx.Module):
 
         # The logits at twice the size, 100 for each pixel, never lie side by side: each of their
         # four phases becomes class scores, and these are put together. Columns are doubled first:
-        # with rows first a CPU takes twice as long (docs/performance.md).
-        even, odd = (
-            [class_scores(phase) for phase in doubled_rows(columns)]
-            for columns in doubled(logits, 2)
-        )
+        # with rows first a CPU takes twice as long. Odd columns wait for the even ones: what a TPU
+        # would share between them costs it more than it saves (docs/performance.md, docs/pods.md).
+        even, odd = doubled(logits, 2)
+        even = [class_scores(rows) for rows in doubled_rows(even)]
+        odd, even = jax.lax.optimization_barrier((odd, even))
+        odd = [class_scores(rows) for rows in doubled_rows(odd)]
         scores = jnp.stack([interleaved(*row) for row in zip(even, odd, strict=True)], 2)
         b, h, _, w, k = scores.shape
         return scores.reshape(b, 2 * h, w, k)

@@ -49,7 +49,8 @@ def take_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]
 
 def take_rows_or_last(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r w c"]:
     """Returns these rows of the map; beyond its ends, its first or last row."""
-    return jnp.take(x, rows.start + jnp.arange(rows.count), 1, mode="clip")
+    places = jnp.clip(rows.start + jnp.arange(rows.count), 0, x.shape[1] - 1)
+    return x.at[:, places].get(mode="promise_in_bounds")
 
 
 def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b r 2*w c"]:
@@ -62,9 +63,9 @@ def take_doubled_rows(x: Float[Array, "b h w c"], rows: Rows) -> Float[Array, "b
 
 
 def doubled_rows(
-    x: Float[Array, "b r+2 w c"],
+    x: Float[Array, "b h w c"],
 ) -> tuple[Float[Array, "b r w c"], Float[Array, "b r w c"]]:
-    """Returns the even and the odd rows of a map resized to twice its height.
+    """Returns the even and the odd rows of a map resized to twice its height, r = h - 2 of each.
 
     Its first and last row are only read by their neighbours. So nothing has to be chosen at
     borders, and what is made of the two can read their rows where they are.

@@ -8,7 +8,17 @@ import pytest
 from massformer_jax.ops import resize
 from massformer_jax.ops.positions import sine_positions
 from massformer_jax.ops.resize import resize_bilinear
+from massformer_jax.ops.rows import Rows, doubled_rows, take_rows_or_last
 from massformer_jax.ops.windows import from_windows, to_windows
+
+
+def take_form(monkeypatch, platform):
+    """Makes resizing take the form of a platform."""
+
+    def chosen(*x, default, **forms):
+        return forms.get(platform, default)(*x)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +34,9 @@ from massformer_jax.ops.windows import from_windows, to_windows
         ((8, 8), (8, 8)),
     ],
 )
-def test_resize_equals_the_dense_products(size, to):
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_resize_equals_the_dense_products(size, to, platform, monkeypatch):
+    take_form(monkeypatch, platform)
     x = np.random.default_rng(0).standard_normal((2, *size, 3)).astype(np.float32)
     expected = jax.image.resize(x, (2, *to, 3), "linear", antialias=False)
     np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), to), expected, rtol=0, atol=2e-6)
@@ -36,7 +48,7 @@ def test_columns_resized_as_a_product_are_as_otherwise(dtype, width, size, monke
     """Products of bfloat16 are exact and rounded once; what CPUs do rounds three times."""
     x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 3, width, 5)), dtype)
     expected = resize_bilinear(x.astype(np.float32), (3, size))
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, tpu, default: tpu(*x))
+    take_form(monkeypatch, "tpu")
     found = resize_bilinear(x, (3, size))
     assert found.dtype == x.dtype
     close = {np.dtype(np.float32): 1e-6, np.dtype(jnp.bfloat16): 2.0**-8}[x.dtype]
@@ -59,6 +71,15 @@ def test_phases_put_together_are_the_doubled_map():
     rows = [resize.interleaved(*resize.doubled(part, 2)) for part in resize.doubled(x, 1)]
     found = jnp.stack(rows, 2).reshape(2, 6, 12, 5)
     np.testing.assert_array_equal(found, resize_bilinear(x, (6, 12)))
+
+
+@pytest.mark.parametrize("rows", [Rows(0, 5), Rows(0, 2), Rows(1, 3), Rows(3, 2)])
+def test_phases_of_some_rows_are_those_of_the_whole_map(rows):
+    x = jnp.asarray(np.random.default_rng(8).standard_normal((2, 5, 4, 3)), np.float32)
+    part = take_rows_or_last(x, Rows(rows.start - 1, rows.count + 2))
+    found = jnp.stack(doubled_rows(part), 2).reshape(2, 2 * rows.count, 4, 3)
+    expected = resize_bilinear(x, (10, 4))[:, 2 * rows.start :][:, : 2 * rows.count]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("w", [256, 6])

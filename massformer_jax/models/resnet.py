@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from massformer_jax.models.layers import BatchNorm, Conv, kaiming_fan_out
 from massformer_jax.models.recomputation import recomputed
+from massformer_jax.ops.max_pool import max_pool
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
@@ -85,8 +86,7 @@ class ResNet(nnx.Module):
         """Returns [c2, c3, c4, c5], of `self.features` channels."""
 
         def stem(conv, norm, images):
-            x = jax.nn.relu(norm(conv(images)))
-            return nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            return max_pool(jax.nn.relu(norm(conv(images))))
 
         x = recomputed(stem, self.conv1, self.bn1, images)
         maps = []

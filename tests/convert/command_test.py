@@ -94,6 +94,7 @@ def test_provenance_names_and_colours(zipped, tmp_path, capsys):
     assert (again.iteration, again.classes, again.palette) == expected
 
 
+@pytest.mark.slow
 def test_masks_have_the_file_s_colours(tmp_path, capsys):
     source = write(tmp_path / "in.safetensors", tiny_state(classes=3))
     assert run(capsys, "--input", source, "--output", tmp_path / "ours")[0] == 0

@@ -71,7 +71,11 @@ def run(examples, folder, *, devices, protocol, patch, **settings):
     ("devices", "protocol"),
     [
         (1, Protocol()),
-        (8, Protocol(resolution="50x50", window="32", blend="smooth", scales=(0.5, 1.0))),
+        pytest.param(
+            8,
+            Protocol(resolution="50x50", window="32", blend="smooth", scales=(0.5, 1.0)),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_scores_are_those_of_the_written_label_maps(

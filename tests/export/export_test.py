@@ -115,6 +115,7 @@ def test_one_file_for_all_platforms(tmp_path):
     assert "bf16" in text and facts["program"]["computes_in"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_weights_of_fewer_bits_are_arguments_of_the_program(tmp_path):
     """What is computed with them: tests/export/onnx_test.py."""
     folder = exported(tmp_path, "256x256", "--weights", "int8")

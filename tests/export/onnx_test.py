@@ -25,7 +25,8 @@ from tests.helpers.onnx_models import answer
 ONNX = "--format", "onnx"
 
 
-@pytest.mark.parametrize("kind", ["labels", pytest.param("scores", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["labels", "scores"])
 def test_strips_answer_as_the_segmenter(kind, tmp_path):
     folder = exported(tmp_path, "256x512", *ONNX, "--answer", kind)
     model = onnx.load(folder / "model.onnx")

@@ -72,6 +72,7 @@ def check(plan):
     return len(kept)
 
 
+@pytest.mark.slow
 def test_every_row_lies_within_what_its_strip_reads():
     assert sum(check(plan) for plan in plans()) == 3 * 3 * sum(answered for _, answered in SIZES)
 

@@ -110,6 +110,7 @@ def test_it_equals_a_plain_version():
         np.testing.assert_allclose(got[image], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences():
     """Of every input and parameter, along a random direction, in float64."""
     # flax itself promotes where it sees float64.

@@ -163,6 +163,7 @@ def test_flops_of_the_network_are_those_of_the_paper():
     assert macs - deformable == pytest.approx(2036e9, rel=0.06)
 
 
+@pytest.mark.slow
 def test_strips_do_little_work_twice():
     """Rows around a strip are computed twice; so are mask features, for levels and for scores."""
     r50 = architecture("massformer_r50")

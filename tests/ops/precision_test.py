@@ -98,7 +98,7 @@ def by_rows(dtype):
     return inference(dtype, mesh)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("tf32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("program", [inference, by_rows, evaluation, training])
 def test_every_product_of_float32_arrays(program, dtype):
     found = products(program(dtype))

@@ -79,6 +79,7 @@ def test_which_statistics_are_frozen(frozen):
     assert network.pixel_decoder.SEB[0].norm.use_running_average == (frozen == "all")
 
 
+@pytest.mark.slow
 def test_all_settings_go_together():
     """Traced on two devices, nothing is computed: shapes, dtypes, and where the batch is split."""
     mesh = sharding.make_mesh(jax.devices()[:2])

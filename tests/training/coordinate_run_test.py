@@ -109,6 +109,7 @@ def undisturbed(data_dir, tmp_path_factory, compiled_once):
     return workdir
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_evaluated(undisturbed):
     losses = scalars(undisturbed)["train/loss"]
     assert losses[6] < 0.9 * losses[1]
@@ -119,6 +120,7 @@ def test_it_learns_and_is_evaluated(undisturbed):
     assert (weights.step, weights.pictures, weights.architecture) == (6, None, TINY)
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_it_is_the_same(undisturbed, data_dir, tmp_path):
     with stopped_in(3, 6):
         loop.train_and_evaluate(short(data_dir), tmp_path)
@@ -126,6 +128,7 @@ def test_stopped_and_continued_it_is_the_same(undisturbed, data_dir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path), last_state(undisturbed))
 
 
+@pytest.mark.slow
 def test_a_step_on_two_devices_is_that_of_one(undisturbed, data_dir, compiled_once, monkeypatch):
     """Both halves of a batch are normalised together, and parameters are split."""
     config = short(data_dir)
@@ -256,6 +259,7 @@ def test_files_that_are_no_such_encoder_are_refused(tmp_path):
         read_initial(path, LEARNED)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_run(undisturbed):
     initial = read_initial(undisturbed, TINY)
     assert initial.message.endswith("nothing is freshly initialised")

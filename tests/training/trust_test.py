@@ -67,6 +67,7 @@ def test_pseudo_labels_count_less_at_their_border_alone(example):
     assert less[inner].sum() > 0.5 * equal[inner].sum()
 
 
+@pytest.mark.slow
 def test_what_is_unknown_has_no_gradient(example):
     outputs, labels, points = example
     labels = labels.at[:, :, 24:].set(255)

@@ -18,7 +18,7 @@ from massformer_jax.models.resnet import ResNet
 from massformer_jax.models.transformer_decoder import Prediction, TransformerDecoder
 from massformer_jax.ops.precision import widened
 from massformer_jax.ops.resize import doubled, interleaved
-from massformer_jax.ops.rows import Rows, doubled_rows, take_rows_or_last
+from massformer_jax.ops.rows import Rows, around, doubled_rows, take_rows, take_rows_or_last
 from massformer_jax.parallel import spatial
 
 STRIDE = 256  # sides of an input are multiples of this: windows of 16 on the map at 1/16
@@ -134,8 +134,8 @@ class MaSSFormer(nnx.Module):
             rows: of `proposals.fused`, at 1/2; the scores have twice as many.
         """
         # One row on either side makes bilinear doubling exact.
-        fused = take_rows_or_last(proposals.fused, Rows(rows.start - 1, rows.count + 2))
-        features = self.pixel_decoder.mask_features(fused)
+        window = around(rows, 1, proposals.fused.shape[1])
+        features = self.pixel_decoder.mask_features(take_rows(proposals.fused, window))
         dtype = widened(features.dtype)
         logits = jnp.einsum(
             "bhwe,bqe->bhwq", features, proposals.mask_embeds, preferred_element_type=dtype
@@ -148,14 +148,18 @@ class MaSSFormer(nnx.Module):
             masks = jax.nn.sigmoid(logits).astype(features.dtype)
             return jnp.einsum("bhwq,bqk->bhwk", masks, classes, preferred_element_type=dtype)
 
+        asked = Rows(rows.start - window.start - 1, rows.count + 2)
+
+        def scores_by_row(columns):
+            return [class_scores(x) for x in doubled_rows(take_rows_or_last(columns, asked))]
+
         # The logits at twice the size, 100 for each pixel, never lie side by side: each of their
         # four phases becomes class scores, and these are put together. Columns are doubled first:
         # with rows first a CPU takes twice as long. Odd columns wait for the even ones: what a TPU
         # would share between them costs it more than it saves (docs/performance.md, docs/pods.md).
-        even, odd = doubled(logits, 2)
-        even = [class_scores(rows) for rows in doubled_rows(even)]
-        odd, even = jax.lax.optimization_barrier((odd, even))
-        odd = [class_scores(rows) for rows in doubled_rows(odd)]
+        even = scores_by_row(doubled(logits, 2)[0])
+        logits, even = jax.lax.optimization_barrier((logits, even))
+        odd = scores_by_row(doubled(logits, 2)[1])
         scores = jnp.stack([interleaved(*row) for row in zip(even, odd, strict=True)], 2)
         b, h, _, w, k = scores.shape
         return scores.reshape(b, 2 * h, w, k)

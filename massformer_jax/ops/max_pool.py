@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from massformer_jax.ops.resize import moved
+
 TAPS = tuple(itertools.product(range(3), repeat=2))
 
 
@@ -58,12 +60,12 @@ def _by_positions(
         """Even rows lie in the middle of one window, odd ones below one and above the next."""
         if row == 0:
             return to_tap(1, column)
-        return to_tap(2, column) + _next(to_tap(0, column), 1)
+        return to_tap(2, column) + moved(to_tap(0, column), 1, -1)
 
     def from_columns(row, column):
         if column == 0:
             return from_rows(row, 1)
-        return from_rows(row, 2) + _next(from_rows(row, 0), 2)
+        return from_rows(row, 2) + moved(from_rows(row, 0), 2, -1)
 
     phases = [jnp.stack([from_columns(row, column) for column in (0, 1)], 3) for row in (0, 1)]
     return jnp.stack(phases, 2).reshape(x.shape)
@@ -80,9 +82,3 @@ def _largest(
         tap = padded[:, row : row + 2 * h : 2, column : column + 2 * w : 2]
         first = jnp.where(tap == pooled, jnp.uint8(number), first)
     return first
-
-
-def _next(x: Array, axis: int) -> Array:
-    """Moves everything to the position before; what comes in is zero."""
-    padding = [(-1, 1, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), padding)

@@ -63,8 +63,8 @@ def doubled(x: Array, axis: int) -> tuple[Array, Array]:
     """
     axis %= x.ndim
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    before = jnp.where(index == 0, x, _moved(x, axis, 1))
-    after = jnp.where(index == x.shape[axis] - 1, x, _moved(x, axis, -1))
+    before = jnp.where(index == 0, x, moved(x, axis, 1))
+    after = jnp.where(index == x.shape[axis] - 1, x, moved(x, axis, -1))
     return 0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after
 
 
@@ -87,8 +87,8 @@ def _interleaved_by_product(even: Array, odd: Array) -> Array:
     to_even = np.eye(size).repeat(2, 0)
     to_even[1::2] = 0
     even, odd = (x.reshape(*b, w // size, size, c) for x in (even, odd))
-    moved = _columns_times(to_even, even) + _columns_times(np.roll(to_even, 1, 0), odd)
-    return moved.reshape(*b, 2 * w, c)
+    columns = _columns_times(to_even, even) + _columns_times(np.roll(to_even, 1, 0), odd)
+    return columns.reshape(*b, 2 * w, c)
 
 
 def _columns_times(matrix: np.ndarray, x: Float[Array, "*b w c"]) -> Float[Array, "*b v c"]:
@@ -150,7 +150,7 @@ def _double(x: Array, axis: int, size: int) -> Array:
     axis %= x.ndim
     twice = jnp.repeat(x, 2, axis)
     index = jax.lax.broadcasted_iota(jnp.int32, twice.shape, axis)
-    neighbour = jnp.where(index % 2 == 0, _moved(twice, axis, 1), _moved(twice, axis, -1))
+    neighbour = jnp.where(index % 2 == 0, moved(twice, axis, 1), moved(twice, axis, -1))
     neighbour = jnp.where((index == 0) | (index == size - 1), twice, neighbour)
     return 0.75 * twice + 0.25 * neighbour
 
@@ -166,7 +166,7 @@ def _double_by_phases(x: Array, axis: int) -> Array:
     return jnp.stack(doubled(x, axis), axis + 1).reshape(shape)
 
 
-def _moved(x: Array, axis: int, by: int) -> Array:
+def moved(x: Array, axis: int, by: int) -> Array:
     """Moves everything along an axis, by one position for instance; what comes in is zero.
 
     As padding, of which compilers make no copy where others read it.

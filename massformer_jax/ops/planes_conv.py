@@ -68,23 +68,33 @@ def _forward(count, *inputs):
 
 
 def _backward(count, inputs, gradient):
-    *differentiable, first_row = inputs
-
-    def plain(x, kernel, bias):
-        return _plain(count, x, kernel, bias, first_row, wide=False)
-
+    x, kernel, bias, first_row = inputs
     # In the dtype of the map, as the gradients of all other convolutions are.
-    x, kernel, bias = differentiable
-    narrow = (x, kernel.astype(x.dtype), bias.astype(x.dtype))
-    _, vjp = jax.vjp(plain, *narrow)
-    gradients = zip(vjp(gradient.astype(x.dtype)), differentiable, strict=True)
-    return *(found.astype(given.dtype) for found, given in gradients), None
+    gradient = gradient.astype(x.dtype)
+    narrow = kernel.astype(x.dtype)
+
+    def of_map(x):
+        return _convolved(count, x, narrow, first_row)
+
+    def of_kernel(kernel):
+        return _convolved(count, x, kernel, first_row)
+
+    # Transposed and not differentiated, which would trace a convolution whose result nobody reads.
+    (to_x,) = jax.linear_transpose(of_map, x)(gradient)
+    (to_kernel,) = jax.linear_transpose(of_kernel, narrow)(gradient)
+    to_bias = gradient.sum((0, 2, 3))
+    return to_x, to_kernel.astype(kernel.dtype), to_bias.astype(bias.dtype), None
 
 
 _planes_conv.defvjp(_forward, _backward)
 
 
-def _plain(count, x, kernel, bias, first_row, wide=True):
+def _plain(count, x, kernel, bias, first_row):
+    planes = _convolved(count, x, kernel, first_row, wide=True)
+    return planes + bias.reshape(1, -1, 1, 1)
+
+
+def _convolved(count, x, kernel, first_row, wide=False):
     near = take_rows(x, Rows(first_row, count))
     near = near.astype(widened(x.dtype)) if wide else near
     half = kernel.shape[0] // 2
@@ -98,7 +108,7 @@ def _plain(count, x, kernel, bias, first_row, wide=True):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=float32_products() if wide else products(),
     )
-    return jnp.moveaxis(maps, -1, 1) + bias.reshape(1, -1, 1, 1)
+    return jnp.moveaxis(maps, -1, 1)
 
 
 def on_gpu(count, x, kernel, bias, first_row, *, tile=TILE, interpret=False):

@@ -53,10 +53,22 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the files that take longest first."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--one-of-each", action="store_true", help="run each test with its first parameters only"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # of the parameters that are left, the first
+def pytest_collection_modifyitems(config, items):
+    """Puts the files that take longest first; leaves out what `--one-of-each` leaves out."""
     place = {pathlib.Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+    if config.getoption("--one-of-each"):
+        first = {(item.parent.nodeid, item.originalname): item for item in reversed(items)}
+        chosen = set(first.values())
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 # Odd numbers, so that neither batches nor hosts divide them.

@@ -32,11 +32,12 @@ def run(tmp_path_factory, data_dir):
     """Runs main in a process of its own; programs are compiled once for this file."""
     cache = tmp_path_factory.mktemp("compiled")
 
-    def start(workdir, *overrides, devices=1, wait=True):
+    def start(workdir, *overrides, devices=1, batch=2, wait=True):
         flags = f"{UNOPTIMIZED_FLAG} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
         command = [sys.executable, "-m", "massformer_jax.main", f"--config={CONFIG}"]
-        command += [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}", *overrides]
+        command += [f"--workdir={workdir}", f"--config.data.data_dir={data_dir}"]
+        command += [f"--config.batch_size={batch}", *overrides]
         process = subprocess.Popen(
             command,
             env=environment,
@@ -77,7 +78,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     workdir, printed = undisturbed
     assert "step 4/4" in printed and "images/s" in printed and "left" in printed
     assert "3 photographs" in printed
-    compiled = "preparing training steps of 8 crops of 256x256 pixels…\n… compiled and kept in "
+    compiled = "preparing training steps of 2 crops of 256x256 pixels…\n… compiled and kept in "
     assert compiled in printed and "preparing fresh weights…\n" in printed
     assert "preparing the network for up to " in printed
     assert "mesh data 1 x fsdp 1 x spatial 1; 0 parameters split" in printed
@@ -119,24 +120,29 @@ def test_killed_and_continued_equals_undisturbed(undisturbed, tmp_path, run):
     jax.tree.map(np.testing.assert_array_equal, weights, expected)
 
 
-@pytest.mark.long  # three minutes; tests/training/mesh_test.py compares steps of eight and of one
-def test_eight_devices_equal_one(undisturbed, tmp_path, run):
+@pytest.mark.long  # minutes; tests/training/mesh_test.py compares steps of eight and of one
+def test_eight_devices_equal_one(tmp_path, run):
     """The same global batches, split eight ways.
 
-    The run is killed when it has said its last loss: below, eight devices evaluate as one.
+    Each run is killed when it has said its last loss: below, eight devices evaluate as one.
     """
-    process = run(tmp_path / "eight", "--config.checkpoint_every=4", devices=8, wait=False)
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "step 4/4" in line:
-            break
-    process.kill()
-    _, err = process.communicate()
-    assert lines and "step 4/4" in lines[-1], err
-    out = "".join(lines)
-    assert "8 devices" in out
-    ours, expected = losses(out), losses(undisturbed[1])
+
+    def losses_on(devices):
+        settings = {"devices": devices, "batch": 8, "wait": False}
+        process = run(tmp_path / str(devices), "--config.checkpoint_every=4", **settings)
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "step 4/4" in line:
+                break
+        process.kill()
+        _, err = process.communicate()
+        assert lines and "step 4/4" in lines[-1], err
+        out = "".join(lines)
+        assert f"; {devices} devices" in out
+        return losses(out)
+
+    expected, ours = losses_on(1), losses_on(8)
     np.testing.assert_allclose(ours[0], expected[0], rtol=1e-4)
     # From then on Adam's first steps, which follow signs, enlarge the last bits of the gradients.
     np.testing.assert_allclose(ours, expected, rtol=5e-3)

@@ -18,6 +18,9 @@ JSON object on one line:
                        as they run
     kernel_count       sum of kernels
     launch_count       sum of launches
+    moved_bytes        what all instructions of one device read and write in one run, if nothing
+                       stays in a cache, see scripts/program_cost.py; what a kernel of our own
+                       reads again is not in it
     open_loops         number of loops whose end depends on the data; launches counts one turn
     trace_seconds      time from the Python function to the input of the compiler
     compile_seconds    time from there to the compiled program
@@ -177,6 +180,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     from scripts.gpu_compiler.launches import count_launches
     from scripts.gpu_compiler.programs import Programs, load_config
     from scripts.gpu_compiler.targets import lower, target_devices
+    from scripts.program_cost import cost
 
     config = load_config(args.model)
     mesh = sharding.make_mesh(target_devices(args.gpu, math.prod(args.mesh.values())), args.mesh)
@@ -214,6 +218,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "kernels": dict(kernels.most_common()),
         "launches": dict(launches.most_common()),
         "open_loops": sum(x.open_loops for x in found),
+        "moved_bytes": sum(cost(text).bytes for text in texts),
         "trace_seconds": round(trace_seconds, 1),
         "compile_seconds": round(compile_seconds, 1),
         "versions": versions("jax", "flax", "jax-cuda13-plugin"),

@@ -7,8 +7,8 @@ It needs a checkout, jax, flax, optax, numpy and libtpu. The result of a program
 in benchmarks/pods/. The figures are for one chip and one run, unless the list says otherwise:
     memory        bytes, as the compiler gives them: arguments, outputs, aliased (outputs in the
                   place of arguments), temporaries, code
-    hbm_bytes     bytes that are read and written, see scripts/pods/cost.py
-    cycles        an estimate: the sum of the compiler's, see scripts/pods/cost.py
+    hbm_bytes     bytes that are read and written, see scripts/program_cost.py
+    cycles        an estimate: the sum of the compiler's, see scripts/program_cost.py
     counted       what the estimate leaves out, see scripts/pods/uncosted.py: gathers, scatters,
                   sorts, other kernels, and the program around the kernels. Of each:
                       bundles  a floor of its cycles
@@ -42,10 +42,10 @@ from massformer_jax.errors import InputError
 from scripts.bare_machine import replace_jaxtyping
 from scripts.pods.bundles import COPY_CYCLES
 from scripts.pods.collectives import collectives
-from scripts.pods.cost import cost
 from scripts.pods.dumps import Dumps
 from scripts.pods.programs import PROGRAMS, RESULTS, Program
 from scripts.pods.uncosted import on_sparsecores, uncosted
+from scripts.program_cost import cost
 from scripts.tpu_compiler import find_no_tpu, topology_devices
 
 

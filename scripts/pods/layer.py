@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 from massformer_jax.errors import InputError
 from scripts.bare_machine import replace_jaxtyping
 from scripts.pods.bundles import Count
-from scripts.pods.cost import cost
 from scripts.pods.dumps import Dumps
 from scripts.pods.table import CHIPS
 from scripts.pods.uncosted import KINDS, on_sparsecores, uncosted
+from scripts.program_cost import cost
 from scripts.tpu_compiler import find_no_tpu, topology_devices
 
 TOPOLOGIES = {"v5e": "v5e:1x1", "v6e": "v6e:1x1", "tpu7x": "tpu7x:1x1x1"}

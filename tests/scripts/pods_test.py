@@ -16,8 +16,8 @@ from massformer_jax.parallel import sharding
 from scripts import ROOT
 from scripts.pods import table
 from scripts.pods.collectives import Collective, collectives, total_bytes, wire_seconds
-from scripts.pods.cost import cost, memory_bytes
 from scripts.pods.programs import PROGRAMS
+from scripts.program_cost import cost, memory_bytes
 
 
 def compiled(function, *shapes, axes, specs):

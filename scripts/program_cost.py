@@ -1,4 +1,4 @@
-"""The cost of a compiled program for one chip, read from its text: memory traffic and cycles.
+"""The cost of a compiled program for one device, read from its text: memory traffic and cycles.
 
 The compiler's own `cost_analysis()` counts the body of a loop once. Here it counts as often as it
 runs. A loop whose end depends on the data, such as the loop of the matching, counts once.
@@ -32,9 +32,9 @@ _INSIDE = {"while", "conditional", "call"}
 
 
 class Cost(NamedTuple):
-    """The cost of one run of a program for one chip."""
+    """The cost of one run of a program for one device."""
 
-    bytes: int  # read from and written to the chip's main memory, without layouts' padding
+    bytes: int  # read from and written to the main memory, without layouts' padding or a cache
     cycles: int  # sum of the compiler's estimates of all instructions; 0 if it gives none
 
 

@@ -42,10 +42,10 @@ def name(program: Program) -> str:
 MODELS = ("massformer_r50", "massformer_r18_lite", "sample")
 DTYPES = ("float32", "bfloat16")
 
-# Temporaries of one device in MB for an H100, in float32 unless the dtype stands there: bfloat16 may
-# not take more. Those of 12 megapixels are what jax 0.11.2 makes (2026-11-26), all others what jax
-# 0.10.2 makes (2026-11-29). Another GPU or version may take a bit more (jax 0.10.2 for an A100 20 %
-# at 12 megapixels). Whoever makes a program smaller lowers its number.
+# Temporaries of one device in MB for an H100, in float32 unless the dtype stands there: bfloat16
+# may not take more. Those of 12 megapixels are what jax 0.11.2 makes (2026-11-26), all others what
+# jax 0.10.2 makes (2026-11-29). Another GPU or version may take a bit more (an A100 with jax 0.10.2
+# 20 % at 12 megapixels). Whoever makes a program smaller lowers its number.
 MEGABYTES = {
     "inference massformer_r50 256x256": 35.9,
     "inference massformer_r18_lite 256x256": 21.8,
